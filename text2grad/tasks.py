@@ -9,7 +9,7 @@ __all__ = ['Task', 'load_task', 'summarize', 'answer', 'code', 'subset', 'CodeBl
            'load_slf5k', 'load_ultrafeedback', 'load_kodcode', 'load_humaneval']
 
 # %% ../nbs/03_tasks.ipynb #e5d1e4f2
-import csv,gzip,random,re
+import csv,gzip,random,re,zlib
 from dataclasses import dataclass,replace
 from importlib.resources import as_file,files
 from importlib.util import find_spec
@@ -160,7 +160,8 @@ def _data_files(path, split):
 def _json_rows(path):
     op = gzip.open if path.suffix=='.gz' else open
     with op(path, 'rb') as f: raw = f.read()
-    try: rows = loads(raw.decode('utf-8-sig'))
+    text = raw.decode('utf-8-sig')
+    try: rows = loads(text)
     except ValueError as e: raise RecordError(path, [f'not valid JSON: {e}']) from None
     bad = not isinstance(rows, list) or next((f'row {i}: must be an object' for i,r in enumerate(rows, 1) if not isinstance(r, dict)), '')
     if bad: raise RecordError(path, [bad if isinstance(bad, str) else 'must be a list of objects; or write one object a line and call the file .jsonl'])
@@ -183,7 +184,11 @@ def _file_rows(path, limit):
     "The first `limit` rows of one file"
     s = _suffix(path)
     if s.startswith('.jsonl'): return read_jsonl(path) if limit is None else list(islice(iter_jsonl(path), limit))
-    return list(islice((_json_rows if s.startswith('.json') else _csv_rows if s=='.csv' else _parquet_rows)(path), limit))
+    read = _json_rows if s.startswith('.json') else _csv_rows if s=='.csv' else _parquet_rows
+    try: return list(islice(read(path), limit))
+    except (gzip.BadGzipFile, EOFError, zlib.error) as e: raise RecordError(path, [f'not a whole gzip file: {e}; copy it again']) from None
+    except UnicodeDecodeError as e: raise RecordError(path, [f'not UTF-8 at byte {e.start}: save the file as UTF-8']) from None
+    except csv.Error as e: raise RecordError(path, [f'not valid CSV: {e}']) from None
 
 # %% ../nbs/03_tasks.ipynb #bcec3c8f
 class DatasetUnavailable(RuntimeError):
