@@ -18,6 +18,7 @@ from safetensors.torch import load_file,save_file
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from .core import dumps,write_file
+from .losses import entropy_from_logits,exact_kl as kl_of_logits
 from .pretrained import ModelError,check_safetensors,default_model,load_model,no_dropout,progress_bars,read_json,tiny_lm
 
 # %% ../nbs/07_models.ipynb #6b836831
@@ -132,9 +133,7 @@ def _token_stats(logits, ids, temperature, with_entropy):
     if temperature!=1: z = z/temperature
     lse = z.logsumexp(-1)
     logps = z.gather(-1, ids[:,None])[:,0]-lse
-    if not with_entropy: return logps,None
-    lp = z-lse[:,None]
-    return logps,-(lp.exp()*lp).sum(-1)
+    return logps,entropy_from_logits(z) if with_entropy else None
 
 @patch
 def _trim(self:Policy, prompt_ids, prompt_mask, response_ids, response_mask):
@@ -220,16 +219,15 @@ def exact_kl(self:Policy,
 )->torch.Tensor:                                          # (B, T): KL(policy || reference) of each predicted distribution, 0 where masked
     "Exact KL from the reference at every response token, without grad"
     ids,mask,P,T = self._trim(prompt_ids, prompt_mask, response_ids, response_mask)
-    m = response_mask[:,:T].bool()
-    lp = lambda model,h: (self._head(model, h).float()/temperature).log_softmax(-1)
-    h = self._backbone(self.model, ids, mask)[:,P-1:P-1+T][m].split(self.chunk)
-    with self.reference() as ref: hr = self._backbone(ref, ids, mask)[:,P-1:P-1+T][m].split(self.chunk)
+    full,m = response_mask.bool(),response_mask[:,:T].bool()
+    hidden = lambda model: self._backbone(model, ids, mask)[:,P-1:P-1+T][m].split(self.chunk)
+    logits = lambda model,h: self._head(model, h).float()/temperature
+    ours = hidden(self.model)
+    with self.reference() as ref: theirs = hidden(ref)
     kls = []
-    for a,b in zip(h, hr):
-        p = lp(self.model, a)
-        with self.reference() as ref: q = lp(ref, b)
-        kls.append((p.exp()*(p-q)).sum(-1))
-    full = response_mask.bool()
+    for a,b in zip(ours, theirs):
+        with self.reference() as ref: z = logits(ref, b)
+        kls.append(kl_of_logits(logits(self.model, a), z))
     return torch.zeros(full.shape, device=full.device).masked_scatter(full, torch.cat(kls))
 
 # %% ../nbs/07_models.ipynb #31f5ec3f
