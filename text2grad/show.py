@@ -6,8 +6,8 @@ Docs: https://text2grad.github.io/text2grad/show.html.md"""
 
 # %% auto #0
 __all__ = ['GOOD', 'BAD', 'ALPHA', 'MAX_TOKENS', 'MAX_CHARS', 'CSP', 'visible', 'esc', 'color_scale', 'legend_html', 'token_html',
-           'spans_html', 'table_html', 'critique_html', 'use_color', 'token_ansi', 'spans_ansi', 'curve_svg',
-           'plot_curves', 'plot_tokens', 'note_html', 'section_html', 'page_html']
+           'spans_html', 'table_html', 'columns_html', 'critique_html', 'fold_html', 'use_color', 'token_ansi',
+           'spans_ansi', 'curve_svg', 'plot_curves', 'plot_tokens', 'note_html', 'section_html', 'page_html']
 
 # %% ../nbs/02_show.ipynb #af915b53
 import html,math,os,re,sys
@@ -266,6 +266,8 @@ def _critique_side(c, words):
         out += f'<div style="margin-top:.6em">Not in the response, rewards nothing:</div><ul style="margin:.2em 0;padding-left:1.4em">{items}</ul>'
     return out + (f'<div style="{_small}opacity:.85">{esc(c.source)}</div>' if c.source else '')
 
+def columns_html(left, right): return ''.join(['<div style="display:flex;flex-wrap:wrap;gap:1em 2em">', *(f'<div style="flex:{n} 1 17em;min-width:0">{x}</div>' for n,x in ((3,left),(2,right))), '</div>'])
+
 def critique_html(
     response:str,           # The text that was criticised
     critique:Critique|None, # `None`: no judgement
@@ -275,8 +277,7 @@ def critique_html(
     spans = _check_spans(response, critique.spans if critique else ())
     left = spans_html(response, spans, legend=legend, numbers=True)
     side = _critique_side(Critique(critique.text, spans, critique.unresolved, critique.source), [response[s.start:s.end] for s in spans]) if critique else 'No judgement: left out of the score.'
-    col = lambda n,x: f'<div style="flex:{n} 1 17em;min-width:0">{x}</div>'
-    return f'<div style="display:flex;flex-wrap:wrap;gap:1em 2em">{col(3, left)}{col(2, side)}</div>'
+    return columns_html(left, side)
 
 # %% ../nbs/02_show.ipynb #00f6b5f9
 @patch
@@ -287,7 +288,8 @@ def _repr_html_(self:Span):
 @patch
 def _repr_html_(self:Critique): return _critique_side(self, [s.quote or f'[{s.start}, {s.end})' for s in self.spans])
 
-def _fold(name, text): return f'<details><summary>{esc(name)}</summary><div style="white-space:pre-wrap;overflow-wrap:anywhere;padding:.3em 1em">{esc(text)}</div></details>'
+def fold_html(name, *parts): return f'<details><summary>{esc(name)}</summary><div style="padding:.3em 1em">{"".join(parts)}</div></details>'
+def _fold(name, text): return fold_html(name, f'<div style="white-space:pre-wrap;overflow-wrap:anywhere">{esc(text)}</div>')
 
 @patch
 def _repr_html_(self:Example):
