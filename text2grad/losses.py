@@ -94,8 +94,9 @@ def kl_penalty(
     if kind=='k1': return d
     if kind=='k2': return d**2/2
     c = _bounded(d)
-    if kind=='k3': return torch.expm1(-c)+c
-    if kind=='k3+': return d**2/2+(torch.expm1(-c)+c-d**2/2).detach()
+    k3 = torch.expm1(-c)+c
+    if kind=='k3': return k3
+    if kind=='k3+': return d**2/2+(k3-d**2/2).detach()
     raise ValueError(f"kl kind {kind!r}: must be 'k1', 'k2', 'k3' or 'k3+'")
 
 def exact_kl(
