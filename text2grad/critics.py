@@ -9,11 +9,14 @@ __all__ = ['RuleError', 'RuleCritic', 'critic_reward', 'rule_critic']
 
 # %% ../nbs/05_critics.ipynb #a4c02e2b
 from dataclasses import replace
+from fastcore.basics import patch
 
 # %% ../nbs/05_critics.ipynb #f085a5a6
 from .alignment import find_spans,token_rewards
+from .answer_rules import ANSWER
+from .code_rules import CODE
 from .core import Critique,Example,Quote
-from .text_rules import ANSWER,SUMMARY,Omission,pieces
+from .text_rules import SUMMARY,Omission,pieces
 
 # %% ../nbs/05_critics.ipynb #ff579dd2
 class RuleError(RuntimeError):
@@ -26,7 +29,7 @@ class RuleCritic:
         name:str,          # What the critic is called
         version:str='1',   # Changes when its judgements do; kept in `Critique.source`
         needs:tuple=(),    # Fields of `meta` that the rules read
-        limit:float=3.,    # Bound on the total praise and on the total blame of a response, counted in words
+        limit:float=4.,    # Bound on the total praise and on the total blame of a response, counted in words
     ): self.rules,self.name,self.version,self.needs,self.limit = list(rules),name,version,tuple(needs),limit
     def __call__(self,
         examples:list[Example], # Responses to judge
@@ -34,29 +37,34 @@ class RuleCritic:
         "Judge each response; `ValueError` for a missing field, `RuleError` for a rule that fails"
         return [self.judge(e, i) for i,e in enumerate(examples)]
     def __repr__(self): return f'RuleCritic({self.name!r}, version {self.version}: {", ".join(r.__name__ for r in self.rules)})'
-    def judge(self,
-        ex:Example, # One response
-        i:int=0,    # Its place in the batch, for messages
-    )->Critique|None:
-        "Judge one response"
-        who = f'example {i} (id {ex.meta.get("id")!r})'
-        for k in self.needs:
-            if not isinstance(ex.meta.get(k), str): raise ValueError(f'{who}: the {self.name} critic reads meta[{k!r}], which is {"missing" if k not in ex.meta else "not a string"}')
-            if not ex.meta[k].strip(): return None
-        source = f'rules/{self.name}/{self.version}'
-        if not ex.response.strip(): return Critique('The response is empty.', source=source)
-        found = [q for r in self.rules for q in self._run(r, ex, who)]
-        found.sort(key=lambda q: q.score<0)
-        spans,lost = find_spans(ex.response, [q for q in found if not isinstance(q, Omission)])
-        missing = [Quote(q.text, q.score, q.reason) for q in found if isinstance(q, Omission)]
-        text = ' '.join(dict.fromkeys(q.reason for q in found if q.reason)) or 'There is nothing to praise and nothing to blame.'
-        return Critique(text, _bounded(spans, ex.response, self.limit), [*missing, *lost], source)
-    def _run(self, rule, ex, who):
-        try: out = list(rule(ex))
-        except Exception as e: raise RuleError(f'rule {rule.__name__!r} failed on {who}: {type(e).__name__}: {e}') from e
-        bad = next((o for o in out if not isinstance(o, Quote)), None)
-        if bad is not None: raise RuleError(f'rule {rule.__name__!r} returned {bad!r} for {who}: a rule returns Quotes')
-        return out
+
+# %% ../nbs/05_critics.ipynb #2d1d497c
+def _run(rule, ex, who):
+    "What one rule finds; its failure carries the rule's name and the example's"
+    try: out = list(rule(ex))
+    except Exception as e: raise RuleError(f'rule {rule.__name__!r} failed on {who}: {type(e).__name__}: {e}') from e
+    bad = next((o for o in out if not isinstance(o, Quote)), None)
+    if bad is not None: raise RuleError(f'rule {rule.__name__!r} returned {bad!r} for {who}: a rule returns Quotes')
+    return out
+
+@patch
+def judge(self:RuleCritic,
+    ex:Example, # One response
+    i:int=0,    # Its place in the batch, for messages
+)->Critique|None:
+    "Judge one response"
+    who = f'example {i} (id {ex.meta.get("id")!r})'
+    for k in self.needs:
+        if not isinstance(ex.meta.get(k), str):
+            raise ValueError(f'{who}: the {self.name} critic reads meta[{k!r}], which is {"missing" if k not in ex.meta else "not a string"}')
+        if not ex.meta[k].strip(): return None
+    source = f'rules/{self.name}/{self.version}'
+    if not ex.response.strip(): return Critique('The response is empty.', source=source)
+    found = sorted((q for r in self.rules for q in _run(r, replace(ex, reference=None), who)), key=lambda q: q.score<0)
+    spans,lost = find_spans(ex.response, [q for q in found if not isinstance(q, Omission)])
+    missing = [Quote(q.text, q.score, q.reason) for q in found if isinstance(q, Omission)]
+    text = ' '.join(dict.fromkeys(q.reason for q in found if q.reason)) or 'There is nothing to praise and nothing to blame.'
+    return Critique(text, _bounded(spans, ex.response, self.limit), [*missing, *lost], source)
 
 # %% ../nbs/05_critics.ipynb #a92cbe2c
 def _bounded(spans, response, limit):
@@ -79,10 +87,10 @@ def critic_reward(
     return total, total/max(1, len(offsets))
 
 # %% ../nbs/05_critics.ipynb #c38a2229
-_critics = dict(summarize=(SUMMARY, ('document',)), answer=(ANSWER, ('context','question')))
+_critics = dict(summarize=(SUMMARY, ('document',)), answer=(ANSWER, ('context','question')), code=(CODE, ('entry_point',)))
 
 def rule_critic(
-    task:str,    # 'summarize' or 'answer'
+    task:str,    # 'summarize', 'answer' or 'code'
 )->RuleCritic:   # `ValueError` for a task without rules
     "The critic that judges responses to a bundled task by rules"
     if task not in _critics: raise ValueError(f'no rules for task {task!r}; there are rules for {", ".join(_critics)}')
