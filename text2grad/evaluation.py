@@ -331,7 +331,8 @@ def _sample_html(r, scales, run):
     cut = len(r['tokens'])-MAX_DRAWN
     left = draw('reward')+(note_html(f'{cut:,} more tokens are not drawn.') if cut>0 else '')+fold_html('advantages', draw('advantage'))
     side = c._repr_html_() if c else note_html('No judgement: left out of the score.')
-    return f'<h3>{where}, {len(r["tokens"])} tokens</h3>{_prompt(r.get("prompt", ""))}{columns_html(left, side)}'
+    head = f'{where}, {len(r["tokens"])} tokens' + (f', reward {sum(v for v in cols["reward"] if v):+.2f} in all' if c and cut<=0 else '')
+    return f'<h3>{head}</h3>{_prompt(r.get("prompt", ""))}{columns_html(left, side)}'
 
 # %% ../nbs/12_evaluation.ipynb #eb4c2445
 def _results(run):
@@ -341,9 +342,10 @@ def _results(run):
     if s.get('seconds') is not None: facts.append(f'{s["seconds"]:.0f} s')
     if s.get('peak_memory_mb') is not None: facts.append(f'peak memory {s["peak_memory_mb"]/1000:.1f} GB')
     open_ = [r['metric'] for r in s.get('table', []) if r.get('low') is not None and r['low']<=0<=r['high']]
-    note = 'The same held-out prompts before and after; low and high are the ends of the 95% paired bootstrap interval of the difference.'
+    note = 'The same held-out prompts before and after; low and high are the ends of the 95% paired bootstrap interval of the change.'
     if open_: note += f' The interval contains 0, so this run cannot tell, for: {", ".join(open_)}.'
-    return [note_html(', '.join(facts)), table_html(s.get('table', [])), note_html(note)]
+    rows = [{dict(diff='change').get(k, k):v for k,v in r.items()} for r in s.get('table', [])]
+    return [note_html(', '.join(facts)), table_html(rows), note_html(note)]
 
 def _before_after(run):
     "The same prompt answered before and after"

@@ -73,7 +73,7 @@ def _paint(v, vmax):
     s = min(1., abs(v)/vmax)
     if s<.01: return ''
     rgb,kind = ('{},{},{}'.format(*GOOD),'solid') if v>0 else ('{},{},{}'.format(*BAD),'dotted')
-    return f'background:rgba({rgb},{ALPHA*s:.2f});border-bottom:2px {kind} rgba({rgb},{.4+.6*s:.2f});'
+    return f'background:rgba({rgb},{ALPHA*(.2+.8*s):.2f});border-bottom:2px {kind} rgba({rgb},{.4+.6*s:.2f});'
 
 # %% ../nbs/02_show.ipynb #b4c3f2f4
 def _url(w, h, body): return f'url(data:image/svg+xml,{url_quote(f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}">{body}</svg>""")})'
@@ -220,10 +220,10 @@ def spans_html(
 
 # %% ../nbs/02_show.ipynb #cb7e6c7b
 def _plain(v):
-    "A number of a table: three decimals below 10, one above, three figures for what is tiny"
+    "A number of a table: three decimals below 1, two below 10, one above, three figures for what is tiny"
     if v is None: return ''
     if isinstance(v, bool) or not isinstance(v, float) or not math.isfinite(v): return str(v)
-    return f'{v:.3g}' if 0<abs(v)<.001 or abs(v)>=1e6 else f'{v:.3f}' if abs(v)<10 else f'{v:,.1f}'
+    return f'{v:.3g}' if 0<abs(v)<.001 or abs(v)>=1e6 else f'{v:,.{3 if abs(v)<1 else 2 if abs(v)<10 else 1}f}'
 
 _cell = f'padding:.3em .6em;border-bottom:1px solid {_line};vertical-align:top;white-space:pre-wrap;overflow-wrap:break-word;'
 
@@ -233,7 +233,7 @@ def _table(heads, rows, caption='', right=()):
     cap = f'<caption style="text-align:left;padding:.3em .6em">{esc(caption)}</caption>' if caption else ''
     th = ''.join(f'<th scope="col" style="{_cell}{al(j)}font-weight:600">{h}</th>' for j,h in enumerate(heads))
     tr = ''.join('<tr>'+''.join(f'<td style="{_cell}{al(j)}">{c}</td>' for j,c in enumerate(r))+'</tr>' for r in rows)
-    return (f'<div role="group" tabindex="0" aria-label="{esc(caption or "table")}" style="overflow-x:auto"><table style="border-collapse:collapse;'
+    return (f'<div role="group" tabindex="0" aria-label="{esc(caption or "table")}" style="overflow-x:auto;margin:.2em 0 .6em"><table style="border-collapse:collapse;'
             f'font-variant-numeric:tabular-nums;font-size:.9em">{cap}<thead><tr>{th}</tr></thead><tbody>{tr}</tbody></table></div>')
 
 def table_html(
@@ -368,13 +368,13 @@ def curve_svg(
     ys = [y for _,y in pts if y is not None]
     if not ys: return f'<div style="{_small}width:{width}px">{esc(label)}: no numbers</div>'
     (x0,x1),(y0,y1) = _ends(min(p for p,_ in pts), max(p for p,_ in pts)),_ends(min(ys), max(ys))
-    l,t,w,h = 46,22,width-54,height-40
+    l,t,w,h = 54,22,width-62,height-40
     xy = lambda p,y: f'{l+w*(p-x0)/(x1-x0):.1f},{t+h*(1-(y-y0)/(y1-y0)):.1f}'
     runs = [[xy(*o) for o in g] for ok,g in groupby(pts, key=lambda o: o[1] is not None) if ok]
     line = ''.join(f'<polyline points="{" ".join(r if len(r)>1 else r*2)}" fill="none" stroke="#3b82c4" stroke-width="2" stroke-linejoin="round" stroke-linecap="round"/>' for r in runs)
     grid = ''.join(f'<line x1="{l}" x2="{l+w}" y1="{g}" y2="{g}" stroke="currentColor" opacity=".25"/>' for g in (t,t+h))
     word = lambda a,b,s,at='end',bold='': f'<text x="{a}" y="{b}" text-anchor="{at}" font-size="11"{bold} fill="currentColor">{esc(s)}</text>'
-    words = word(l, 12, label, 'start', ' font-weight="600"')+word(l-5, t+4, f'{y1:.3g}')+word(l-5, t+h+4, f'{y0:.3g}')+word(l, t+h+15, f'{x} {min(p for p,_ in pts):g}', 'start')+word(l+w, t+h+15, f'{max(p for p,_ in pts):g}')
+    words = word(l, 12, label, 'start', ' font-weight="600"')+word(l-5, t+4, f'{y1:.2g}' if abs(y1)<1 else f'{y1:.3g}')+word(l-5, t+h+4, f'{y0:.2g}' if abs(y0)<1 else f'{y0:.3g}')+word(l, t+h+15, f'{x} {min(p for p,_ in pts):g}', 'start')+word(l+w, t+h+15, f'{max(p for p,_ in pts):g}')
     alt = esc(f'{label} over {x}: from {ys[0]:.3g} to {ys[-1]:.3g}')
     return f'<svg role="img" aria-label="{alt}" viewBox="0 0 {width} {height}" style="width:{width}px;max-width:100%;font-family:ui-sans-serif,system-ui,sans-serif">{grid}{line}{words}</svg>'
 
