@@ -1,0 +1,94 @@
+"Rollouts: sampled ids are never touched, the sampled distribution is the trained one"
+import torch,pytest
+from scipy import stats
+from text2grad.core import Critique,Example,Span
+from text2grad.models import Policy
+from text2grad.pretrained import tiny_lm
+from text2grad.rollout import OffPolicyError,Rollout,check_on_policy,judge,make_rollout,response_mask,sample
+
+@pytest.fixture(scope='module')
+def policy(): return Policy.create(*tiny_lm())
+exs = [Example(p, '') for p in ('One.', 'A longer prompt than the first one, by far.', 'Two words')]
+
+def test_mask_keeps_the_end_token_when_padding_has_the_same_id():
+    mask,finished = response_mask(torch.tensor([[5,2,2,2],[2,2,2,2],[5,6,7,8]]), [2])
+    assert mask.tolist()==[[True,True,False,False],[True,False,False,False],[True]*4] and finished.tolist()==[True,True,False]
+
+def test_several_end_tokens():
+    mask,_ = response_mask(torch.tensor([[5,3,2,9],[5,9,2,3]]), [2,3])
+    assert mask.sum(1).tolist()==[2,3]
+
+@pytest.mark.parametrize('options', [dict(top_p=.9), dict(top_k=50), dict(num_beams=2), dict(repetition_penalty=1.1), dict(min_p=.05), dict(no_repeat_ngram_size=3), dict(bad_words_ids=[[3]]), dict(do_sample=False)])
+def test_row_2_options_that_bend_the_distribution_are_refused(options):
+    with pytest.raises(OffPolicyError, match=next(iter(options))): check_on_policy(1., options)
+
+def test_row_2_greedy_needs_allow_off_policy(policy):
+    with pytest.raises(OffPolicyError, match='greedy'): sample(policy, exs, temperature=0)
+    assert sample(policy, exs, 4, temperature=0, allow_off_policy=True).texts==sample(policy, exs, 4, temperature=0, allow_off_policy=True, seed=9).texts
+
+def test_row_2_sampled_frequencies_are_those_of_the_softmax(policy):
+    "Chi-square of 4,000 first tokens against the probabilities that `forward` gives, at temperature 0.7"
+    many = [exs[1]]*4000
+    r = sample(policy, many, max_new_tokens=1, temperature=.7, seed=3)
+    V = policy.model.config.vocab_size
+    one = [t[:1] for t in r.forward_args(torch.arange(1))]
+    ids,mask = torch.arange(V)[:,None],torch.ones(V, 1, dtype=torch.bool)
+    with torch.no_grad(): p = policy.forward(one[0].expand(V, -1), one[1].expand(V, -1), ids, mask, temperature=.7).logps[:,0].exp().double()
+    assert abs(float(p.sum())-1)<1e-4
+    counts = torch.bincount(r.ids[:,0], minlength=V).double()
+    big = p*4000>=5
+    obs = torch.cat([counts[big], counts[~big].sum()[None]]).numpy()
+    exp = torch.cat([p[big], p[~big].sum()[None]]).numpy()*4000
+    keep = exp>0
+    assert stats.chisquare(obs[keep], exp[keep]*obs[keep].sum()/exp[keep].sum()).pvalue>1e-3
+
+def test_row_1_ratio_is_1_before_any_update(policy):
+    r = sample(policy, exs, 10, temperature=.7, seed=1)
+    with torch.no_grad():
+        a = policy.forward(*r.forward_args(), temperature=.7).logps
+        b = policy.forward(*r.forward_args(), temperature=.7, ref=True, with_values=False).logps
+    assert torch.equal(a[r.mask], b[r.mask])
+
+def test_same_seed_same_responses_and_global_generator_untouched(policy):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    a = sample(policy, exs, 8, seed=4)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(99)
+    assert a.texts==sample(policy, exs, 8, seed=4).texts != sample(policy, exs, 8, seed=5).texts
+
+def test_a_prompt_is_answered_the_same_way_whoever_stands_beside_it(policy):
+    "Greedy, because chance is drawn per batch position"
+    alone = [sample(policy, [e], 8, temperature=0, allow_off_policy=True).texts[0] for e in exs]
+    assert sample(policy, exs, 8, temperature=0, allow_off_policy=True).texts==alone
+    assert sample(policy, exs, 8, temperature=0, allow_off_policy=True, batch_size=2).texts==alone
+
+def test_row_7_what_follows_the_end_token_changes_nothing(policy):
+    eos,pid = policy.eos_ids[0],policy.encode([exs[0].prompt])
+    a = make_rollout(policy, exs[:1], *pid, torch.tensor([[20,21,eos,30,31]]))
+    b = make_rollout(policy, exs[:1], *pid, torch.tensor([[20,21,eos,40,eos]]))
+    assert a.texts==b.texts and torch.equal(a.ids, b.ids) and torch.equal(a.mask, b.mask) and a.offsets==b.offsets
+
+def test_text_is_the_decoding_of_the_ids_and_offsets_index_it(policy):
+    torch.manual_seed(0)
+    V = policy.model.config.vocab_size
+    ids = torch.randint(0, V, (50, 20))
+    many = [exs[0]]*50
+    r = make_rollout(policy, many, *policy.encode([e.prompt for e in many]), ids)
+    for i in range(50):
+        row = r.ids[i][r.mask[i]].tolist()
+        assert r.texts[i]==policy.tokenizer.decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert ''.join(r.pieces(i))==r.texts[i] and len(r.offsets[i])==len(row)
+
+def test_row_3_prompts_are_left_padded(policy):
+    r = sample(policy, exs, 4)
+    assert all(m[-1] and (m.long().diff()>=0).all() for m in r.prompt_mask)
+
+def test_judge_refuses_what_is_no_critique(policy):
+    r = sample(policy, exs, 4)
+    with pytest.raises(ValueError, match='response 1'): judge(r, lambda es: [None, 'good', None])
+    judge(r, lambda es: [None, Critique('fine'), Critique('x')])
+    assert r.critiques[0] is None and r.critiques[1].text=='fine'
+
+def test_no_examples(policy):
+    with pytest.raises(ValueError, match='no examples'): sample(policy, [])

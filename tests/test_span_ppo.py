@@ -1,0 +1,360 @@
+"Span PPO: the rows of the PPO checklist that concern the trainer, faults, and runs that are killed"
+import os,random,signal,subprocess,sys,time
+from dataclasses import asdict,replace
+from pathlib import Path
+import numpy as np, pytest, torch
+from text2grad.core import Critique,Example,Span,read_jsonl
+from text2grad.losses import masked_mean
+from text2grad.models import Policy
+from text2grad.pretrained import tiny_lm
+from text2grad.rollout import judge
+from text2grad.span_ppo import *
+from text2grad.span_ppo import check_checkpoint,latest_checkpoint
+
+prompts = [Example(f'Write {n} letters.', '') for n in 'one two three four five six seven'.split()]
+small = SpanPPOConfig(steps=4, batch_size=4, minibatch_size=4, micro_batch_size=4, max_new_tokens=8, lr=1e-3, save_every=1)
+
+def spans(text, good=.5, bad=-.1): return [Span(i, i+1, good if ch=='e' else bad) for i,ch in enumerate(text)]
+def e_critic(examples): return [Critique('More e.', spans(e.response)) for e in examples]
+def make(cfg=small, critic=e_critic, callbacks=(), seed=0, **kw):
+    return SpanPPO(Policy.create(*tiny_lm(seed), lora=dict(r=4, alpha=8), **kw), critic, prompts, cfg, callbacks=callbacks)
+def experience(t): return t.experience(judge(t.rollout(), t.critic))
+def weights(t): return {k:v.clone() for k,v in t.policy.state_dict().items()}
+def equal(a, b): return all(torch.equal(a[k], b[k]) for k in a)
+
+# ---- reward and advantages
+
+def test_row_9_scalar_reward_is_the_same_total_on_the_last_valid_token():
+    a,b = experience(make()),experience(make(replace(small, reward='scalar')))
+    assert a.rollout.texts==b.rollout.texts
+    torch.testing.assert_close(a.scores.sum(1), b.scores.sum(1))
+    last = a.rollout.lengths-1
+    for i in range(4):
+        nz = b.scores[i].nonzero()[:,0].tolist()
+        assert nz in ([int(last[i])], [])
+
+def test_row_12_no_judgement_is_no_score_but_still_kl():
+    critic = lambda es: [None if i==1 else c for i,c in enumerate(e_critic(es))]
+    t = make(critic=critic)
+    with torch.no_grad():
+        for p in t.policy_params: p.add_(.05*torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
+    x = experience(t)
+    assert not x.judged[1] and x.judged[[0,2,3]].all()
+    assert (x.scores[1]==0).all() and x.kl[1].abs().sum()>0
+    torch.testing.assert_close(x.rewards[1], -small.kl_coef*x.kl[1]*x.mask[1])
+    assert x.stats['judged']==3 and x.stats['responses']==4
+    t.update(x)
+
+def test_nobody_judged_does_not_lose_the_step():
+    t = make(critic=lambda es: [None]*len(es))
+    t.one_step()
+    assert t.stats['reward'] is None and t.stats['judged']==0
+
+def test_step_0_ratio_1_and_kl_0():
+    t = make()
+    x = experience(t)
+    assert (x.kl[x.mask]==0).all()
+    stats = t.minibatch(x, torch.arange(4))
+    assert abs(stats['approx_kl'])<1e-6 and stats['clipfrac']==0
+
+def test_row_23_values_start_at_0():
+    assert (experience(make()).values==0).all()
+
+def test_row_21_and_22_returns_use_raw_advantages_and_whitening_spans_the_batch():
+    x = experience(make())
+    assert abs(float(masked_mean(x.advantages, x.mask)))<1e-5
+    assert abs(float(masked_mean(x.advantages**2, x.mask))-1)<.05
+    from text2grad.losses import gae
+    adv,ret = gae(x.rewards, x.values, x.mask, 1., .95)
+    torch.testing.assert_close(ret[x.mask], (adv+x.values)[x.mask])
+    torch.testing.assert_close(x.returns[x.mask], ret[x.mask])
+
+def test_row_8_missing_eos_penalty_once_and_only_where_cut_off():
+    a,b = experience(make()),experience(make(replace(small, missing_eos_penalty=.7)))
+    d = b.rewards-a.rewards
+    for i in range(4):
+        want = torch.zeros_like(d[i])
+        if not a.rollout.finished[i]: want[int(a.rollout.lengths[i])-1] = -.7
+        torch.testing.assert_close(d[i], want)
+    assert (d!=0).any()
+
+def test_row_32_old_values_and_logps_are_frozen():
+    t = make()
+    x = experience(t)
+    old,val = x.logps.clone(),x.values.clone()
+    assert not (x.logps.requires_grad or x.values.requires_grad or x.advantages.requires_grad)
+    t.update(x)
+    assert torch.equal(old, x.logps) and torch.equal(val, x.values)
+
+# ---- update
+
+def grads(cfg, seed=0):
+    t = make(cfg)
+    with torch.no_grad():
+        for p in t.policy_params: p.add_(.02*torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+    x = experience(t)
+    x.logps = x.logps-.05*torch.randn(x.logps.shape, generator=torch.Generator().manual_seed(2))
+    t.opt.step = lambda: None
+    t.minibatch(x, torch.arange(cfg.batch_size))
+    return [p.grad.clone() for g in t.opt.param_groups for p in g['params']]
+
+def test_row_27_micro_batches_give_the_gradient_of_the_whole_minibatch():
+    base = replace(small, batch_size=7, minibatch_size=7, max_grad_norm=1e9)
+    whole = grads(replace(base, micro_batch_size=7))
+    for mb in (1, 2, 3):
+        for a,b in zip(whole, grads(replace(base, micro_batch_size=mb))): torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+
+def test_row_30_gradients_are_clipped():
+    t = make(replace(small, reward_scale=9., max_grad_norm=.01))
+    t.one_step()
+    assert t.stats['grad_norm']>.01
+    norm = torch.sqrt(sum((p.grad**2).sum() for g in t.opt.param_groups for p in g['params']))
+    assert float(norm)<=.01*1.001
+
+def test_row_29_learning_rate_falls_to_0():
+    rates = []
+    class Rates:
+        def after_step(self, t): rates.append(t.opt.param_groups[0]['lr'])
+    make(callbacks=[Rates()]).fit()
+    np.testing.assert_allclose(rates, [1e-3*f for f in (1, .75, .5, .25)])
+    assert all(g['eps']==1e-5 for g in make().opt.param_groups)
+
+def test_row_31_fresh_permutation_each_pass_and_early_stop():
+    t,seen = make(replace(small, epochs=3, minibatch_size=2)),[]
+    real = t.minibatch
+    t.minibatch = lambda x,rows: (seen.append(rows.tolist()), real(x, rows))[1]
+    t.one_step()
+    passes = [sum(seen[i:i+2], []) for i in (0,2,4)]
+    assert all(sorted(p)==[0,1,2,3] for p in passes) and len({tuple(p) for p in passes})>1
+    t = make(replace(small, epochs=50, lr=.05, target_kl=.01))
+    t.one_step()
+    assert t.stats['updates']<50
+
+def test_row_36_ragged_last_minibatch_uses_every_response():
+    t,seen = make(replace(small, batch_size=7, minibatch_size=4, epochs=1)),[]
+    real = t.minibatch
+    t.minibatch = lambda x,rows: (seen.append(rows.tolist()), real(x, rows))[1]
+    t.one_step()
+    assert sorted(sum(seen, []))==list(range(7)) and [len(s) for s in seen]==[4,3]
+
+def test_row_35_value_warmup_leaves_the_policy_alone():
+    t = make(replace(small, value_warmup=2))
+    before = weights(t)
+    t.one_step()
+    t.step += 1
+    after = weights(t)
+    assert all(torch.equal(before[k], after[k]) for k in before if not k.startswith('value_head'))
+    assert any(not torch.equal(before[k], after[k]) for k in before if k.startswith('value_head'))
+    t.step = 2
+    t.one_step()
+    assert not equal(after, weights(t))
+
+def test_row_14_reference_never_moves():
+    t = make(replace(small, steps=10))
+    x = experience(t)
+    ref = t.logps(x.rollout, ref=True, with_values=False).logps
+    t.fit()
+    assert torch.equal(ref, t.logps(x.rollout, ref=True, with_values=False).logps)
+    assert not torch.equal(ref, t.logps(x.rollout, with_values=False).logps)
+
+def test_row_5_padding_gets_no_gradient():
+    t = make()
+    x = experience(t)
+    for k in ('scores','rewards','logps','values','advantages','returns','kl'): getattr(x, k)[~x.mask] = float('nan')
+    assert all(np.isfinite(v) for v in t.minibatch(x, torch.arange(4)).values())
+
+def test_row_15_adaptive_kl_moves():
+    t = make(replace(small, kl_target=1e-4, lr=.02, steps=6))
+    t.fit()
+    assert t.kl_ctl.coef>small.kl_coef
+    t2 = make(replace(small, kl_target=1e-4, lr=.02, steps=6))
+    t2.kl_ctl.load_state_dict(t.kl_ctl.state_dict())
+    assert t2.kl_ctl.coef==t.kl_ctl.coef
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+@pytest.mark.parametrize('field', ['advantages','returns','logps'])
+def test_non_finite_loss_stops_before_the_optimizer(tmp_path, value, field):
+    t = make()
+    t.run_dir = tmp_path
+    x = experience(t)
+    getattr(x, field)[2,0] = value
+    before = weights(t)
+    with pytest.raises(NonFiniteError, match=r'responses \[2\]'): t.update(x)
+    assert equal(before, weights(t))
+    from safetensors import safe_open
+    with safe_open(tmp_path/'nonfinite-000000.safetensors', 'pt') as f:
+        assert x.rollout.texts[2][:3] in f.metadata()['responses'] or not x.rollout.texts[2]
+        assert f.get_tensor(field).shape[0]==1
+
+# ---- learning
+
+def learn(reward='span', seed=0, good=.5, bad=-.1, steps=25, **kw):
+    log = []
+    class Log:
+        def after_step(self, t): log.append(t.stats['reward'])
+    cfg = SpanPPOConfig(steps=steps, batch_size=16, minibatch_size=16, micro_batch_size=16, max_new_tokens=12, lr=1e-2, value_lr=1e-2, kl_coef=.01, reward=reward, seed=seed, **kw)
+    critic = lambda es: [Critique('More e.', spans(e.response, good, bad)) for e in es]
+    t = SpanPPO(Policy.create(*tiny_lm(seed), lora=dict(r=8, alpha=16)), critic, prompts, cfg, callbacks=[Log()]).fit()
+    return log,t
+
+def test_row_43_learns_a_toy_and_stays_put_without_a_reward():
+    log,_ = learn(steps=30)
+    first,last = np.array(log[:8]),np.array(log[-8:])
+    assert last.mean()-first.mean()>3*np.sqrt(first.var(ddof=1)/8+last.var(ddof=1)/8)
+    _,t = learn(good=0., bad=0., steps=10)
+    assert abs(t.stats['kl_token'])<.2
+
+def test_row_44_token_reward_learns_faster_than_its_total():
+    "Paired over 5 seeds: mean reward over the run, span minus scalar"
+    d = [np.mean(learn('span', s, steps=15)[0])-np.mean(learn('scalar', s, steps=15)[0]) for s in range(5)]
+    assert np.mean(d)>0 and np.mean(d)/(np.std(d, ddof=1)/5**.5)>1, d
+
+# ---- order and seeds
+
+def test_every_prompt_once_before_any_comes_again():
+    for n,b in ((5,2),(7,7),(3,8),(40,8)):
+        flat = sum((prompt_rows(n, s, b, 1) for s in range(n)), [])
+        for e in range(b): assert sorted(flat[e*n:(e+1)*n])==list(range(n))
+    assert prompt_rows(40, 0, 8, 1)!=prompt_rows(40, 0, 8, 2)
+
+def test_same_seed_same_run():
+    a,b,c = make().fit(),make().fit(),make(replace(small, seed=1)).fit()
+    assert equal(weights(a), weights(b)) and not equal(weights(a), weights(c))
+
+@pytest.mark.parametrize('bad', [dict(steps=0), dict(lr=-1), dict(lr=float('nan')), dict(temperature=0), dict(reward='x'), dict(kl_kind='k9'), dict(batch_size=0), dict(kl_coef=float('inf'))])
+def test_config_refuses(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))): SpanPPOConfig(**bad)
+
+# ---- checkpoints
+
+def test_bitwise_resume(tmp_path):
+    a = make(callbacks=[RunFolder(tmp_path/'a')]).fit()
+    make(callbacks=[RunFolder(tmp_path/'b')]).fit(2)
+    b = make(callbacks=[RunFolder(tmp_path/'b', resume=True)]).fit()
+    assert equal(weights(a), weights(b))
+    same = lambda n: [{k:v for k,v in r.items() if k!='seconds'} for r in read_jsonl(tmp_path/n/'metrics.jsonl')]
+    assert same('a')==same('b') and read_jsonl(tmp_path/'a/samples.jsonl')==read_jsonl(tmp_path/'b/samples.jsonl')
+
+script = '''
+import sys; sys.path.insert(0, {tests!r})
+from test_span_ppo import *
+out = Path(sys.argv[1])
+resume = any((out/'checkpoints').glob('ckpt-[0-9]*'))
+print('ready', flush=True)
+make(replace(small, steps=12), callbacks=[RunFolder(out, resume), *([StopOnSignal()] if len(sys.argv)>2 else [])]).fit()
+'''.format(tests=str(Path(__file__).parent))
+
+def start(out, *more):
+    p = subprocess.Popen([sys.executable, '-c', script, str(out), *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
+    assert p.stdout.readline()=='ready\n', p.stderr.read()
+    return p
+
+def test_ten_random_kills_end_in_the_same_weights(tmp_path):
+    "SIGKILL at ten random moments; each time the newest checkpoint is whole, and the end is that of a run never killed"
+    want = make(replace(small, steps=12), callbacks=[RunFolder(tmp_path/'whole')]).fit()
+    rng,out,kills = random.Random(0),tmp_path/'killed',0
+    for _ in range(10):
+        p = start(out)
+        time.sleep(rng.uniform(.05, .8))
+        if p.poll() is None: p.kill(); kills += 1
+        p.wait()
+        p.stdout.close(); p.stderr.close()
+        if any((out/'checkpoints').glob('ckpt-[0-9]*')): assert not check_checkpoint(latest_checkpoint(out/'checkpoints')[0])
+    p = start(out)
+    assert p.wait()==0, p.stderr.read()
+    got = make(replace(small, steps=12))
+    got.load_state(latest_checkpoint(out/'checkpoints')[0])
+    assert kills>=5 and got.step==12 and equal(weights(want), weights(got))
+    assert [r['step'] for r in read_jsonl(out/'metrics.jsonl')]==list(range(1, 13))
+    assert [r['reward'] for r in read_jsonl(out/'metrics.jsonl')]==[r['reward'] for r in read_jsonl(tmp_path/'whole/metrics.jsonl')]
+
+@pytest.mark.parametrize('sig', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_and_saves(tmp_path, sig):
+    p = start(tmp_path/'r', 'signals')
+    until = time.time()+60
+    while time.time()<until and not ((tmp_path/'r/metrics.jsonl').exists() and (tmp_path/'r/metrics.jsonl').read_text()): time.sleep(.02)
+    p.send_signal(sig)
+    assert p.wait(60)==0, p.stderr.read()
+    steps = [r['step'] for r in read_jsonl(tmp_path/'r/metrics.jsonl')]
+    assert latest_checkpoint(tmp_path/'r/checkpoints')[0].name==f'ckpt-{steps[-1]:06d}'
+
+def test_damaged_checkpoints_are_passed_over_by_name(tmp_path):
+    make(callbacks=[RunFolder(tmp_path)]).fit()
+    root = tmp_path/'checkpoints'
+    newest = sorted(root.glob('ckpt-*'))[-1]
+    rng,files = random.Random(0),[p for p in newest.iterdir()]
+    for i in range(60):
+        f = rng.choice(files)
+        data = f.read_bytes()
+        how = i%3
+        if how==0: f.write_bytes(data[:rng.randrange(len(data))])
+        elif how==1:
+            j = rng.randrange(len(data))
+            f.write_bytes(data[:j]+bytes([data[j]^(1<<rng.randrange(8))])+data[j+1:])
+        else: f.unlink()
+        wrong = check_checkpoint(newest)
+        if f.name!='MANIFEST.json': assert f.name in wrong
+        path,skipped = latest_checkpoint(root)
+        assert (path!=newest and newest.name in skipped[0]) if wrong else f.name=='MANIFEST.json'
+        f.write_bytes(data)
+    assert latest_checkpoint(root)==(newest, [])
+
+def test_a_manifest_cannot_point_outside_the_checkpoint(tmp_path):
+    make(callbacks=[RunFolder(tmp_path)]).fit(1)
+    p = latest_checkpoint(tmp_path/'checkpoints')[0]
+    m = (p/'MANIFEST.json').read_text().replace('"state.json"', '"../../metrics.jsonl"')
+    (p/'MANIFEST.json').write_text(m)
+    assert 'metrics.jsonl' in check_checkpoint(p)
+
+def test_no_checkpoint_left(tmp_path):
+    with pytest.raises(CheckpointError, match='there is none'): latest_checkpoint(tmp_path)
+    make(callbacks=[RunFolder(tmp_path)]).fit(1)
+    for p in (tmp_path/'checkpoints').glob('ckpt-*'): (p/'state.json').write_text('{}')
+    with pytest.raises(CheckpointError, match='state.json is not the file'): latest_checkpoint(tmp_path/'checkpoints')
+
+def test_full_disk_leaves_the_previous_checkpoint(tmp_path):
+    "A file size limit stands in for the full disk, in a process of its own"
+    code = script.replace("print('ready', flush=True)", '''
+import resource,signal
+make(callbacks=[RunFolder(out)]).fit(1)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try: make(callbacks=[RunFolder(out, True)]).fit(2)
+except OSError as e: print('refused:', e)
+sys.exit(0)
+''')
+    r = subprocess.run([sys.executable, '-c', code, str(tmp_path/'r')], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    assert 'refused:' in r.stdout, r.stderr
+    root = tmp_path/'r/checkpoints'
+    assert latest_checkpoint(root)[0].name=='ckpt-000001' and not list(root.glob('*.tmp*'))
+    b = make(callbacks=[RunFolder(tmp_path/'r', resume=True)]).fit(2)
+    assert b.step==2
+
+def test_two_processes_cannot_share_a_folder(tmp_path):
+    class Second:
+        def after_step(self, t):
+            with pytest.raises(RuntimeError, match='another process'): make(callbacks=[RunFolder(tmp_path)]).fit(1)
+    make(callbacks=[RunFolder(tmp_path), Second()]).fit(1)
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
+    make(callbacks=[RunFolder(tmp_path)]).fit(1)
+    with pytest.raises(RuntimeError, match='already holds a run'): make(callbacks=[RunFolder(tmp_path)]).fit(1)
+
+def test_resume_with_another_config_is_refused(tmp_path):
+    make(callbacks=[RunFolder(tmp_path)]).fit(1)
+    with pytest.raises(CheckpointError, match='lr is 0.001 there'): make(replace(small, lr=.5), callbacks=[RunFolder(tmp_path, resume=True)]).fit()
+
+def test_leftovers_of_a_killed_save_are_removed(tmp_path):
+    make(callbacks=[RunFolder(tmp_path)]).fit(1)
+    junk = tmp_path/'checkpoints/ckpt.tmp-99999'
+    junk.mkdir()
+    make(callbacks=[RunFolder(tmp_path, resume=True)]).fit(2)
+    assert not junk.exists()
+
+def test_samples_hold_every_channel(tmp_path):
+    make(callbacks=[RunFolder(tmp_path)]).fit(1)
+    rows = read_jsonl(tmp_path/'samples.jsonl')
+    assert len(rows)==4
+    for r in rows:
+        assert ''.join(t['text'] for t in r['tokens'])==r['response']
+        assert set(r['tokens'][0])=={'text','reward','value','advantage','kl','logp_old','logp_new'}
