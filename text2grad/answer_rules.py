@@ -54,7 +54,7 @@ def _end(ex, mass, reason):
     b = len(ex.response.rstrip())
     return mark(ex.response, last_word(ex.response, 0, b), b, mass, reason)
 
-def _about(chosen): return f'the text speaks of this in {short(chosen[0], 90)}' if chosen else 'the text has none of its words'
+def _about(chosen): return f'closest to the question is {short(chosen[0], 90)}' if chosen else 'no sentence has words of the question'
 
 def unstated(ex):
     "'Not stated': is the question one that the passage cannot answer?"
@@ -77,11 +77,11 @@ def answers(ex):
     typed = {s:w for s,w in found.items() if k=='number' and (s[0]=='#' or _when.search(w.text)) or k=='name' and w.name}
     good = sorted((typed or found).values(), key=lambda w: w.start)[:6]
     pay = 1. if typed else min(1., .5*len(good))
-    reason = f'{listed(short(w.text) for w in good)} {"comes" if len(good)==1 else "come"} from the place that the question is about.' if good else ''
+    reason = f'{listed(short(w.text) for w in good)} {"comes" if len(good)==1 else "come"} from the part of the text closest to the question.' if good else ''
     out = [mark(text, w.start, w.end, pay/len(good), reason) for w in good]
     if k=='number' and not numbers(text) and not _when.search(text): out.append(_end(ex, -1., 'The question asks for a number or a time, and the answer has none.'))
     elif not good and not {w.stem for w in content(text)}-asked: out.append(_end(ex, -1., 'It repeats words of the question and adds nothing.'))
-    elif not good: out.append(_end(ex, -.5, f'It takes nothing from the place that the question is about: {_about(chosen)}.'))
+    elif not good: out.append(_end(ex, -.5, f'It takes nothing from the right part of the text: {_about(chosen)}.'))
     return out
 
 # %% ../nbs/04b_answer_rules.ipynb #75b905cb
@@ -108,7 +108,7 @@ def contradicted(ex):
 
 def too_long(ex, most=15):
     "More than a few words"
-    words = [a for a,_ in pieces(ex.response) if ex.response[a].isalnum()]
+    words = [m.start() for m in re.finditer(r'\S+', ex.response) if any(map(str.isalnum, m[0]))]
     if len(words)<=most: return []
     a,b = words[most],len(ex.response.rstrip())
     rest = ex.response[a:b]

@@ -77,7 +77,7 @@ def parses(ex):
     row = rows[line-1]
     a = p.start+_at(p.src, line, 0)+len(row)-len(row.lstrip())
     b = a+len(row.strip()) if row.strip() else len(text)
-    return [mark(ex.response, a, b, -2., f'The code does not parse: {msg}, in line {line}, {short(text[a:b])}.')]
+    return [mark(ex.response, a, b, -2., f'The code does not parse: {msg[:100]}, in line {line}, {short(text[a:b])}.')]
 
 # %% ../nbs/04c_code_rules.ipynb #9b78a878
 def _header(ex, p, d):
@@ -98,15 +98,15 @@ def signature(ex):
     if not p.tree: return []
     if not p.main:
         d = p.defs[0] if p.defs else None
-        if not d: return [mark(ex.response, p.start, p.end, -1., f'The task asks for a function `{name}`, and the code defines none.')]
+        if not d: return [mark(ex.response, p.start, p.end, -1., f'The task asks for a function {short(name)}, and the code defines none.')]
         a = ex.response.index(d.name, p.start+_at(p.src, d.lineno, d.col_offset)+3)
-        return [mark(ex.response, a, a+len(d.name), -1., f'The task asks for a function `{name}`, but this one is called `{d.name}`.')]
+        return [mark(ex.response, a, a+len(d.name), -1., f'The task asks for a function {short(name)}, but this one is called {short(d.name)}.')]
     a,b = _header(ex, p, p.main)
     args,want = p.main.args,_wanted(ex)
     have = [x.arg for x in (*args.posonlyargs, *args.args)]
     fits = want is None or args.vararg or len(have)-len(args.defaults)<=len(want)<=len(have) and all(d is not None for d in args.kw_defaults)
-    if fits: return [mark(ex.response, a, b, 1., f'It defines `{name}` as the task asks.')]
-    return [mark(ex.response, a, b, -1., f'`{name}` is to take {len(want)} parameter{"s"[:len(want)!=1]} ({", ".join(want)}), but this one takes {len(have)}.')]
+    if fits: return [mark(ex.response, a, b, 1., f'It defines {short(name)} as the task asks.')]
+    return [mark(ex.response, a, b, -1., f'{short(name)} is to take {len(want)} parameter{"s"[:len(want)!=1]} ({", ".join(want)}), but this one takes {len(have)}.')]
 
 # %% ../nbs/04c_code_rules.ipynb #f4e52cac
 _scopes = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
@@ -138,7 +138,7 @@ def undefined(ex):
     for name,line in sorted(lacking):
         here = [n for n,l in loads if n.id==name and l==line] or [n for n,_ in loads if n.id==name and n.lineno>=line]
         if here: out.setdefault(name, here[0])
-    return [_node(ex, p, n, -1., f'The name `{name}` is used, but nothing defines it.') for name,n in list(out.items())[:6]]
+    return [_node(ex, p, n, -1., f'The name {short(name)} is used, but nothing defines it.') for name,n in list(out.items())[:6]]
 
 # %% ../nbs/04c_code_rules.ipynb #a9a99998
 def _own(d):
@@ -155,18 +155,18 @@ def returns(ex):
     d = p.main or (p.defs[0] if p.defs else None)
     if not d: return []
     body = [n for n in d.body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
-    if all(isinstance(n, ast.Pass) for n in body): return [_node(ex, p, d.body[-1], -1.5, f'`{d.name}` has no body yet.')]
+    if all(isinstance(n, ast.Pass) for n in body): return [_node(ex, p, d.body[-1], -1.5, f'{short(d.name)} has no body yet.')]
     own = sorted((n for n in _own(d) if hasattr(n, 'lineno')), key=lambda n: (n.lineno, n.col_offset))
     back = [n for n in own if isinstance(n, ast.Return) and n.value is not None and not (isinstance(n.value, ast.Constant) and n.value.value is None)]
     if any(isinstance(n, (ast.Yield,ast.YieldFrom)) for n in own): return []
-    if not back and all(isinstance(n, ast.Raise) for n in body): return [_node(ex, p, body[-1], -1.5, f'`{d.name}` only raises an error.')]
+    if not back and all(isinstance(n, ast.Raise) for n in body): return [_node(ex, p, body[-1], -1.5, f'{short(d.name)} only raises an error.')]
     if not back:
         printed = next((n for n in own if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id=='print'), None)
-        if printed: return [_node(ex, p, printed, -1., f'`{d.name}` prints its result instead of returning it.')]
-        return [_node(ex, p, body[-1], -1., f'`{d.name}` never returns a value.')]
+        if printed: return [_node(ex, p, printed, -1., f'{short(d.name)} prints its result instead of returning it.')]
+        return [_node(ex, p, body[-1], -1., f'{short(d.name)} never returns a value.')]
     args = {a.arg for a in (*d.args.posonlyargs, *d.args.args)}
-    if len(body)==1 and isinstance(back[0].value, ast.Name) and back[0].value.id in args: return [_node(ex, p, back[0], -1., f'`{d.name}` gives back `{back[0].value.id}` as it came.')]
-    return [_node(ex, p, n, 1./min(2, len(back)), f'`{d.name}` returns a value.') for n in back[:2]]
+    if len(body)==1 and isinstance(back[0].value, ast.Name) and back[0].value.id in args: return [_node(ex, p, back[0], -1., f'{short(d.name)} gives back {short(back[0].value.id)} as it came.')]
+    return [_node(ex, p, n, 1./min(2, len(back)), f'{short(d.name)} returns a value.') for n in back[:2]]
 
 def unused(ex):
     "Parameters that the function never looks at"
@@ -176,7 +176,7 @@ def unused(ex):
     used = {n.id for n in ast.walk(d) if isinstance(n, ast.Name)}
     idle = [a for a in (*d.args.posonlyargs, *d.args.args) if a.arg not in used and 'locals' not in used and a.arg[0]!='_' and a.arg not in ('self','cls')]
     stub = all(isinstance(n, (ast.Pass,ast.Expr,ast.Raise)) for n in d.body)
-    return [] if stub else [_node(ex, p, a, -.7, f'The parameter `{a.arg}` is never used.') for a in idle[:4]]
+    return [] if stub else [_node(ex, p, a, -.7, f'The parameter {short(a.arg)} is never used.') for a in idle[:4]]
 
 # %% ../nbs/04c_code_rules.ipynb #0e65e529
 def prose(ex):

@@ -96,10 +96,10 @@ def _stem(w):
     return w[:-1] if len(w)>3 and w[-1]==w[-2] else w
 
 # %% ../nbs/04a_text_rules.ipynb #13cd08c7
-_small = {w:i for i,w in enumerate(('zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen '
+_small = {w:float(i) for i,w in enumerate(('zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen '
                                     'seventeen eighteen nineteen').split())}
-_small |= {w:10*i for i,w in enumerate('twenty thirty forty fifty sixty seventy eighty ninety'.split(), 2)}
-_big = dict(hundred=100, dozen=12, thousand=10**3, million=10**6, billion=10**9)
+_small |= {w:10.*i for i,w in enumerate('twenty thirty forty fifty sixty seventy eighty ninety'.split(), 2)}
+_big = dict(hundred=1e2, dozen=12., thousand=1e3, million=1e6, billion=1e9)
 _num = re.compile(r'\d+(?:[.,:]\d+)*|[^\W\d_]+')
 
 def _value(t):
@@ -112,20 +112,20 @@ def numbers(
     text:str, # Any text
 )->tuple:     # `(start, end, value)` of each number, the value as a string
     "The numbers of a text, in digits or in words"
-    out,end,total,cur,last = [],-9,0,0,None
+    out,end,total,cur,last = [],-9,0.,0.,None
     for m in _num.finditer(text):
         t = m[0].casefold()
         v = _value(t) if t[0].isdigit() else _small.get(t, _big.get(t))
         if v is None: continue
         joined = out and last is not None and text[end:m.start()] in (' ','-',' and ') and not isinstance(v, str)
-        fits = t in _big or last in _big or (last in _small and _small[last]>=20 and isinstance(v, int) and v<10)
+        fits = t in _big or last in _big or (last in _small and _small[last]>=20 and t in _small and v<10)
         if joined and fits and not (t[0].isdigit()):
-            if t in _big: total,cur = (total,max(cur, 1)*v) if v<1000 else (total+max(cur, 1)*v,0)
+            if t in _big: total,cur = (total,max(cur, 1)*v) if v<1000 else (total+max(cur, 1)*v,0.)
             else: cur += v
             out[-1] = (out[-1][0], m.end(), total+cur)
         elif t in _big: continue
         else:
-            total,cur = 0,v
+            total,cur = 0.,v
             out.append((m.start(), m.end(), v))
         end,last = m.end(),(None if isinstance(v, str) else t)
     return tuple((a,b,f'{v:.12g}' if not isinstance(v, str) else v) for a,b,v in out)
@@ -198,7 +198,7 @@ def _known(w, source):
     s = _stem(w)
     return any(v.startswith(s[:max(4, min(len(s), len(v))-2)]) and len(s)>3 or min(len(s), len(v))>2 and (s.startswith(v) or v.startswith(s)) for v in caps)
 
-_rough = re.compile(r'\b(?:about|around|nearly|almost|over|under|roughly|some|approximately|more than|less than|up to)\s+\W?$')
+_rough = re.compile(r'\b(?:about|around|nearly|almost|over|under|roughly|some|approximately|more than|less than|up to)\s+\W?$', re.I)
 
 def _known_number(w, text, source):
     "Whether a number stands in the source: the value, the hour of a clock time, or nearly so after 'about'"
@@ -219,8 +219,8 @@ def unsupported(ex):
         elif (w.name or w.text[0].isupper() and _subject.match(text, w.end)) and not _known(w.text, source):
             if names and text[names[-1][1]:w.start]==' ': names[-1] = (names[-1][0], w.end)
             else: names.append((w.start, w.end))
-    return [*(mark(text, w.start, w.end, -1. if w.text[0].isdigit() else -.5, f'The number {short(w.text)} does not stand in the text.') for w in odd[:6]),
-            *(mark(text, a, b, -1., f'It names {short(text[a:b])}, which the text never mentions.') for a,b in names[:6])]
+    return [*(mark(text, w.start, w.end, -.7 if w.text[0].isdigit() else -.5, f'The number {short(w.text)} does not stand in the text.') for w in odd[:6]),
+            *(mark(text, a, b, -.7, f'It names {short(text[a:b])}, which the text never mentions.') for a,b in names[:6])]
 
 def strays(ex):
     "Most of what the sentence says, in words that the source does not have"
@@ -406,7 +406,7 @@ def key_facts(ex):
     if not known: return []
     pays,said,left = credit(ex.meta['document'], [w for w in content(text) if a<=w.start<b])
     best = [short(w.text) for w,_ in sorted(pays, key=lambda o: -o[1])[:5]]
-    marks = [mark(text, w.start, w.end, p, f'It says what the text is about: {listed(best)}.') for w,p in pays]
+    marks = [mark(text, w.start, w.end, p, f'It names things that the text is about: {listed(best)}.') for w,p in pays]
     share,lack = sum(p for _,p in pays)/GOOD,[form for s,(_,form,i) in known.items() if s not in said and left[i]>.01][:3]
     if share>.95 or not lack: return marks
     t = last_word(text, a, b)
