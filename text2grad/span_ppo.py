@@ -7,7 +7,7 @@ Docs: https://text2grad.github.io/text2grad/span_ppo.html.md"""
 # %% auto #0
 __all__ = ['SpanPPOConfig', 'derived_seed', 'permutation', 'prompt_rows', 'span_reward', 'scalar_reward', 'SpanPPO',
            'NonFiniteError', 'CheckpointError', 'write_checkpoint', 'check_checkpoint', 'latest_checkpoint',
-           'RunFolder', 'sample_rows', 'ProgressBar', 'StopOnSignal']
+           'RunFolderError', 'RunFolder', 'sample_rows', 'ProgressBar', 'StopOnSignal']
 
 # %% ../nbs/10_span_ppo.ipynb #46afeb69
 import fcntl,hashlib,json,math,os,random,shutil,signal,time
@@ -391,6 +391,8 @@ def load_state(self:SpanPPO,
     self.step,self.total = state['step'],state['total']
 
 # %% ../nbs/10_span_ppo.ipynb #72860019
+class RunFolderError(RuntimeError): "A run folder that is taken, by another run or by another process"
+
 class RunFolder:
     "Log, samples and checkpoints of a run in one folder"
     def __init__(self,
@@ -403,13 +405,13 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self.lock = open(self.path/'.lock', 'a')
         try: fcntl.flock(self.lock, fcntl.LOCK_EX|fcntl.LOCK_NB)
-        except OSError: raise RuntimeError(f'{self.path}: another process is training into this folder; wait for it, or choose another --out') from None
+        except OSError: raise RunFolderError(f'{self.path}: another process is training into this folder; wait for it, or choose another --out') from None
         t.run_dir,ckpts = self.path,self.path/'checkpoints'
         for p in ckpts.glob('ckpt.tmp-*'): shutil.rmtree(p)
         if self.resume:
             at,self.skipped = latest_checkpoint(ckpts)
             t.load_state(at)
-        elif any(ckpts.glob('ckpt-*')): raise RuntimeError(f'{self.path} already holds a run; resume it, or choose another --out')
+        elif any(ckpts.glob('ckpt-*')): raise RunFolderError(f'{self.path} already holds a run; resume it, or choose another --out')
         for name in ('metrics.jsonl','samples.jsonl'): _trim_log(self.path/name, t.step)
         if not self.resume: self.save(t)
 
