@@ -145,6 +145,8 @@ def _walk(parts):
         pending = bool(dec.getstate()[0])
         offsets.append((start, n+pending) if p else (n, n))
     text.append(dec.decode(b'', True))
+    n += len(text[-1])
+    if pending and offsets: offsets[-1] = (offsets[-1][0], n)
     return ''.join(text), offsets
 
 def _parts(tokenizer, toks):

@@ -56,6 +56,7 @@ _orders = [(k, re.compile(r'(?:please |you should |also |and )*'+p, re.I|re.S)) 
     ('replace', rf'(?:replace|substitute|swap) {_info}{_about} (?:with|by|for) {_instead}'),
     ('replace', rf'(?:change|modify|correct|edit|fix|update|revise) {_info}(?:.*? from )?{_about} (?:in)?to {_instead}'),
     ('replace', rf'instead of {_about},? (?:it|this|that|they|he|she)? ?(?:should|is|was|were|are|must)\b {_instead}'),
+    ('replace', rf'.*?\b(?:should|must) (?:be|have been|read|say) (?P<instead>.+?),? (?:instead of|rather than|and not|not) {_about}$'),
     ('replace', rf'{_about} (?:should|must|ought to) (?:be|have been|read|say) {_instead}'),
     ('modify', rf'(?:change|modify|correct|edit|fix|update|revise) {_info}(?P<about>.+)'),
     ('remove', rf'(?:remove|delete|omit|drop|exclude|take out|cut) {_info}(?P<about>.+)'),

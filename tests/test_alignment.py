@@ -1,0 +1,353 @@
+"Properties of quotes, linking and alignment that a notebook cannot show one example of; the cases are generated"
+import itertools,json,math,os,random,re,time
+from pathlib import Path
+import pytest
+from hypothesis import HealthCheck,given,settings,strategies as st
+from unicodedata import normalize
+from tokenizers import Tokenizer,decoders,models,normalizers,pre_tokenizers,trainers
+from transformers import AutoTokenizer,PreTrainedTokenizerFast
+from text2grad.core import Critique,Quote,Span
+from text2grad.alignment import align,decode_with_offsets,find_spans,link_phrases,parse_critique,token_offsets,token_rewards
+
+def cases(n): return settings(max_examples=n, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+
+odd = ['e\u0301', 'é', 'ß', 'İ', 'ı', 'i̇', 'ﬁ', 'ǅ', 'ΐ', '👨‍👩‍👧', '🏳️‍🌈', '☂️', 'שלום', 'مرحبا', '\u202e', '\r\n', '\n', '\t', ' ', '\u00a0', '\u200b', '\ufeff', '\u00ad',
+       '–', '—', '−', '-', '“', '”', '"', "'", '’', '中文', '日本', 'ไทย', 'ａ', '²', '½', '…', '\u0323', '\u0302', '\x00', '\x1f', '\ud83d', '𝒳', '.', ',', '!', '==', '+=']
+words = ['rain', 'delayed', 'the', 'match', 'art', 'party', 'Straße', 'STRASSE', 'naïve', 'is', 'not', '12%', '1,000', 'x', 'furious']
+texts = st.one_of(st.lists(st.sampled_from(odd+words+[' ', ' ']), max_size=40).map(''.join), st.text(max_size=60))
+
+def is_sound(response, quotes, spans, lost):
+    for s in spans:
+        assert 0<=s.start<s.end<=len(response)
+        assert math.isfinite(s.score) and 0<=s.similarity<=1 and s.match in ('exact','normalized','fuzzy')
+        if s.match=='exact': assert response[s.start:s.end]==s.quote
+    assert all(q in quotes for q in lost)
+    assert {s.quote for s in spans} | {q.text for q in lost}=={q.text for q in quotes}
+    assert not {s.quote for s in spans} & {q.text for q in lost}
+
+@cases(900)
+@given(texts, st.lists(texts, max_size=3))
+def test_every_span_is_inside(response, quotes):
+    quotes = [Quote(q, -1.) for q in quotes]
+    is_sound(response, quotes, *find_spans(response, quotes))
+
+@cases(700)
+@given(texts.filter(lambda t: t.strip()), st.data())
+def test_exact_quotes_are_always_exact(response, data):
+    a = data.draw(st.integers(0, len(response)-1))
+    b = data.draw(st.integers(a+1, len(response)))
+    quote = response[a:b]
+    spans,lost = find_spans(response, [Quote(quote, .5)])
+    if not quote.strip(): assert not spans
+    else:
+        assert not lost and {s.match for s in spans}=={'exact'}
+        assert all(response[s.start:s.end]==quote for s in spans)
+        assert all(x.end<=y.start for x,y in itertools.pairwise(spans))
+
+@cases(500)
+@given(st.lists(st.text('abcdefghijklmABCDEé 0123,.', min_size=1, max_size=12), max_size=30).map(' '.join),
+       st.lists(st.text('nopqrstuvwxyzNOPÖ 6789!?', min_size=1, max_size=12), min_size=1, max_size=8).map(' '.join))
+def test_an_absent_quote_is_never_placed(response, quote):
+    spans,lost = find_spans(response, [Quote(quote, -1.)])
+    assert not spans or response[spans[0].start:spans[0].end]==quote or not re.search(r'\w', quote)
+    if re.search(r'\w', quote): assert lost
+
+forms = [str.upper, str.lower, lambda s: normalize('NFD', s), lambda s: normalize('NFC', s), lambda s: s.replace(' ', '  \n'), lambda s: s.replace('“', '"').replace('”', '"'),
+         lambda s: s.replace('—', '-'), lambda s: s.replace('a', 'a\u200b'), lambda s: s.replace('’', "'"), lambda s: f'"{s}"', lambda s: s+'...', lambda s: s.replace(' ', '\u00a0'), str.casefold]
+tokens = ['Größe', 'naïve', 'café', '“quoted”', 'it’s', '—', 'Straße', 'ﬁne', 'rain', 'of', 'İzmir', '12%', 'ΣΊΣΥΦΟΣ', '(x+1)', 'ệ', 'day']
+
+@cases(500)
+@given(st.lists(st.sampled_from(tokens), min_size=4, max_size=20, unique=True), st.data())
+def test_another_typography_is_the_same_place(ws, data):
+    "Checklist row 38: the span that a reformatted quote gets is the raw text that it was made from"
+    a = data.draw(st.integers(0, len(ws)-3))
+    b = data.draw(st.integers(a+2, len(ws)))
+    quote = ' '.join(ws[a:b])
+    response,start = ' '.join(ws),len(' '.join(ws[:a]))+(a>0)
+    for f in data.draw(st.lists(st.sampled_from(forms), min_size=1, max_size=3)): quote = f(quote)
+    spans,lost = find_spans(response, [Quote(quote, 1.)])
+    assert not lost and len(spans)==1
+    found = response[spans[0].start:spans[0].end]
+    assert found.strip('“”—’')==' '.join(ws[a:b]).strip('“”—’')
+    assert abs(spans[0].start-start)<=1
+
+@cases(400)
+@given(texts, st.lists(texts, max_size=2), st.lists(texts, max_size=2), texts, st.lists(texts, max_size=1))
+def test_align_is_idempotent(response, good, poor, prose, missing):
+    c = align(response, dict(critique=prose, good_spans=good, poor_spans=poor, missing=missing))
+    assert align(response, c)==c
+    assert all(q.reason=='missing' for q in c.unresolved if q.text in missing and q.text not in good+poor)
+
+@cases(300)
+@given(texts, texts)
+def test_linking_stays_inside_and_never_overlaps(feedback, response):
+    spans = link_phrases(feedback, response)
+    assert all(0<=s.start<s.end<=len(response) and abs(s.score)==1 for s in spans)
+    assert all(x.end<=y.start for x,y in itertools.pairwise(spans))
+
+big = 'the quick brown fox jumps over the lazy dog '*2000
+@pytest.mark.parametrize('response,quote', [('a'*20000, 'a'*9+'b'), (big, 'the quick brown fax jumps ovr the lazy dog'), (big, big[:4000].replace('e', 'é')), (big, 'x'*20000),
+                                            ('ab '*10000, 'ab ab ba ab'), ('\u0301'*3000, 'e\u0301\u0301'), (big, ' '.join(['zebra']*500)), ('👨‍👩‍👧'*2000, '👨‍👩‍👦 👨‍👩'), (' '*50000, 'a b')])
+def test_time_is_bounded(response, quote):
+    start = time.perf_counter()
+    find_spans(response, [Quote(quote, -1.)])
+    assert time.perf_counter()-start<2
+
+@pytest.mark.parametrize('text', ['replace '*3000, 'the the '*5000, 'A'*20000, 'A b '*5000, "'"*5000, '"a'*3000, 'instead of '*2000, 'name of '*3000, '-'*9000+'1-'*3000, 'it was , but '*1500,
+                                  ' (from '*3000, 'lines 1 to '*3000, 'change information about from '*800])
+def test_linking_time_is_bounded(text):
+    for feedback,response in [(text, 'Rain delayed the match. It ended. All went home.'), ('His first name and the location are wrong.', text), (text[:3000], text[:3000])]:
+        start = time.perf_counter()
+        link_phrases(feedback, response)
+        assert time.perf_counter()-start<3
+
+def test_repeats():
+    "Checklist row 40: all, first or the named one; an occurrence that is not there is unresolved"
+    r = 'no, no, no: nothing'
+    at = lambda **kw: [s.start for s in find_spans(r, [Quote('no', -1., occurrence=kw.pop('occurrence', None))], **kw)[0]]
+    assert at()==[0, 4, 8] and at(occurrences='first')==[0] and at(occurrence=2)==[8] and at(occurrence=3)==[]
+    fuzzy = 'The striker scoredd twice. Later the striker scored, twice more.'
+    assert len(find_spans(fuzzy, [Quote('the strikr scored twice', 1.)])[0])==2
+
+def test_whole_words_first():
+    at = lambda r,q: [s.start for s in find_spans(r, [Quote(q, 1.)])[0]]
+    assert at('party art', 'art')==[6] and at('party', 'art')==[1] and at('中文的中文', '中文')==[0, 3] and at('a+=b', '+=')==[1] and at('x==y', '==')==[1]
+
+@pytest.mark.parametrize('response,quote', [
+    ('Profits rose by 12% last year.', 'Profits rose by 15% last year.'), ('A horse was seen', 'house'), ('abc', 'abcdef'), ('', 'x'), ('anything', ' \n'),
+    ('The council approved the plan on Monday.', 'The plan was rejected by the minister'), ('He was born in 1984 in Leeds', 'born in 1985 in Leeds'), ('die Straße', 'Stras'), ('cart', 'card'),
+    ('Rain stopped play.', 'Rain stopped play and everyone went home early')])
+def test_hallucinated_quotes(response, quote):
+    spans,lost = find_spans(response, [Quote(quote, -1., 'why')])
+    assert not spans and lost==[Quote(quote, -1., 'why')]
+
+def test_bad_arguments_say_which():
+    for kw in (dict(occurrences='some'), dict(min_similarity=2), dict(min_similarity=math.nan)):
+        with pytest.raises(ValueError, match=next(iter(kw))): find_spans('x', [], **kw)
+    for kw in (dict(overlap='mean'), dict(spread='even')):
+        with pytest.raises(ValueError, match=next(iter(kw))): token_rewards([], [], **kw)
+    with pytest.raises(ValueError, match='ends after the response'): align('Rain.', Critique('', [Span(0, 9, 1.)]))
+
+# what critics write
+
+wire = dict(critique='Fine.', good_spans=[dict(quote='a', reason='b', severity=2)], poor_spans=[], missing=['c'])
+J = json.dumps(wire)
+nasty = {  # text -> does it hold one critique that can be read?
+    '': 0, ' ': 0, 'null': 0, 'true': 0, '[]': 0, '{}': 0, '42': 0, 'NaN': 0, '"a"': 0, 'The summary is fine.': 0, 'I cannot help with that.': 0, '拒绝回答': 0, '[[[[': 0, '['*100000: 0,
+    '{"a":'*20000: 0, '{"good_spans":'*3000: 0, '{'*70000: 0, J: 1, J[:-1]: 1, '\ufeff'+J: 1, f'```json\n{J}\n```': 1, f'```\n{J}': 1, f'Sure! {J} Hope it helps.': 1, J+J: 1, f'[{J}]': 1,
+    J+J.replace('Fine', 'Bad'): 0, '{"poor_spans": ["x"], "poor_spans": []}': 0, '{"good_spans": [{"quote": "x", "severity": NaN}]}': 0, '{"good_spans": [{"quote": "x", "severity": 1e999}]}': 0,
+    '{"good_spans": [{"quote": "x", "severity": -1}]}': 0, '{"good_spans": [{"quote": "x", "severity": 0}]}': 0, '{"good_spans": [{"quote": "x", "severity": true}]}': 0, '{"good_spans": [{"quote": 5}]}': 0,
+    '{"good_spans": [{"quote": "x", "severity": "3"}]}': 1, '{"good_spans": 7}': 0, '{"good_spans": [[]]}': 0, '{"good_spans": {"quote": "x"}}': 1, '{"critique": ["a"], "good_spans": []}': 0,
+    '{"critique": "cut off he': 0, '{"critique": "a", "poor_spans": [{"quote": "b", "severity": 2}, {"quo': 0, "{'critique': 'single', 'good_spans': ['x']}": 0, '{"critique": "a\nb", "good_spans": ["x"]}': 1,
+    '{"textual_feedback": "t", "good_spans": ["g"], "poor_spans": ["p"]}': 1, '{"Code Feedback": "c", "wrong_code": ["w"], "improvement_code": []}': 1, '{"wrong_code": "x = 1"}': 1,
+    '{"critique": "\\ud83d", "good_spans": ["\\ud83d"]}': 1, '{"good_spans": ["'+'x'*70000: 0, '{"good_spans": ["'+'x'*200000+'"]}': 1, '{"good_spans": [], "x": '+'9'*6000+'}': 0, '{"missing": ["who won"]}': 1, '{"missing": [1]}': 0}
+
+@pytest.mark.parametrize('text', nasty, ids=lambda t: re.sub(r'\W+', '_', t[:30]))
+def test_nasty_critiques(text):
+    start = time.perf_counter()
+    d = parse_critique(text)
+    assert time.perf_counter()-start<1
+    assert (d is not None)==bool(nasty[text])
+    if d: is_wire(d)
+
+def is_wire(d):
+    assert set(d)=={'critique','good_spans','poor_spans','missing'} and isinstance(d['critique'], str) and all(isinstance(o, str) for o in d['missing'])
+    for o in d['good_spans']+d['poor_spans']: assert isinstance(o['quote'], str) and isinstance(o['reason'], str) and 1<=o['severity']<=3
+
+soup = st.lists(st.sampled_from(['{', '}', '[', ']', '"', ':', ',', '"critique"', '"good_spans"', '"poor_spans"', '"quote"', '"severity"', '"missing"', 'NaN', 'Infinity', '1e999', '-3', '2', 'null', 'true',
+                                 '"x"', '\\', '\n', '```json', '```', ' ', '{"quote": "x", "severity": 2}', "'", 'wrong_code', '\ud800', '\x00', '//', '#']), max_size=30).map(''.join)
+values = st.recursive(st.one_of(st.none(), st.booleans(), st.floats(), st.integers(), st.text(max_size=5)), lambda c: st.one_of(st.lists(c, max_size=3), st.dictionaries(
+    st.sampled_from(['critique','good_spans','poor_spans','missing','quote','severity','reason','occurrence','wrong_code']), c, max_size=4)), max_leaves=12)
+keyed = st.fixed_dictionaries({}, optional={k:values for k in ('critique','textual_feedback','good_spans','poor_spans','missing','wrong_code','improvement_code')})
+
+@cases(2000)
+@given(st.one_of(soup, st.text(max_size=40), soup.map(lambda s: '{"good_spans": ['+s), keyed.map(lambda d: json.dumps(d)), keyed, values))
+def test_parsing_never_raises_and_scores_are_finite(text):
+    d = parse_critique(text)
+    if d is not None: is_wire(d)
+    c = align('Rain delayed the match.', text)
+    if c: assert all(math.isfinite(o.score) and abs(o.score)<=1 for o in (*c.spans, *c.unresolved))
+
+def test_severity_becomes_a_score():
+    c = align('a good ending', dict(good_spans=[dict(quote='good', severity=1)], poor_spans=[dict(quote='ending', severity=2), 'a'], improvement_code=['good ending']))
+    assert [round(s.score, 3) for s in c.spans]==[.333, -.667, -1, -.333]
+
+def test_what_cannot_be_read_is_no_judgement():
+    for bad in ('{"critique": "x', '', '  ', None, 5, [], '```json\n{"good_spans"', '{"good_spans": [{"quote": "x", "severity": 9}]}'): assert align('x', bad) is None
+    assert align('x', '{"critique": "Nothing to mark.", "good_spans": [], "poor_spans": []}')==Critique('Nothing to mark.')
+
+def test_missing_is_never_searched_for():
+    c = align('The price is 5.', dict(critique='', missing=['The price']))
+    assert not c.spans and c.unresolved[0].reason=='missing' and align('The price is 5.', c)==c
+
+# free-form feedback
+
+@pytest.mark.parametrize('feedback,response,blamed,kept', [
+    ('Replace the information about Surrey with the information about Redhill.', 'A plant in Surrey near Redhill is shut.', 'Surrey', 'Redhill'),
+    ('Change the captain to the coach.', 'The captain met the coach.', 'captain', 'coach'),
+    ('It should be the coach instead of the captain.', 'The captain met the press.', 'captain', 'press'),
+    ('The summary says six people died, but the article says four people were hurt.', 'six people died and four ran', 'six', 'four'),
+    ("Remove the information about Gerrard's first name from the summary.", 'Midfielder Steven Gerrard stays.', 'Steven', 'Gerrard'),
+    ('Remove the information about the ban being four games.', 'Brady appealed against his four-game ban.', 'four-game', 'appealed'),
+    ('The phrase “went home” is wrong.', 'They won and went home.', 'went home', 'won'),
+    ('Line 2 never runs.', 'def f():\n    return 1\n    print(2)', 'return 1', 'print(2)'),
+    ('`n+1` should be `n`.', 'range(n+1)', 'n+1', 'range'),
+    ('The number 14 is made up.', 'At least fourteen or 14 people came.', '14', 'people')])
+def test_blame_lands_on_the_side_that_is_wrong(feedback, response, blamed, kept):
+    marked = [response[s.start:s.end] for s in link_phrases(feedback, response) if s.score<0]
+    assert any(blamed in m for m in marked) and not any(kept in m for m in marked)
+
+@pytest.mark.parametrize('feedback,score', [('The ending is clear and accurate.', 1), ('The ending is not factual.', -1), ('There are no errors in the ending.', 1), ("The ending isn't supported.", -1), ('The ending is fine.', 1)])
+def test_polarity_minds_negation(feedback, score):
+    assert [s.score for s in link_phrases(feedback, 'It has an ending')]==[score]
+
+def test_what_is_to_be_added_blames_nothing(): assert link_phrases('Add the information about the price to the summary.', 'The price is right.')==[]
+
+# tokenizers
+
+corpus = ['Rain delayed the match, and everyone was furious. It cost 12% more!', 'Größe naïve café 你好 世界 🌧 👨‍👩‍👧', 'def f(x):\n    return x+1\n\tpass', 'don’t can’t wasn\'t', 'שלום مرحبا']*20
+
+def byte_level():
+    t = Tokenizer(models.BPE())
+    t.pre_tokenizer,t.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False),decoders.ByteLevel()
+    t.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=350, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=['<|end|>','<|pad|>'], show_progress=False))
+    return PreTrainedTokenizerFast(tokenizer_object=t, eos_token='<|end|>', pad_token='<|pad|>')
+
+def llama_like():
+    "SentencePiece BPE with byte fallback, as in Llama 2"
+    t = Tokenizer(models.BPE(unk_token='<unk>', fuse_unk=True, byte_fallback=True))
+    t.normalizer = normalizers.Sequence([normalizers.Prepend('▁'), normalizers.Replace(' ', '▁')])
+    t.decoder = decoders.Sequence([decoders.Replace('▁', ' '), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(' ', 1, 0)])
+    t.train_from_iterator(corpus[:20], trainers.BpeTrainer(vocab_size=400, special_tokens=['<unk>','<s>','</s>',*(f'<0x{i:02X}>' for i in range(256))], show_progress=False))
+    t = Tokenizer.from_str(json.dumps({**(d := json.loads(t.to_str())), 'added_tokens': d['added_tokens'][:3]}))
+    return PreTrainedTokenizerFast(tokenizer_object=t, unk_token='<unk>', bos_token='<s>', eos_token='</s>')
+
+def t5_like():
+    t = Tokenizer(models.Unigram())
+    t.pre_tokenizer,t.decoder = pre_tokenizers.Metaspace(),decoders.Metaspace()
+    t.train_from_iterator(corpus, trainers.UnigramTrainer(vocab_size=200, special_tokens=['<pad>','</s>','<unk>'], unk_token='<unk>', show_progress=False))
+    return PreTrainedTokenizerFast(tokenizer_object=t, pad_token='<pad>', eos_token='</s>', unk_token='<unk>')
+
+def bert_like():
+    t = Tokenizer(models.WordPiece(unk_token='[UNK]'))
+    t.pre_tokenizer,t.decoder = pre_tokenizers.BertPreTokenizer(),decoders.WordPiece()
+    t.train_from_iterator(corpus, trainers.WordPieceTrainer(vocab_size=250, special_tokens=['[PAD]','[UNK]','[CLS]','[SEP]'], show_progress=False))
+    return PreTrainedTokenizerFast(tokenizer_object=t, pad_token='[PAD]', unk_token='[UNK]', cls_token='[CLS]', sep_token='[SEP]')
+
+def smollm():
+    root = Path(os.environ.get('TEXT2GRAD_CACHE', Path.home()/'.cache'/'text2grad'))
+    if not (root/'SmolLM2-135M-Instruct'/'tokenizer.json').exists(): pytest.skip('the default model is not in the cache')
+    return AutoTokenizer.from_pretrained(root/'SmolLM2-135M-Instruct')
+
+@pytest.fixture(scope='module', params=[byte_level, llama_like, t5_like, bert_like, smollm], ids=lambda f: f.__name__)
+def tok(request): return request.param()
+
+def is_cover(tok, ids):
+    "Text as decoded, offsets in order and without gaps, empty for special tokens and only for those and for tokens without text"
+    text,offsets = decode_with_offsets(tok, ids)
+    assert text==tok.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    assert len(offsets)==len(ids) and all(0<=a<=b<=len(text) for a,b in offsets)
+    at = 0
+    for (a,b),i in zip(offsets, ids):
+        if i in tok.all_special_ids: assert a==b
+        if a<b:
+            assert a<=at<=b and (a==at or at-a<=1)
+            at = b
+    assert at==len(text)
+    return text,offsets
+
+def test_offsets_of_random_ids(tok):
+    "Checklist rows 39 and 41: ids that no tokenizer would make itself, broken UTF-8 and special tokens among them"
+    rng,again = random.Random(0),0
+    for _ in range(200):
+        ids = [rng.randrange(len(tok)) for _ in range(rng.randrange(0, 24))]
+        text,_ = is_cover(tok, ids)
+        again += tok(text, add_special_tokens=False)['input_ids']!=ids
+    assert again>50
+
+def test_offsets_of_the_tokenizers_own_ids(tok):
+    "Where the ids are the tokenizer's own and decode to the text, its own offsets are the same but for the blank before a word"
+    for text in corpus[:5]:
+        enc = tok(text, add_special_tokens=False, return_offsets_mapping=True)
+        got,offsets = is_cover(tok, enc['input_ids'])
+        if got!=text: continue
+        for (a,b),(x,y) in zip(offsets, enc['offset_mapping']): assert a==b or b==y and not text[a:x].strip()
+
+def test_a_span_gets_exactly_the_tokens_that_touch_it(tok):
+    ids = tok('Rain delayed the match, and everyone was furious. It cost 12% more!', add_special_tokens=False)['input_ids']
+    text,offsets = decode_with_offsets(tok, ids)
+    a = text.index('everyone')
+    rs = token_rewards([Span(a, a+len('everyone was'), -1.)], offsets)
+    got = [o for o,r in zip(offsets, rs) if r]
+    assert got[0][0]<=a and got[-1][1]>=a+len('everyone was')
+    assert all(r==0 for (x,y),r in zip(offsets, rs) if y<=a or x>=a+len('everyone was'))
+
+def test_special_tokens_in_the_middle_and_pad_that_is_eos():
+    tok = byte_level()
+    tok.pad_token = tok.eos_token
+    ids = tok('Rain')['input_ids']+[tok.eos_token_id]+tok(' came')['input_ids']+[tok.eos_token_id]*3
+    text,offsets = decode_with_offsets(tok, ids)
+    assert text=='Rain came' and offsets[-3:]==[(9,9)]*3
+    assert token_rewards([Span(0, 9, 1.)], offsets)[-3:]==[0]*3
+
+def test_split_characters_share_their_range():
+    tok = byte_level()
+    ids = tok.convert_tokens_to_ids(list(pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str('☂')[0][0]))+tok('x')['input_ids']
+    assert tok.decode(ids)=='☂x' and token_offsets(tok, ids)==[(0,1), (0,1), (0,1), (1,2)]
+    assert token_offsets(tok, ids[:2])==[(0,1), (0,1)]
+
+def test_long_responses_are_fast(tok):
+    ids = (tok(' '.join(corpus))['input_ids']*40)[:2048]
+    decode_with_offsets(tok, ids)
+    best = min((lambda t: (decode_with_offsets(tok, ids), time.perf_counter()-t)[1])(time.perf_counter()) for _ in range(3))
+    assert best<.1
+
+def test_an_unknown_family_is_decoded_in_windows():
+    class Slow:
+        "A tokenizer without a backend, two bytes a token"
+        all_special_ids,added_tokens_decoder = [0],{}
+        def decode(self, ids, **kw): return b''.join(bytes([i]) for i in ids if i).decode('utf-8', 'replace')
+        def convert_ids_to_tokens(self, ids): return [str(i) for i in ids]
+    text,offsets = decode_with_offsets(Slow(), [*'a☂b'.encode(), 0])
+    assert text=='a☂b' and offsets==[(0,1), (1,2), (1,2), (1,2), (2,3), (3,3)]
+
+# rewards
+
+offsets = [(0,0), (0,4), (4,6), (6,6), (6,7), (6,7), (7,12)]
+spans_st = st.lists(st.builds(lambda a,n,s: Span(a, min(a+n, 12), s), st.integers(0, 11), st.integers(1, 12), st.floats(-1, 1)), max_size=5)
+
+@cases(300)
+@given(spans_st, st.randoms())
+def test_rewards_keep_their_sums_and_rules(spans, rng):
+    "Checklist rows 10 and 11: what a spread hands out is what the critic gave; sum and max do not mind the order"
+    for spread in ('mean','last','first','decay'):
+        assert math.isclose(sum(token_rewards(spans, offsets, spread=spread)), sum(s.score for s in spans), abs_tol=1e-6)
+    other = rng.sample(spans, len(spans))
+    for overlap in ('sum','max'):
+        for x,y in zip(token_rewards(spans, offsets, overlap=overlap), token_rewards(other, offsets, overlap=overlap)): assert math.isclose(x, y, abs_tol=1e-9)
+    rs = token_rewards(spans, offsets)
+    assert rs[0]==rs[3]==0 and rs[4]==rs[5]
+
+def test_overlap_rules():
+    spans = [Span(0, 12, 1.), Span(4, 7, -1.), Span(4, 6, .5)]
+    assert token_rewards(spans, offsets)==[0, 1, .5, 0, 0, 0, 1]
+    assert token_rewards(spans, offsets, overlap='max')==[0, 1, -1, 0, -1, -1, 1]
+    assert token_rewards(spans, offsets, overlap='last')==[0, 1, .5, 0, -1, -1, 1]
+    assert token_rewards([], offsets)==[0]*7 and token_rewards(spans, [])==[] and token_rewards([Span(4, 4, -1.)], offsets)==[0]*7
+
+def test_two_tokenizers_hand_out_the_same_mass():
+    "Checklist row 42: the critic's tokenizer need not be the policy's"
+    text = 'Rain delayed the match, and everyone was furious.'
+    spans = [Span(0, 4, 1.), Span(28, 48, -.5)]
+    sums = [sum(token_rewards(spans, token_offsets(t, t(text, add_special_tokens=False)['input_ids']), spread='mean')) for t in (byte_level(), llama_like(), bert_like())]
+    assert all(math.isclose(s, .5, abs_tol=1e-6) for s in sums)
+
+def test_traps():
+    "Design, section 8: the token after a comma, one long word, a nested poor span, operators, pay for length"
+    words = lambda r: [m.span() for m in re.finditer(r'\w+|[^\w\s]+', r)]
+    r = 'a, b, https://example.com/'+'x'*300+' c == d'
+    spans = find_spans(r, [Quote('b', 1.), Quote('==', -1.), Quote('d', -.5)])[0]
+    got = {r[a:b]:v for (a,b),v in zip(words(r), token_rewards(spans, words(r))) if v}
+    assert got=={'b':1, '==':-1, 'd':-.5}
+    nested = find_spans('the whole good but bad part', [Quote('whole good but bad part', 1.), Quote('bad', -1.)])[0]
+    assert token_rewards(nested, words('the whole good but bad part'), overlap='last')==[0, 1, 1, 1, -1, 1]
