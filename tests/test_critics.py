@@ -87,11 +87,18 @@ def test_summary_near_miss(case): assert quoted(*case)==[]
 
 ANSWER_HITS = [
     (A.answers, 'It was Silas Grady.', 'Who was the last keeper?', ['Silas','Grady'], 1),
+    (A.answers, 'Silas Grady.', 'Who was the last keeper?', ['Silas','Grady'], 1),
     (A.answers, '20 miles.', 'How far away can the lamp be seen?', ['20'], 1),
     (A.answers, 'Very far.', 'How far away can the lamp be seen?', ['far.'], -1),
     (A.answers, 'The last keeper.', 'Who was the last keeper?', ['keeper.'], -1),
     (A.answers, 'On the roof.', 'Who was the last keeper?', ['roof.'], -1),
     (A.answers, 'Sundays.', 'Does the shop open on Sundays?', ['Sundays.'], -1),
+    (A.answers, 'The answer is no.', 'Does the shop open on Sundays?', ['no'], 1),
+    (A.answers, 'There is no shop.', 'Does the shop open on Sundays?', ['shop.'], -1),
+    (A.answers, 'In 1988.', 'When did the last keeper leave?', ['1988'], 1),
+    (A.answers, '20 miles.', 'When did the last keeper leave?', ['miles.'], -1),
+    (A.answers, 'No it does not.', 'Does the shop open on Sundays?', ['No'], 1),
+    (A.answers, 'The lamp of Cape Morrow.', 'When did the last keeper leave?', ['Morrow.'], -1),
     (A.answers, 'No, it does not.', 'Does the shop open on Sundays?', ['No'], 1),
     (A.unstated, 'Not stated.', 'Who was the last keeper?', ['stated.'], -1),
     (A.unstated, 'The text does not say.', 'Who painted the door?', ['The text does not say.'], 1),

@@ -15,7 +15,8 @@ from functools import lru_cache
 from .text_rules import content,last_word,listed,mark,markup,numbers,pieces,preamble,repetition,sentences,short,source_of,unsupported,vocabulary
 
 # %% ../nbs/04b_answer_rules.ipynb #872f9d49
-_number = re.compile(r'\bhow (?:many|much|old|long|tall|far|big|high|heavy)\b|\bwhat (?:age|year|time)\b|\bwhen\b|\bwhich (?:day|days|year|month)\b', re.I)
+_number = re.compile(r'\bhow (?:many|much|old|long|tall|far|big|high|heavy)\b|\bwhat age\b', re.I)
+_time = re.compile(r'\bwhen\b|\b(?:what|which) (?:time|days?|date|month|year|season)\b', re.I)
 _name = re.compile(r'\bwho(?:m|se)?\b|\b(?:which|what) (?:city|country|town|village)\b|\bname of\b', re.I)
 _yesno = re.compile(r'\W*(?:is|are|was|were|do|does|did|can|could|has|have|had|will|would|should|must)\b', re.I)
 _when = re.compile(r"""\b(?:(?:mon|tues|wednes|thurs|fri|satur|sun)days?|january|february|march|april|may|june|july|august|september|october|november|december
@@ -26,9 +27,14 @@ _no = re.compile(r"\b(?:not|no|never|nobody|none|nothing|without|neither|nor|can
 
 def kind(
     question:str, # A question
-)->str:           # 'yesno', 'number' (or a time), 'name', or '' for anything else
+)->str:           # 'yesno', 'number', 'time', 'name', or '' for anything else
     "What sort of answer a question wants"
-    return 'yesno' if _yesno.match(question) else 'number' if _number.search(question) else 'name' if _name.search(question) else ''
+    return 'yesno' if _yesno.match(question) else next((k for k,r in dict(number=_number, time=_time, name=_name).items() if r.search(question)), '')
+
+def _fits(k, w):
+    "Whether a word is an answer of kind `k`: a clock time and a year are numbers that tell a time"
+    time = _when.search(w.text) or re.fullmatch(r'#(?:\d+:\d+|1\d{3}|20\d{2})', w.stem)
+    return k=='number' and (w.stem[0]=='#' or _when.search(w.text)) or k=='time' and time or k=='name' and w.name
 
 # %% ../nbs/04b_answer_rules.ipynb #d9c65643
 @lru_cache(maxsize=512)
@@ -41,9 +47,8 @@ def evidence(
     parts = [context[a:b] for a,b in sentences(context)]
     has = [asked & {w.stem for w in content(p)} for p in parts]
     rare = {s:1/(.5+sum(s in h for h in has)) for s in asked}
-    wanted = dict(number=lambda w: w.stem[0]=='#' or _when.search(w.text), name=lambda w: w.name and w.stem not in asked).get(kind(question), lambda w: False)
-    fits = lambda p: any(map(wanted, content(p)))
-    score = [sum(rare[s] for s in sorted(h)) + .5*fits(p) for p,h in zip(parts, has)]
+    fits = lambda p: any(_fits(kind(question), w) and w.stem not in asked for w in content(p))
+    score = [sum(rare[s] for s in sorted(h)) + .5*(bool(h) and fits(p)) for p,h in zip(parts, has)]
     top = max(score, default=0.)
     chosen = tuple(parts[i] for i in sorted(range(len(parts)), key=lambda i: -score[i]) if top and score[i]>=.8*top)
     return chosen, max((len(h) for p,h in zip(parts, has) if p in chosen), default=0)/max(1, len(asked))
@@ -64,35 +69,41 @@ def unstated(ex):
     if share>=.75 or not gone: return [_end(ex, -1. if share>=.75 else -.5, f'It says that the text does not tell, but {_about(chosen)}.')]
     return [mark(text, 0, len(text.rstrip()), .5, f'The text says nothing of {listed(map(short, gone))}, so there may be no answer in it.')] if share<=.5 else []
 
+# %% ../nbs/04b_answer_rules.ipynb #2f846361
+_says = re.compile(r'(?:^\W*|(?:\bis\W+|:\W*)(?=(?:yes|no)\b(?!\s+\w)))(yes|no)\b', re.I)
+
 def answers(ex):
     "Words from the place that the question is about, and what it means that there are none"
     text,q = ex.response,ex.meta['question']
     (chosen,_),k,asked = evidence(ex.meta['context'], q),kind(q),{w.stem for w in content(q)}
     if _unstated.search(text[:120]): return []
     if k=='yesno':
-        said = re.match(r'\W*(yes|no)\b', text, re.I)
+        said = _says.search(text[:120])
         return [mark(text, *said.span(1), .3, 'It answers yes or no, as asked.')] if said else [_end(ex, -.5, 'It is a question for yes or no, and the answer says neither.')]
     there = {w.stem for p in chosen for w in content(p)}-asked
     found = {w.stem:w for w in reversed(content(text)) if w.stem in there}
-    typed = {s:w for s,w in found.items() if k=='number' and (s[0]=='#' or _when.search(w.text)) or k=='name' and w.name}
-    good = sorted((typed or found).values(), key=lambda w: w.start)[:6]
+    named = {w.stem for p in chosen for w in content(p) if w.name}
+    typed = {s:w for s,w in found.items() if _fits(k, w) or k=='name' and s in named}
+    good = sorted((typed or ({} if k in ('number','time') else found)).values(), key=lambda w: w.start)[:6]
     pay = 1. if typed else min(1., .5*len(good))
     reason = f'{listed(short(w.text) for w in good)} {"comes" if len(good)==1 else "come"} from the part of the text closest to the question.' if good else ''
     out = [mark(text, w.start, w.end, pay/len(good), reason) for w in good]
-    if k=='number' and not numbers(text) and not _when.search(text): out.append(_end(ex, -1., 'The question asks for a number or a time, and the answer has none.'))
+    if k in ('number','time') and not numbers(text) and not _when.search(text): out.append(_end(ex, -1., f'The question asks for a {k}, and the answer has none.'))
     elif not good and not {w.stem for w in content(text)}-asked: out.append(_end(ex, -1., 'It repeats words of the question and adds nothing.'))
-    elif not good: out.append(_end(ex, -.5, f'It takes nothing from the right part of the text: {_about(chosen)}.'))
+    elif not good: out.append(_end(ex, -.5, f'It takes no {k if k in ("number","time") else "words"} from the right part of the text: {_about(chosen)}.'))
     return out
 
-# %% ../nbs/04b_answer_rules.ipynb #75b905cb
+# %% ../nbs/04b_answer_rules.ipynb #c21237a1
 _hedge = re.compile(r"""\b(?:I\ (?:think|believe|guess|assume)|I['’]m\ not\ sure|as\ an\ AI|it\ (?:is|'s)\ (?:possible|likely|unclear)|it\ seems
     |might|may|maybe|perhaps|probably|possibly|presumably|likely)\b""", re.X)
 
 def hedging(ex):
     "Doubt that the text does not have"
     source = source_of(ex).casefold()
-    return [mark(ex.response, *m.span(), -.5, f'It hedges with {short(m[0])}, where the text has no doubt.') for m in list(_hedge.finditer(ex.response))[:4] if m[0].casefold() not in source]
+    ms = [m for m in _hedge.finditer(ex.response) if m[0].casefold() not in source][:4]
+    return [mark(ex.response, *m.span(), -.5, f'It hedges with {short(m[0])}, where the text has no doubt.') for m in ms]
 
+# %% ../nbs/04b_answer_rules.ipynb #75b905cb
 _clauses = re.compile(r'[,;:]\s|[.!?]\s|\b(?:but|which|who)\b')
 
 def contradicted(ex):
@@ -106,6 +117,7 @@ def contradicted(ex):
             return [mark(text, a, b, -1.5, f'It says {short(text[a:b])}, but the text denies it: {short(p.strip(), 90)}.')]
     return []
 
+# %% ../nbs/04b_answer_rules.ipynb #9da8dd5c
 def too_long(ex, most=15):
     "More than a few words"
     words = [m.start() for m in re.finditer(r'\S+', ex.response) if any(map(str.isalnum, m[0]))]

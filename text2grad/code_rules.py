@@ -165,7 +165,8 @@ def returns(ex):
         if printed: return [_node(ex, p, printed, -1., f'{short(d.name)} prints its result instead of returning it.')]
         return [_node(ex, p, body[-1], -1., f'{short(d.name)} never returns a value.')]
     args = {a.arg for a in (*d.args.posonlyargs, *d.args.args)}
-    if len(body)==1 and isinstance(back[0].value, ast.Name) and back[0].value.id in args: return [_node(ex, p, back[0], -1., f'{short(d.name)} gives back {short(back[0].value.id)} as it came.')]
+    same = len(body)==1 and isinstance(back[0].value, ast.Name) and back[0].value.id in args
+    if same: return [_node(ex, p, back[0], -1., f'{short(d.name)} gives back {short(back[0].value.id)} as it came.')]
     return [_node(ex, p, n, 1./min(2, len(back)), f'{short(d.name)} returns a value.') for n in back[:2]]
 
 def unused(ex):

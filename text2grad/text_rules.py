@@ -268,7 +268,7 @@ def preamble(ex):
     m = _opening_match(ex)
     if not m: return []
     a = m.end()-len(m[0].lstrip())
-    return [mark(ex.response, a, m.end(), -1., f'It opens with {short(m[0])}, which tells the reader nothing.')]
+    return [mark(ex.response, a, m.end(), -.7, f'It opens with {short(m[0])}, which tells the reader nothing.')]
 
 def body(
     ex:Example, # A response
