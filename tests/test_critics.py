@@ -98,6 +98,8 @@ ANSWER_HITS = [
     (A.answers, 'In 1988.', 'When did the last keeper leave?', ['1988'], 1),
     (A.answers, '20 miles.', 'When did the last keeper leave?', ['miles.'], -1),
     (A.answers, 'No it does not.', 'Does the shop open on Sundays?', ['No'], 1),
+    (A.answers, 'On Sundays.', 'When did the last keeper leave?', ['Sundays'], 1),
+    (A.answers, '1988.', 'How far away can the lamp be seen?', ['1988'], 1),
     (A.answers, 'The lamp of Cape Morrow.', 'When did the last keeper leave?', ['Morrow.'], -1),
     (A.answers, 'No, it does not.', 'Does the shop open on Sundays?', ['No'], 1),
     (A.unstated, 'Not stated.', 'Who was the last keeper?', ['stated.'], -1),

@@ -70,6 +70,11 @@ def unstated(ex):
     return [mark(text, 0, len(text.rstrip()), .5, f'The text says nothing of {listed(map(short, gone))}, so there may be no answer in it.')] if share<=.5 else []
 
 # %% ../nbs/04b_answer_rules.ipynb #2f846361
+def _praise(text, words, mass, where):
+    words = sorted(words.values(), key=lambda w: w.start)[:6]
+    reason = f'{listed(short(w.text) for w in words)} {"comes" if len(words)==1 else "come"} {where}.' if words else ''
+    return [mark(text, w.start, w.end, mass/len(words), reason) for w in words]
+
 _says = re.compile(r'(?:^\W*|(?:\bis\W+|:\W*)(?=(?:yes|no)\b(?!\s+\w)))(yes|no)\b', re.I)
 
 def answers(ex):
@@ -80,18 +85,19 @@ def answers(ex):
     if k=='yesno':
         said = _says.search(text[:120])
         return [mark(text, *said.span(1), .3, 'It answers yes or no, as asked.')] if said else [_end(ex, -.5, 'It is a question for yes or no, and the answer says neither.')]
-    there = {w.stem for p in chosen for w in content(p)}-asked
-    found = {w.stem:w for w in reversed(content(text)) if w.stem in there}
-    named = {w.stem for p in chosen for w in content(p) if w.name}
+    near,named = {w.stem for p in chosen for w in content(p)}-asked,{w.stem for p in chosen for w in content(p) if w.name}
+    words = {w.stem:w for w in reversed(content(text)) if w.stem not in asked}
+    found = {s:w for s,w in words.items() if s in near}
     typed = {s:w for s,w in found.items() if _fits(k, w) or k=='name' and s in named}
-    good = sorted((typed or ({} if k in ('number','time') else found)).values(), key=lambda w: w.start)[:6]
-    pay = 1. if typed else min(1., .5*len(good))
-    reason = f'{listed(short(w.text) for w in good)} {"comes" if len(good)==1 else "come"} from the part of the text closest to the question.' if good else ''
-    out = [mark(text, w.start, w.end, pay/len(good), reason) for w in good]
-    if k in ('number','time') and not numbers(text) and not _when.search(text): out.append(_end(ex, -1., f'The question asks for a {k}, and the answer has none.'))
-    elif not good and not {w.stem for w in content(text)}-asked: out.append(_end(ex, -1., 'It repeats words of the question and adds nothing.'))
-    elif not good: out.append(_end(ex, -.5, f'It takes no {k if k in ("number","time") else "words"} from the right part of the text: {_about(chosen)}.'))
-    return out
+    good = typed or ({} if k in ('number','time') else found)
+    out = _praise(text, good, 1. if typed else min(1., .5*len(good)), 'from the part of the text closest to the question')
+    amount = k in ('number','time') and (numbers(text) or _when.search(text))
+    if out: return out
+    if k in ('number','time') and not amount: return [_end(ex, -1., f'The question asks for a {k}, and the answer has none.')]
+    far = {s:w for s,w in words.items() if s in {w.stem for w in content(ex.meta['context'])} and (not amount or _fits(k, w))}
+    if far: return _praise(text, far, .3, 'from the text, though not from the part closest to the question')
+    if not words and not amount: return [_end(ex, -1., 'It repeats words of the question and adds nothing.')]
+    return [] if not words else [_end(ex, -.5, f'It gives no {k if amount else "word"} of the text beyond the question: {_about(chosen)}.')]
 
 # %% ../nbs/04b_answer_rules.ipynb #c21237a1
 _hedge = re.compile(r"""\b(?:I\ (?:think|believe|guess|assume)|I['’]m\ not\ sure|as\ an\ AI|it\ (?:is|'s)\ (?:possible|likely|unclear)|it\ seems

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 # %% ../nbs/04c_code_rules.ipynb #026f6252
 from .core import Example
 from .tasks import extract_code
-from .text_rules import listed,mark,pieces,short
+from .text_rules import mark,pieces,short
 
 # %% ../nbs/04c_code_rules.ipynb #3074219e
 _newline = re.compile(r'\r\n|\r|\n')
