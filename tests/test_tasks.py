@@ -32,9 +32,9 @@ def test_sizes_and_shape(name, train, heldout, new):
     assert len({e.meta['id'] for e in both(t)}) == train+heldout
     for e in both(t):
         assert e.response=='' and e.critique is None and e.meta['task']==name and all(e.reference)
-        assert [m['role'] for m in e.prompt]==['user'] and e.prompt[0]['content'].startswith(t.instruction)
-        assert all(e.meta[f] in e.prompt[0]['content'] for f in t.fields)
-        assert not any(ref in e.prompt[0]['content'] for ref in e.reference) or name=='answer'
+        assert [m['role'] for m in e.prompt]==['system']*bool(t.system)+['user'] and e.prompt[-1]['content'].startswith(t.instruction)
+        assert all(e.meta[f] in e.prompt[-1]['content'] for f in t.fields)
+        assert not any(ref in e.prompt[-1]['content'] for ref in e.reference) or name=='answer'
     assert {e.meta['split'] for e in t.train}=={'train'} and {e.meta['split'] for e in t.heldout}=={'heldout'}
 
 def test_total_size():
@@ -307,7 +307,7 @@ def test_bad_rows_are_listed_by_number(name, column, value, says, tmp_path):
 def test_slf5k_content(tmp_path):
     a,b = load_slf5k(save(tmp_path/'x.jsonl', ROWS['slf5k']))
     assert (a.response, a.critique.text, a.critique.spans, a.reference)==(' A cat ate socks.', 'It is a dog.', (), ['My dog ate three socks.'])
-    assert a.meta['document'] in a.prompt[0]['content'] and a.meta['task']=='summarize' and b.critique is None
+    assert a.meta['document'] in a.prompt[-1]['content'] and a.meta['task']=='summarize' and b.critique is None
     write_examples(tmp_path/'y.jsonl', [a, b])
     back = read_examples(tmp_path/'y.jsonl')
     assert back[0].critique==a.critique and back[1].critique is None
@@ -323,7 +323,7 @@ def test_code_sets_content_passes_its_own_tests(tmp_path):
     assert run_all([(h.reference[0], h.meta['tests']), (h.meta['description']+'    return n\n', h.meta['tests'])])==[True,False]
     none = dict(ROWS['kodcode'][0], test='def test_a(): assert True\n')
     e = load_kodcode(save(tmp_path/'n.jsonl', [none]))[0]
-    assert e.meta['entry_point']=='' and '```' not in e.prompt[0]['content']
+    assert e.meta['entry_point']=='' and '```' not in e.prompt[-1]['content']
 
 def test_nothing_is_executed(tmp_path):
     canary = tmp_path/'canary'
@@ -414,6 +414,6 @@ def test_humaneval_package_is_read_and_never_imported(tmp_path, monkeypatch):
 @pytest.mark.skipif(not SHARED.exists(), reason='the folder of human feedback is not here')
 def test_foreign_files_with_our_columns():
     t = load_task('answer', SHARED/'xquad.train.jsonl.gz')
-    assert len(t.train)>100 and t.train[0].meta['context'] in t.train[0].prompt[0]['content']
+    assert len(t.train)>100 and t.train[0].meta['context'] in t.train[0].prompt[-1]['content']
     exs = load_humaneval(SHARED/'mbpp.train.jsonl.gz', limit=20)
     assert len(exs)==20 and all(e.meta['tests'].rstrip().endswith(f"check({e.meta['entry_point']})") for e in exs)

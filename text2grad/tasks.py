@@ -32,7 +32,7 @@ class Task:
     heldout:list[Example]   # Prompts to measure with, never trained on
     max_new_tokens:int      # Longest response, in tokens
     metric_names:tuple[str,...]=() # What `evaluation` computes on the held-out responses
-    system:str=''           # System message; many small models do better without one
+    system:str=''           # System message; without one the template of SmolLM2 puts in its own, and summaries may speak of SmolLM
     @property
     def fields(self): return tuple(f for _,f,_,_ in Formatter().parse(self.template) if f and f!='instruction')
     def messages(self,
@@ -47,10 +47,12 @@ class Task:
 
 # %% ../nbs/03_tasks.ipynb #06f9e4be
 _tasks = dict(
-    summarize=dict(instruction='Summarize the text in one sentence.', template='{instruction}\n\n{document}',
+    summarize=dict(system='You write short, factual summaries.', instruction='Summarize the text in one sentence.',
+                   template='{instruction}\n\nText: {document}\n\nSummary in one sentence:',
                    max_new_tokens=48, metric_names=('critic_reward','rouge_l','length')),
-    answer=dict(instruction='Answer the question with a few words from the text. If the text does not say, answer "not stated".',
-                template='{instruction}\n\nText: {context}\n\nQuestion: {question}',
+    answer=dict(system='You answer in a few words.',
+                instruction='Read the text and answer the question in a few words. If the text does not say, write "not stated".',
+                template='{instruction}\n\nText: {context}\n\nQuestion: {question}\n\nShort answer:',
                 max_new_tokens=32, metric_names=('critic_reward','exact_match','token_f1','length')),
     code=dict(instruction='Write this Python function. Answer with the code only.',
               template='{instruction}\n\n{description}\n\n```python\n{signature}\n```',
