@@ -160,7 +160,7 @@ _flip = set('''not no never neither nor without nothing hardly barely cannot wou
 didn't hasn't haven't can't couldn't wouldn't shouldn't lacks fails'''.split())
 
 def _verdict(text):
-    "+1. if `text` praises, else -1."
+    "+1. if `text` praises, -1. if it blames, 0. if it does neither"
     text = re.sub(r'^\W*(?:while|although|though)\b[^,]*,', '', text.lower().replace('’', "'"))
     words,total,used = re.findall(r"[\w'-]+", text),0,set()
     for i,w in enumerate(words):
@@ -168,7 +168,8 @@ def _verdict(text):
         flips = [k for k in range(max(0, i-4), i) if words[k] in _flip and k not in used]
         used.update(flips[-1:])
         total += (1 if w in _praise else -1)*(-1 if flips else 1)
-    return 1. if total>.5*sum(w in _flip for k,w in enumerate(words) if k not in used) else -1.
+    total -= .5*sum(w in _flip for k,w in enumerate(words) if k not in used)
+    return float((total>0)-(total<0))
 
 # %% ../nbs/00c_linking.ipynb #762c13eb
 _unit_re = re.compile(r'\S(?:[^.!?\n]|[.!?](?!\s|$))*[.!?]*["”’)]*')
@@ -212,12 +213,12 @@ _quoted_re = re.compile(r'"([^"]{2,})"|“([^”]{2,})”|`([^`]+)`|(?<!\w)[\'�
 _be_re = re.compile(r"\b(?:being|was|were|is|are|be)\b(?! (?:not|\w+n['’]t))", re.I)
 _prepositions = set('in at on from of for by with to near after'.split())
 
-def _shared(p, words):
+def _shared(p, words, code=False):
     "Indices of the words of the response that a point shares, less those of its other side, if that leaves any"
     find = lambda stems: {i for i,(_,_,w,s) in enumerate(words) if w not in _stop and s in stems}
     hit = find(_content(p.about))
     hit = find(_content(p.about)-{_stem(w) for w in _token_re.findall(p.instead)}) or hit
-    m = _be_re.search(p.about)
+    m = None if code else _be_re.search(p.about)
     return (find(_content(p.about[m.end():]))&hit if m else set()) or hit
 
 def _pointed(p, response, words, units):
@@ -229,7 +230,8 @@ def _pointed(p, response, words, units):
     quoted = [Quote(next(filter(None, m.groups())), -1.) for m in _quoted_re.finditer(p.about)]
     exact = [(s.start, s.end) for s in find_spans(response, quoted)[0]] or _located(p.about, response, units)
     if exact: return exact,set()
-    if p.kind=='free' and len(units)>2 and not _code_re.search(response): return _nearest(p.about, response, units),set()
+    if _code_re.search(response): return [],_shared(p, words, code=True)
+    if p.kind=='free' and len(units)>2: return _nearest(p.about, response, units),set()
     kind = _named_kind(p.about, p.whole, response)
     return [],{i for i,(a,b,*_) in enumerate(words) if any(a<y and b>x for x,y in kind)} or _shared(p, words)
 
@@ -263,7 +265,7 @@ def link_phrases(
     "Find what free-form feedback is about, without quotes or JSON; what it would put there instead is not blamed"
     words = [(m.start(), m.end(), m[0].lower(), _stem(m[0])) for m in _token_re.finditer(response)]
     units,points = _units(response),_points(critique_text)
-    scores = [_verdict(p.reason) if p.kind=='free' else -1. for p in points]
+    scores = [_verdict(p.reason) or _verdict(critique_text) or -1. if p.kind=='free' else -1. for p in points]
     mark,exact = {},[]
     for k in sorted(range(len(points)), key=lambda k: scores[k]):
         ranges,idxs = _pointed(points[k], response, words, units)

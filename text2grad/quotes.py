@@ -130,7 +130,7 @@ def _fuzzy(q, text, min_similarity):
         if text.whole(a, b) and _numbers(q)<=_numbers(t[a:b]): found.append((a, b, sim))
         todo += [(lo, a), (b, hi)]
     best = max((s for *_,s in found), default=0)
-    return sorted(o for o in found if o[2]>=best-.05)
+    return sorted(o for o in found if o[2]>=best-.02)
 
 # %% ../nbs/00b_quotes.ipynb #5a147ad6
 def _locate(text, quote, min_similarity):
