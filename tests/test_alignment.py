@@ -157,7 +157,7 @@ def is_wire(d):
 soup = st.lists(st.sampled_from(['{', '}', '[', ']', '"', ':', ',', '"critique"', '"good_spans"', '"poor_spans"', '"quote"', '"severity"', '"missing"', 'NaN', 'Infinity', '1e999', '-3', '2', 'null', 'true',
                                  '"x"', '\\', '\n', '```json', '```', ' ', '{"quote": "x", "severity": 2}', "'", 'wrong_code', '\ud800', '\x00', '//', '#']), max_size=30).map(''.join)
 values = st.recursive(st.one_of(st.none(), st.booleans(), st.floats(), st.integers(), st.text(max_size=5)), lambda c: st.one_of(st.lists(c, max_size=3), st.dictionaries(
-    st.sampled_from(['critique','good_spans','poor_spans','missing','quote','severity','reason','occurrence','wrong_code']), c, max_size=4)), max_leaves=12)
+    st.sampled_from(['critique','good_spans','poor_spans','missing','quote','severity','reason','occurrence','wrong_code']), c, max_size=4)), max_leaves=6)
 keyed = st.fixed_dictionaries({}, optional={k:values for k in ('critique','textual_feedback','good_spans','poor_spans','missing','wrong_code','improvement_code')})
 
 @cases(2000)

@@ -158,7 +158,7 @@ def _parts(tokenizer, toks):
     if name=='Metaspace': return [t.replace('▁', ' ').encode() for t in toks]
     return _piece_bytes(toks) if name=='Sequence' else None
 
-# %% ../nbs/01_alignment.ipynb #a8aaef5b
+# %% ../nbs/01_alignment.ipynb #98761884
 def _windows(decode, ids):
     "`(text, offsets)` for any tokenizer, each id decoded together with those since the last whole character"
     text,offsets,first,last = '',[],0,0
@@ -171,6 +171,7 @@ def _windows(decode, ids):
         first,last = last,i+1
     return text, offsets
 
+# %% ../nbs/01_alignment.ipynb #a8aaef5b
 def decode_with_offsets(
     tokenizer, # A Hugging Face tokenizer
     ids,       # Token ids as sampled; a list, an array or a tensor of one dimension

@@ -68,6 +68,7 @@ _tail_re = re.compile(r'(?:,? (?:because|since|as it|as this|as the|when referri
 def _order(sentence):
     "The instruction that a sentence gives, as a `_Point`, or `None`"
     s = _tail_re.sub('', sentence.strip())
+    if len(s)>1000: return None
     for kind,pattern in _orders:
         if m := pattern.match(s):
             g = m.groupdict()
@@ -75,7 +76,7 @@ def _order(sentence):
 
 # %% ../nbs/00c_linking.ipynb #63cc3ba3
 _sentence_re = re.compile(r'(?<=[.!?;])\s+(?=[A-Z"“\'])|\n+')
-_contrast_re = re.compile(r',? (?:but|while|whereas|however|although|though|when)\b(?= .*\b(?:source|article|text|it|they|he|she|actually|there|the)\b)|[;:] |, actually ', re.I)
+_contrast_re = re.compile(r',? (?:but|while|whereas|however|although|though|when)\b(?= .{0,300}\b(?:source|article|text|it|they|he|she|actually|there|the)\b)|[;:] |, actually ', re.I)
 _conj_re = re.compile(r",? (?:and|or)(?: also)? (?=(?:that|the|his|her|its|their|him|it|how|where|when|who|what|an?)\b|\w+['’]s )"
                       r"|, (?=(?:the|his|her|its|their|that|also|neither|nor|how|where)\b)", re.I)
 _deny_re = re.compile(r"\b(?:not|no|never|neither|nor|without|nowhere|unsupported|fails?)\b|n['’]t\b", re.I)
@@ -265,7 +266,8 @@ def link_phrases(
     "Find what free-form feedback is about, without quotes or JSON; what it would put there instead is not blamed"
     words = [(m.start(), m.end(), m[0].lower(), _stem(m[0])) for m in _token_re.finditer(response)]
     units,points = _units(response),_points(critique_text)
-    scores = [_verdict(p.reason) or _verdict(critique_text) or -1. if p.kind=='free' else -1. for p in points]
+    whole = _verdict(critique_text) or -1.
+    scores = [_verdict(p.reason) or whole if p.kind=='free' else -1. for p in points]
     mark,exact = {},[]
     for k in sorted(range(len(points)), key=lambda k: scores[k]):
         ranges,idxs = _pointed(points[k], response, words, units)

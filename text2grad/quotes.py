@@ -144,6 +144,7 @@ def _locate(text, quote, min_similarity):
         if found: return [(*text.to_raw(a, b), 1.) for a,b in found],'normalized'
     return [(*text.to_raw(a, b), s) for a,b,s in _fuzzy(q, text, min_similarity)],'fuzzy'
 
+# %% ../nbs/00b_quotes.ipynb #8f683abb
 def find_spans(
     response:str,            # The text that was criticised, exactly as generated
     quotes,                  # `Quote`s, or `(text, score)` pairs
