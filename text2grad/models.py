@@ -25,6 +25,13 @@ from .pretrained import ModelError,check_safetensors,default_model,load_model,no
 _all_ = ['ModelError', 'default_model', 'load_model', 'tiny_lm']
 
 # %% ../nbs/07_models.ipynb #383ae0c3
+@contextmanager
+def _peft():
+    "peft asks models a question that transformers now calls by another name"
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', FutureWarning)
+        yield
+
 LORA = dict(r=16, alpha=32, dropout=0., target_modules='all-linear')
 
 def _lora_config(lora):
@@ -41,7 +48,7 @@ def _frozen_adapter(model):
     name = model.active_adapter
     if not isinstance(name, str): raise ValueError(f'the model has {len(name)} active adapters; merge them, or activate one')
     if 'reference' not in model.peft_config:
-        model.add_adapter('reference', copy.deepcopy(model.peft_config[name]))
+        with _peft(): model.add_adapter('reference', copy.deepcopy(model.peft_config[name]))
         set_peft_model_state_dict(model, get_peft_model_state_dict(model, adapter_name=name), adapter_name='reference')
     model.set_adapter(name)
 
@@ -97,8 +104,7 @@ def create(cls:Policy,
     if any(isinstance(m, BaseTunerLayer) for m in model.modules()):
         raise ValueError('this model already carries an adapter (was a Policy made of it before?): load it anew, or pass its PeftModel')
     if lora is None: return cls(model.requires_grad_(True), tokenizer, copy.deepcopy(model).requires_grad_(False), value_head, **kw)
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter('ignore', FutureWarning)
+    with torch.random.fork_rng(), _peft():
         torch.manual_seed(seed)
         return cls(get_peft_model(model, _lora_config(lora)), tokenizer, 'off', value_head, **kw)
 
@@ -290,10 +296,10 @@ def load(cls:Policy,
     if ref=='model': model,ref = load_model(folder, device or base.device, dtype or base.dtype)[0],base.requires_grad_(False)
     else:
         check_safetensors(folder/'adapter_model.safetensors')
-        model = PeftModel.from_pretrained(base, folder, is_trainable=True)
-        if ref=='adapter':
-            check_safetensors(folder/'reference'/'adapter_model.safetensors')
-            model.load_adapter(folder/'reference', 'reference', is_trainable=False)
+        if ref=='adapter': check_safetensors(folder/'reference'/'adapter_model.safetensors')
+        with _peft():
+            model = PeftModel.from_pretrained(base, folder, is_trainable=True)
+            if ref=='adapter': model.load_adapter(folder/'reference', 'reference', is_trainable=False)
     self = cls(model, tok, ref, cfg['value_head'], cfg['detach_value'])
     if cfg['value_head']:
         check_safetensors(folder/'value_head.safetensors')
