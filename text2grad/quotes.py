@@ -65,6 +65,7 @@ def _find_all(text, quote, ok=lambda a,b: True):
         if found: return found
     return []
 
+# %% ../nbs/00b_quotes.ipynb #1edc88c9
 class _Text:
     "A response, made ready for searching"
     def __init__(self, raw): self.raw = raw
