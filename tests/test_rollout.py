@@ -92,3 +92,32 @@ def test_judge_refuses_what_is_no_critique(policy):
 
 def test_no_examples(policy):
     with pytest.raises(ValueError, match='no examples'): sample(policy, [])
+
+def test_equal_prompts_are_read_once_and_answered_as_if_alone(policy, monkeypatch):
+    "Greedy; and the backbone sees the prompt of three responses one time"
+    many = [exs[0],exs[1],exs[0],exs[0]]
+    alone = [sample(policy, [e], 8, temperature=0, allow_off_policy=True).texts[0] for e in many]
+    read,real = [],policy.read_prompts
+    monkeypatch.setattr(policy, 'read_prompts', lambda *a: (read.append(real(*a)), read[-1])[1])
+    assert sample(policy, many, 8, temperature=0, allow_off_policy=True).texts==alone
+    assert len(read[0][1])==2 and len(read[0][2])==4
+
+def test_samples_of_one_prompt_differ(policy):
+    assert len(set(sample(policy, [exs[1]]*6, 8, seed=2).texts))>1
+
+def test_shared_prompts_give_the_log_probs_and_gradients_of_separate_ones(policy):
+    many = [exs[0],exs[1],exs[0],exs[0],exs[2]]
+    r = sample(policy, many, 9, seed=3)
+    w = torch.randn(r.mask.shape, generator=torch.Generator().manual_seed(0))
+    def run(parts):
+        policy.zero_grad()
+        outs = []
+        for rows in parts:
+            a = r.forward_args(rows)
+            o = policy.forward(*a, temperature=.7, with_entropy=True)
+            ((o.logps+o.values)*w[rows][:,:a[3].shape[1]])[a[3]].sum().backward()
+            outs += [x[m] for x,m in zip(o.logps.detach(), a[3])]
+        return torch.cat(outs),[p.grad.clone() for p in policy.trainable().values()]
+    (la,ga),(lb,gb) = run([torch.arange(5)]),run([torch.tensor([i]) for i in range(5)])
+    torch.testing.assert_close(la, lb, atol=1e-5, rtol=1e-5)
+    for a,b in zip(ga, gb): torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)

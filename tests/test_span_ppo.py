@@ -78,6 +78,15 @@ def test_row_8_missing_eos_penalty_once_and_only_where_cut_off():
         torch.testing.assert_close(d[i], want)
     assert (d!=0).any()
 
+def test_a_judged_response_that_says_nothing_pays_on_its_end_token():
+    from text2grad.rollout import make_rollout
+    t = make()
+    eos,exs = t.policy.eos_ids[0],prompts[:3]
+    r = make_rollout(t.policy, exs, *t.policy.encode([e.prompt for e in exs]), torch.tensor([[eos,0,0],[20,21,eos],[eos,0,0]]))
+    t.critic = lambda es: [Critique('Empty.'), Critique('Fine.'), None]
+    x = t.experience(judge(r, t.critic))
+    assert r.texts[0]=='' and x.rewards[0,0]==-2 and (x.rewards[1:]==0).all() and (x.rewards[0,1:]==0).all()
+
 def test_row_32_old_values_and_logps_are_frozen():
     t = make()
     x = experience(t)
@@ -129,6 +138,18 @@ def test_row_31_fresh_permutation_each_pass_and_early_stop():
     t = make(replace(small, epochs=50, lr=.05, target_kl=.01))
     t.one_step()
     assert t.stats['updates']<50
+
+def test_responses_to_one_prompt_stay_together():
+    cfg = replace(small, batch_size=6, minibatch_size=4, micro_batch_size=3, samples_per_prompt=2, epochs=2)
+    t,seen = make(cfg),[]
+    r = t.rollout()
+    assert [e.prompt for e in r.examples[::2]]==[e.prompt for e in r.examples[1::2]] and len({e.prompt for e in r.examples})==3
+    real = t.minibatch
+    t.minibatch = lambda x,rows: (seen.append(rows.tolist()), real(x, rows))[1]
+    t.one_step()
+    assert all(a%2==0 and b==a+1 for rows in seen for a,b in zip(rows[::2], rows[1::2]))
+    assert sorted(sum(seen[:2], []))==sorted(sum(seen[2:], []))==list(range(6))
+    with pytest.raises(ValueError, match='multiple of samples_per_prompt'): replace(small, samples_per_prompt=3)
 
 def test_row_36_ragged_last_minibatch_uses_every_response():
     t,seen = make(replace(small, batch_size=7, minibatch_size=4, epochs=1)),[]

@@ -63,6 +63,8 @@ def _repair(text):
     "The one critique object that broken JSON was meant to be; `ValueError` if that is anybody's guess"
     keys = re.findall(rf'"({"|".join(_all_names)})"\s*:', text)
     if len(text)>65536 or not keys or len(set(keys))<len(keys): raise ValueError('too long, no known key, or one that stands twice')
+    whole = {'poor_spans','wrong_code'}&set(keys) and (keys[-1]=='missing' or text.rstrip().endswith(']'))
+    if text.count('{')>text.count('}') and not whole: raise ValueError('breaks off, and what is lost may be all of the blame')
     start = text.rfind('{', 0, text.index(f'"{keys[0]}"'))
     d = json_repair.loads(text[max(start, 0):], skip_json_loads=True)
     if not isinstance(d, dict) or not any(n in d for n in _some_span): raise ValueError('breaks off before its spans')

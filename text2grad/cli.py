@@ -295,3 +295,6 @@ def main(
         message = str(e)
     print(f'text2grad {args.command}: {message}', file=sys.stderr)
     return 1
+
+# %% ../nbs/14_cli.ipynb #c61901a3
+if __name__=='__main__': sys.exit(main())

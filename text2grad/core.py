@@ -10,7 +10,7 @@ __all__ = ['MATCHES', 'SCHEMA', 'Span', 'Quote', 'Critique', 'Example', 'RecordE
            'read_examples', 'write_examples']
 
 # %% ../nbs/00_core.ipynb #a6380879
-import gzip,io,json,math,os,tempfile
+import gzip,json,math,os,tempfile,zlib
 from dataclasses import dataclass,field,fields,replace
 from pathlib import Path
 from typing import Any,Iterable,Iterator
@@ -136,8 +136,7 @@ def _rows(path):
         with op(path, 'rb') as f:
             for i,raw in enumerate(f, 1):
                 if raw.strip(): yield (i, *_parse_row(raw))
-    except (gzip.BadGzipFile, EOFError, OSError) as e:
-        if isinstance(e, OSError) and not isinstance(e, gzip.BadGzipFile): raise
+    except (gzip.BadGzipFile, EOFError, zlib.error) as e:
         raise RecordError(path, [f'not a whole gzip file: {e}; copy it again']) from None
 
 def iter_jsonl(
@@ -197,7 +196,9 @@ def write_jsonl(
 # %% ../nbs/00_core.ipynb #8db1f05f
 SCHEMA = 'text2grad/span-feedback/1'
 _kinds = dict(id=str, task=str, split=str, model=str, spans=list, feedback=list, omissions=list, reference=list,
-              correction=dict, tests=dict, scores=dict, meta=dict)
+              correction=dict, tests=(dict,str), scores=dict, meta=dict)
+
+def _kind_name(t): return ' or '.join(o.__name__ for o in (t if isinstance(t, tuple) else (t,)))
 
 def _span_problems(i, s, response, n_feedback):
     "What is wrong with span number `i` of a record"
@@ -225,7 +226,7 @@ def problems(
         if k not in r: ps.append(f'{k}: missing')
     if 'prompt' in r and (p := _prompt_problem(r['prompt'])): ps.append(f'prompt: {p}')
     if 'response' in r and not isinstance(r['response'], str): ps.append(f'response: must be a string, got {type(r["response"]).__name__}')
-    ps += [f'{k}: must be a {t.__name__}, got {type(r[k]).__name__}' for k,t in _kinds.items() if k in r and not isinstance(r[k], t)]
+    ps += [f'{k}: must be a {_kind_name(t)}, got {type(r[k]).__name__}' for k,t in _kinds.items() if k in r and not isinstance(r[k], t)]
     if ps: return ps
     for k in ('feedback','omissions'):
         ps += [f'{k}[{i}]: must be an object' for i,o in enumerate(r.get(k, [])) if not isinstance(o, dict)]

@@ -274,4 +274,5 @@ def link_phrases(
         exact += [(a, b, k) for a,b in ranges]
         for i in idxs: mark.setdefault(i, k)
     _grow(mark, words, response, {k for k,p in enumerate(points) if p.kind=='remove'})
-    return [Span(a, b, scores[k], points[k].about.strip(), points[k].reason, 'fuzzy') for a,b,k in _split_spans(mark, words, exact, response)]
+    return [Span(a, b, scores[k], points[k].about.strip(), points[k].reason, 'exact' if response[a:b] in points[k].about else 'fuzzy')
+            for a,b,k in _split_spans(mark, words, exact, response)]

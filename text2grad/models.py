@@ -123,6 +123,32 @@ def _backbone(self:Policy, model, ids, mask):
     pos = (mask.cumsum(1)-1).clamp(min=0)
     return lm.base_model(input_ids=ids, attention_mask=mask, position_ids=pos, use_cache=False).last_hidden_state
 
+# %% ../nbs/07_models.ipynb #dea9a608
+@patch
+def read_prompts(self:Policy, model,
+    ids,  # (B, P) left-padded
+    mask, # (B, P)
+)->tuple: # `(cache, hidden, back)`: keys and values of each different prompt, its last hidden states (U, d), and which of the U prompts each row has (B,); `None` if all differ
+    "Read each different prompt once"
+    rows,back = torch.cat([ids, mask.long()], 1).unique(dim=0, return_inverse=True)
+    if len(rows)==len(ids): return None
+    P,lm = ids.shape[1],_lm(model)
+    pids,pmask = rows[:,:P],rows[:,P:]
+    out = lm.base_model(input_ids=pids, attention_mask=pmask, position_ids=(pmask.cumsum(1)-1).clamp(min=0), use_cache=True)
+    return out.past_key_values,out.last_hidden_state[:,-1],back
+
+@patch
+def _predictors(self:Policy, model, ids, mask, P, T):
+    "Hidden states (B, T, d) that predict the response tokens"
+    read = self.read_prompts(model, ids[:,:P], mask[:,:P]) if T>1 else None
+    if read is None: return self._backbone(model, ids, mask)[:,P-1:P-1+T]
+    cache,last,back = read
+    cache.batch_select_indices(back)
+    pos = (mask.cumsum(1)-1).clamp(min=0)[:,P:-1]
+    h = _lm(model).base_model(input_ids=ids[:,P:-1], attention_mask=mask[:,:-1], position_ids=pos, past_key_values=cache, use_cache=True).last_hidden_state
+    return torch.cat([last[back,None], h], 1)
+
+# %% ../nbs/07_models.ipynb #f076c42e
 @patch
 @torch.no_grad()
 def _check_head(self:Policy):
@@ -167,7 +193,7 @@ def forward(self:Policy,
     with (self.reference() if ref else _same(self.model)) as model:
         ids,mask,P,T = self._trim(prompt_ids, prompt_mask, response_ids, response_mask)
         full,m = response_mask.bool(),response_mask[:,:T].bool()
-        h = self._backbone(model, ids, mask)[:,P-1:P-1+T][m]
+        h = self._predictors(model, ids, mask, P, T)[m]
         stats = lambda h,y: _token_stats(self._head(model, h), y, temperature, with_entropy)
         hs,ys = h.split(self.chunk),response_ids[:,:T][m].split(self.chunk)
         if len(hs)>1 and torch.is_grad_enabled(): outs = [checkpoint(stats, a, b, use_reentrant=False) for a,b in zip(hs, ys)]
@@ -226,7 +252,7 @@ def exact_kl(self:Policy,
     "Exact KL from the reference at every response token, without grad"
     ids,mask,P,T = self._trim(prompt_ids, prompt_mask, response_ids, response_mask)
     full,m = response_mask.bool(),response_mask[:,:T].bool()
-    hidden = lambda model: self._backbone(model, ids, mask)[:,P-1:P-1+T][m].split(self.chunk)
+    hidden = lambda model: self._predictors(model, ids, mask, P, T)[m].split(self.chunk)
     logits = lambda model,h: self._head(model, h).float()/temperature
     ours = hidden(self.model)
     with self.reference() as ref: theirs = hidden(ref)

@@ -85,7 +85,9 @@ def _generate(policy, ids, mask, max_new_tokens, temperature, options):
     cfg = GenerationConfig(**(dict(max_new_tokens=max_new_tokens, num_beams=1, use_cache=True, pad_token_id=policy.pad_id, 
                                    eos_token_id=list(policy.eos_ids), **how) | options))
     with torch.no_grad():
-        out = policy.model.generate(input_ids=ids, attention_mask=mask.long(), generation_config=cfg)
+        read = policy.read_prompts(policy.model, ids[:,:-1], mask[:,:-1]) if ids.shape[1]>1 and mask[:,:-1].any(1).all() else None
+        if read: read[0].batch_select_indices(read[2])
+        out = policy.model.generate(input_ids=ids, attention_mask=mask.long(), generation_config=cfg, past_key_values=read and read[0])
     return out[:,ids.shape[1]:]
 
 def _pad_right(x, T, value): return torch.nn.functional.pad(x, (0, T-x.shape[1]), value=value)

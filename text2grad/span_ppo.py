@@ -10,7 +10,7 @@ __all__ = ['SpanPPOConfig', 'derived_seed', 'permutation', 'prompt_rows', 'span_
            'RunFolderError', 'RunFolder', 'sample_rows', 'ProgressBar', 'StopOnSignal']
 
 # %% ../nbs/10_span_ppo.ipynb #46afeb69
-import fcntl,hashlib,json,math,os,random,shutil,signal,time
+import fcntl,hashlib,json,math,os,random,shutil,signal,threading,time
 import numpy as np, torch
 from contextlib import contextmanager
 from dataclasses import asdict,dataclass,fields
@@ -28,6 +28,7 @@ class SpanPPOConfig:
     "Every choice of a run; the numbers in brackets are rows of the PPO checklist in CONTRIBUTING.md"
     steps:int=10               # Rollout-and-update rounds; the learning rate falls linearly to 0 over them [29]
     batch_size:int=8           # Responses a step
+    samples_per_prompt:int=1   # Responses to each prompt; the prompt is read once for all of them
     epochs:int=2               # Passes over each batch of responses [31]
     minibatch_size:int=8       # Responses an optimizer step
     micro_batch_size:int=4     # Responses a forward pass: memory only, the result is the same [27]
@@ -38,6 +39,7 @@ class SpanPPOConfig:
     spread:str='all'           # How a span's score is laid on its tokens; see `alignment.token_rewards` [10]
     reward_scale:float=1.      # w in r_t = w delta_t - beta kl_t
     reward_clip:float=10.      # Bound on each score, before KL [18]
+    empty_penalty:float=2.     # Taken off a judged response that says nothing, since there is no word to blame
     missing_eos_penalty:float=0. # Taken off the last token of a response that was cut off [8]
     lr:float=1e-4              # Adam step for the policy
     value_lr:float=1e-3        # Adam step for the value head
@@ -61,8 +63,10 @@ class SpanPPOConfig:
 
     def __post_init__(self):
         _choices(self, reward=('span','scalar'), kl_kind=('k1','k2','k3'))
-        _at_least(self, 1, 'steps', 'batch_size', 'epochs', 'minibatch_size', 'micro_batch_size', 'max_new_tokens', 'save_every', 'keep')
-        _at_least(self, 0, 'lr', 'value_lr', 'kl_coef', 'entropy_coef', 'value_coef', 'missing_eos_penalty', 'value_warmup', 'log_samples')
+        _at_least(self, 1, 'steps', 'batch_size', 'samples_per_prompt', 'epochs', 'minibatch_size', 'micro_batch_size', 'max_new_tokens', 'save_every', 'keep')
+        _at_least(self, 0, 'lr', 'value_lr', 'kl_coef', 'entropy_coef', 'value_coef', 'empty_penalty', 'missing_eos_penalty', 'value_warmup', 'log_samples')
+        for k in ('batch_size','minibatch_size'):
+            if getattr(self, k)%self.samples_per_prompt: raise ValueError(f'{k}={getattr(self, k)}: must be a multiple of samples_per_prompt={self.samples_per_prompt}')
         if not self.temperature>0: raise ValueError(f'temperature={self.temperature}: must be above 0, a greedy rollout cannot be trained on')
 
 # %% ../nbs/10_span_ppo.ipynb #6737d339
@@ -188,21 +192,32 @@ def fit(self:SpanPPO,
 def rollout(self:SpanPPO):
     "Responses to the prompts of this step"
     cfg = self.config
-    exs = [self.examples[i] for i in prompt_rows(len(self.examples), self.step, cfg.batch_size, cfg.seed)]
+    rows = prompt_rows(len(self.examples), self.step, cfg.batch_size//cfg.samples_per_prompt, cfg.seed)
+    exs = [self.examples[i] for i in rows for _ in range(cfg.samples_per_prompt)]
     return sample(self.policy, exs, cfg.max_new_tokens, cfg.temperature, seed=self.seed('rollout'))
 
 # %% ../nbs/10_span_ppo.ipynb #fba1605f
+@patch
+def micro_batches(self:SpanPPO,
+    rollout,           # A `Rollout`
+    rows:torch.Tensor, # Responses of it, those to one prompt side by side
+)->list:               # Tensors of rows that are of like length, so that little is computed on padding
+    "Cut rows into parts that fit in memory; the responses to one prompt stay together"
+    k,n = self.config.samples_per_prompt,(rollout.prompt_mask.sum(1)+rollout.lengths).cpu()
+    groups = sorted(rows.cpu().split(k), key=lambda g: int(n[g].max()))
+    return list(torch.cat(groups).to(rows.device).split(max(1, self.config.micro_batch_size//k)*k))
+
 @patch
 def logps(self:SpanPPO,
     rollout,          # A `Rollout` of B responses of at most T tokens
     **kw              # For `Policy.forward`
 )->SimpleNamespace:   # What `Policy.forward` returns, (B, T) each, detached
     "Forward passes over a rollout in micro-batches, without gradient"
-    outs,T = [],rollout.mask.shape[1]
-    for rows in torch.arange(len(rollout)).split(self.config.micro_batch_size):
+    outs,T,parts = [],rollout.mask.shape[1],self.micro_batches(rollout, torch.arange(len(rollout)))
+    for rows in parts:
         with torch.no_grad(): outs.append(self.policy.forward(*rollout.forward_args(rows), temperature=self.config.temperature, **kw))
-    pad = lambda x: torch.nn.functional.pad(x, (0, T-x.shape[1]))
-    return SimpleNamespace(**{k:None if getattr(outs[0], k) is None else torch.cat([pad(getattr(o, k)) for o in outs]) for k in vars(outs[0])})
+    pad,back = lambda x: torch.nn.functional.pad(x, (0, T-x.shape[1])),torch.cat(parts).argsort()
+    return SimpleNamespace(**{k:None if getattr(outs[0], k) is None else torch.cat([pad(getattr(o, k)) for o in outs])[back] for k in vars(outs[0])})
 
 @patch
 def experience(self:SpanPPO,
@@ -214,7 +229,8 @@ def experience(self:SpanPPO,
     ref = self.logps(rollout, ref=True, with_values=False)
     scores,judged = token_scores(self.reward(rollout, cfg), rollout.offsets, m, overlap=cfg.overlap, spread=cfg.spread)
     kl = kl_penalty(old.logps, ref.logps, cfg.kl_kind)*m
-    paid = cfg.reward_scale*scores+missing_eos(rollout.finished, m, cfg.missing_eos_penalty)
+    blank = torch.tensor([not t.strip() for t in rollout.texts], device=m.device)&judged
+    paid = cfg.reward_scale*scores+missing_eos(rollout.finished, m, cfg.missing_eos_penalty)+missing_eos(~blank, m, cfg.empty_penalty)
     rewards = shape_rewards(paid, kl, m, self.kl_ctl.coef, clip=cfg.reward_clip)
     adv,ret = gae(rewards, old.values, m, cfg.gamma, cfg.lam)
     x = SimpleNamespace(rollout=rollout, mask=m, scores=scores, judged=judged, kl=kl, rewards=rewards, logps=old.logps, values=old.values,
@@ -245,7 +261,7 @@ def minibatch(self:SpanPPO,
     "One optimizer step"
     cfg,n,sums = self.config,x.mask[rows].sum(),{}
     self.opt.zero_grad(set_to_none=True)
-    for r in rows.split(cfg.micro_batch_size):
+    for r in self.micro_batches(x.rollout, rows):
         args = x.rollout.forward_args(r)
         cut = lambda t: t[r,:args[3].shape[1]]
         out = self.policy.forward(*args, temperature=cfg.temperature, with_entropy=cfg.entropy_coef>0)
@@ -269,11 +285,12 @@ def update(self:SpanPPO,
     x:SimpleNamespace, # From `experience`
 )->dict: # Means over the minibatches of losses and diagnostics
     "Several passes of minibatch steps over one batch of responses"
-    cfg,done = self.config,[]
+    cfg,k,done = self.config,self.config.samples_per_prompt,[]
     left = 1-self.step/max(self.total, 1)
     for g,lr in zip(self.opt.param_groups, (cfg.lr, cfg.value_lr)): g['lr'] = lr*left
     for epoch in range(cfg.epochs):
-        order = permutation(len(x.rollout), self.seed('minibatches', epoch)).to(x.mask.device)
+        order = permutation(len(x.rollout)//k, self.seed('minibatches', epoch))
+        order = (order[:,None]*k+torch.arange(k)).flatten().to(x.mask.device)
         done += [self.minibatch(x, rows) for rows in order.split(cfg.minibatch_size)]
         if cfg.target_kl is not None and done[-1]['approx_kl']>cfg.target_kl: break
     return {k:float(np.mean([d[k] for d in done])) for k in done[0]} | dict(lr=cfg.lr*left, updates=len(done))
@@ -474,12 +491,13 @@ class ProgressBar:
     def after_fit(self, t): self.bar.close()
 
 class StopOnSignal:
-    "Ctrl-C or SIGTERM ends the run after the step in hand; a second one ends it at once"
+    "Ctrl-C or SIGTERM ends the run after the step in hand; a second one ends it at once. Outside the main thread signals cannot be caught, and it does nothing"
     def before_fit(self, t):
+        self.signal,self.old = None,{}
+        if threading.current_thread() is not threading.main_thread(): return
         def stop(sig, frame):
             if self.signal: raise KeyboardInterrupt
             self.signal,t.stop = sig,True
-        self.signal = None
         self.old = {s:signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
     def after_fit(self, t):
         for s,h in self.old.items(): signal.signal(s, h)
