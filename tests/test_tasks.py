@@ -25,7 +25,7 @@ def overlap(a, b): return len(a&b)/max(1, min(len(a), len(b)))
 
 # ---- bundled data
 
-@pytest.mark.parametrize('name,train,heldout,new', [('summarize',56,40,48), ('answer',48,32,32), ('code',44,28,96)])
+@pytest.mark.parametrize('name,train,heldout,new', [('summarize',56,40,40), ('answer',48,32,32), ('code',44,28,96)])
 def test_sizes_and_shape(name, train, heldout, new):
     t = load_task(name)
     assert (len(t.train), len(t.heldout), t.max_new_tokens, t.name) == (train, heldout, new, name)

@@ -164,7 +164,7 @@ def _evaluate(name, policy, critic, examples, task, seed):
     from tqdm.auto import tqdm
     from text2grad.evaluation import evaluate
     with tqdm(total=len(examples), desc=f'held-out {name}', unit='response') as bar:
-        return evaluate(policy, critic, examples, task, seed=seed, progress=bar.update)
+        return evaluate(policy, critic, examples, task, seed=seed, batch_size=16, progress=bar.update, kl_rows=8)
 
 def _load_before(path):
     from text2grad.core import from_record,read_jsonl
@@ -186,8 +186,8 @@ def quickstart_command(args)->int:
     opts = _settings(args, out)
     task = load_task(opts['task'])
     critic,heldout = rule_critic(opts['task']),task.heldout[:opts['heldout']]
-    cfg = SpanPPOConfig(steps=opts['steps'], reward=opts['reward'], seed=opts['seed'], batch_size=opts['batch_size'], minibatch_size=max(1, opts['batch_size']//2),
-                        micro_batch_size=2, epochs=1, temperature=.7, lr=opts['lr'], kl_coef=opts['kl_coef'], max_new_tokens=task.max_new_tokens)
+    cfg = SpanPPOConfig(steps=opts['steps'], reward=opts['reward'], seed=opts['seed'], batch_size=opts['batch_size'], minibatch_size=max(1, opts['batch_size']//4)*2,
+                        micro_batch_size=4, samples_per_prompt=2, epochs=1, temperature=.7, lr=opts['lr'], kl_coef=opts['kl_coef'], max_new_tokens=task.max_new_tokens)
     policy = Policy.create(*load_model(opts['model'], device=_device(args.device)), seed=cfg.seed)
     trainer = SpanPPO(policy, critic, task, cfg)
     before_file = out/'heldout-before.jsonl'
@@ -253,10 +253,10 @@ def _parser():
     q.add_argument('--task', default='summarize', choices=('summarize','answer','code'), help='which bundled task (default: summarize)')
     q.add_argument('--reward', default='span', choices=('span','scalar'), help='one reward per token, or the same total on the last token (the baseline)')
     q.add_argument('--model', help='folder or hub name of a chat model (default: SmolLM2-135M-Instruct)')
-    q.add_argument('--steps', type=_positive, default=10, help='rollout-and-update rounds (default: 10)')
-    q.add_argument('--batch-size', type=_positive, default=8, help='responses a step (default: 8)')
+    q.add_argument('--steps', type=_positive, default=8, help='rollout-and-update rounds (default: 8)')
+    q.add_argument('--batch-size', type=_positive, default=8, help='responses a step, two to each prompt (default: 8)')
     q.add_argument('--heldout', type=_positive, default=32, help='held-out prompts measured before and after (default: 32)')
-    q.add_argument('--lr', type=float, default=1e-4, help='learning rate (default: 1e-4)')
+    q.add_argument('--lr', type=float, default=5e-4, help='learning rate (default: 5e-4)')
     q.add_argument('--kl-coef', type=float, default=.05, help='weight of the KL to the reference (default: 0.05)')
     q.add_argument('--seed', type=int, default=0, help='of everything random (default: 0)')
     q.add_argument('--out', help='folder of the run (default: runs/TASK-REWARD-seedN)')

@@ -204,6 +204,7 @@ def evaluate(
     batch_size:int=8,   # Prompts answered side by side
     temperature:float=0.,# 0 is greedy
     progress=None,      # Called with the number of responses finished, after each batch
+    kl_rows:int|None=None,# Measure the exact KL on the first so many responses only; `None`: on all
 )->list:                # Rows of `measure`; needs torch
     "Answer each prompt once, let the critic read the answers, score them, and measure how far the policy has moved"
     from text2grad.alignment import token_rewards
@@ -211,12 +212,14 @@ def evaluate(
     r = judge(sample(policy, examples, task.max_new_tokens, temperature, seed, batch_size, allow_off_policy=True, progress=progress), critic)
     pay = lambda c,offs: None if c is None else sum(token_rewards(c.spans, offs))/max(1, len(offs))
     rows = measure(r.examples, [pay(e.critique, o) for e,o in zip(r.examples, r.offsets)], r.lengths.tolist(), task.metric_names)
-    return [dict(row, kl=kl) for row,kl in zip(rows, _kl(policy, r, batch_size))]
+    kls = _kl(policy, r, min(len(rows), len(rows) if kl_rows is None else kl_rows))
+    return [dict(row, kl=kl) for row,kl in zip(rows, kls+[None]*(len(rows)-len(kls)))]
 
-def _kl(policy, rollout, batch_size):
-    "Exact KL from the reference, nats a token, of each response; temperature 1"
-    sums = [policy.exact_kl(*rollout.forward_args(slice(i, i+batch_size))).sum(1).tolist() for i in range(0, len(rollout), batch_size)]
-    return [kl/max(1, n) for kl,n in zip(sum(sums, []), rollout.lengths.tolist())]
+def _kl(policy, rollout, n, batch_size=4):
+    "Exact KL from the reference, nats a token, of the first `n` responses; temperature 1"
+    parts = [slice(i, min(i+batch_size, n)) for i in range(0, n, batch_size)]
+    sums = sum((policy.exact_kl(*rollout.forward_args(p)).sum(1).tolist() for p in parts), [])
+    return [kl/max(1, length) for kl,length in zip(sums, rollout.lengths.tolist())]
 
 _names = dict(reward='critic reward per token', rouge_l='ROUGE-L', coverage='coverage of the reference', exact_match='exact match', token_f1='token F1',
               parses='code parses', length='length in tokens', kl='KL to the reference a token')

@@ -242,6 +242,13 @@ def encode(self:Policy,
     for i,r in enumerate(rows): ids[i,P-len(r):],mask[i,P-len(r):] = r,True
     return ids.to(self.device),mask.to(self.device)
 
+# %% ../nbs/07_models.ipynb #f501c9f0
+@patch(as_prop=True)
+def moved(self:Policy)->bool:
+    "Whether the policy can differ from its reference: false while an adapter over a switched-off reference is still zero"
+    second = [p for n,p in self.trainable().items() if 'lora_B' in n or 'lora_embedding_B' in n]
+    return self.reference_model!='off' or not second or any(bool(p.any()) for p in second)
+
 # %% ../nbs/07_models.ipynb #d5ab1913
 @patch
 @torch.no_grad()
@@ -250,6 +257,7 @@ def exact_kl(self:Policy,
     temperature:float=1.,                                 # That the response was sampled with
 )->torch.Tensor:                                          # (B, T): KL(policy || reference) of each predicted distribution, 0 where masked
     "Exact KL from the reference at every response token, without grad"
+    if not self.moved: return torch.zeros(response_mask.shape, device=self.device)
     ids,mask,P,T = self._trim(prompt_ids, prompt_mask, response_ids, response_mask)
     full,m = response_mask.bool(),response_mask[:,:T].bool()
     hidden = lambda model: self._predictors(model, ids, mask, P, T)[m].split(self.chunk)

@@ -49,7 +49,7 @@ class Task:
 _tasks = dict(
     summarize=dict(system='You write short, factual summaries.', instruction='Summarize the text in one sentence.',
                    template='{instruction}\n\nText: {document}\n\nSummary in one sentence:',
-                   max_new_tokens=48, metric_names=('critic_reward','rouge_l','length')),
+                   max_new_tokens=40, metric_names=('critic_reward','rouge_l','length')),
     answer=dict(system='You answer in a few words.',
                 instruction='Read the text and answer the question in a few words. If the text does not say, write "not stated".',
                 template='{instruction}\n\nText: {context}\n\nQuestion: {question}\n\nShort answer:',
