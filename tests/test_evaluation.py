@@ -160,6 +160,10 @@ def test_evaluate_a_policy():
     rows = ev.evaluate(policy, critic, exs, SimpleNamespace(max_new_tokens=6, metric_names=('critic_reward','rouge_l','length')), batch_size=1, progress=n.append)
     assert [r['reward'] is None for r in rows]==[False,True] and 0<=rows[0]['reward']<=.5 and all(1<=r['length']<=6 for r in rows) and sum(n)==2
     assert [r['example'].response for r in rows]==[r['example'].response for r in ev.evaluate(policy, critic, exs, SimpleNamespace(max_new_tokens=6, metric_names=()))], 'greedy: the batch does not matter'
+    assert [r['kl'] for r in ev.evaluate(policy, critic, exs, SimpleNamespace(max_new_tokens=6, metric_names=()), kl_rows=1)]==[0.,None]
+    for n,p in policy.trainable().items():
+        if 'lora_B' in n: p.data.add_(.3)
+    assert policy.moved and all(r['kl']>0 for r in ev.evaluate(policy, critic, exs, SimpleNamespace(max_new_tokens=6, metric_names=())))
 
 # Runs and reports
 

@@ -19,3 +19,5 @@ from .models import *
 from .rollout import *
 from .span_ppo import *
 from .evaluation import *
+
+__all__ = [n for n in globals() if n[0]!='_']

@@ -212,7 +212,8 @@ def _finish(out, opts, policy, before, after, seconds):
     from text2grad.core import to_record
     from text2grad.evaluation import compare_rows,write_report
     from text2grad.show import use_color
-    i = max(range(len(after)), key=lambda i: (after[i]['reward'] or 0)-(before[i]['reward'] or 0))
+    gain = lambda i: (after[i]['reward'] or 0)-(before[i]['reward'] or 0)
+    i = sorted(range(len(after)), key=gain)[len(after)//2]
     show = lambda r: dict(record=to_record(r['example']), reward=r['reward'])
     summary = dict(task=opts['task'], reward=opts['reward'], model=opts['model'] or 'SmolLM2-135M-Instruct', seed=opts['seed'], steps=opts['steps'], device=str(policy.device),
                    heldout=len(after), seconds=round(seconds, 1), peak_memory_mb=round(_peak_mb()), table=compare_rows(before, after),
@@ -236,7 +237,7 @@ def summary_text(
              f'{"":30}{"before":>9}{"after":>9}{"change":>9}   95% interval (paired bootstrap)   n']
     for r in summary['table']:
         lines.append(f'{r["metric"]:30}{f(r["before"]):>9}{f(r["after"]):>9}{f(r["diff"]):>9}   [{f(r["low"]):>7}, {f(r["high"]):>7}]                {r["n"]:>3}')
-    lines.append(f'\n{summary["seconds"]:.0f} s, peak memory {summary["peak_memory_mb"]/1000:.1f} GB')
+    lines.append(f'\n{summary["seconds"]:.0f} s, peak memory {summary["peak_memory_mb"]/1000:.1f} GB\n\nThe response with the median change:')
     for k in ('before','after'):
         e = from_record(summary['before_after'][k]['record'])
         text = spans_ansi(e.response, e.critique.spans, color=color) if e.critique else visible(e.response)

@@ -246,7 +246,7 @@ def encode(self:Policy,
 @patch(as_prop=True)
 def moved(self:Policy)->bool:
     "Whether the policy can differ from its reference: false while an adapter over a switched-off reference is still zero"
-    second = [p for n,p in self.trainable().items() if 'lora_B' in n or 'lora_embedding_B' in n]
+    second = [p for n,p in self.named_parameters() if p.requires_grad and ('lora_B' in n or 'lora_embedding_B' in n)]
     return self.reference_model!='off' or not second or any(bool(p.any()) for p in second)
 
 # %% ../nbs/07_models.ipynb #d5ab1913

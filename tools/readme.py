@@ -23,12 +23,12 @@ def notebook_link(m):
 
 def prose(s): return re.sub(r'(?<!!)\[([^\]]+)\]\(([^)\s]+\.ipynb)\)', notebook_link, NbdevLookup().linkify(s))
 
-def shown(o, name, images):
+def shown(o, name, alt, images):
     "One saved output as markdown; pictures go to `images`"
     d = o.get('data', {})
     if 'image/png' in d:
         images[f'{name}.png'] = b64decode(joined(d['image/png']))
-        return f'![{name}](index_files/{name}.png)'
+        return f'![{alt}](index_files/{name}.png)'
     if 'text/markdown' in d: return joined(d['text/markdown'])
     text = joined(o.get('text') or d.get('text/plain', '')).rstrip()
     return '\n'.join(f'    {l}'.rstrip() for l in text.splitlines())
@@ -43,7 +43,8 @@ def readme():
         else:
             code = '\n'.join(l for l in src.splitlines() if not l.startswith('#|')).strip()
             if code and 'echo: false' not in flags: out.append(f'``` python\n{code}\n```')
-            out += [s for j,o in enumerate(c.get('outputs', [])) if (s := shown(o, f'cell-{i}-{j}', images))]
+            alt = next((f.removeprefix('fig-alt:').strip(' "') for f in flags if f.startswith('fig-alt:')), 'Output of the code above')
+            out += [s for j,o in enumerate(c.get('outputs', [])) if (s := shown(o, f'cell-{i}-{j}', alt, images))]
     return '\n\n'.join(out)+'\n', images
 
 if __name__=='__main__':
