@@ -235,9 +235,8 @@ def bert_like():
     return PreTrainedTokenizerFast(tokenizer_object=t, pad_token='[PAD]', unk_token='[UNK]', cls_token='[CLS]', sep_token='[SEP]')
 
 def smollm():
-    root = Path(os.environ.get('TEXT2GRAD_CACHE', Path.home()/'.cache'/'text2grad'))
-    if not (root/'SmolLM2-135M-Instruct'/'tokenizer.json').exists(): pytest.skip('the default model is not in the cache')
-    return AutoTokenizer.from_pretrained(root/'SmolLM2-135M-Instruct')
+    from text2grad.pretrained import default_model
+    return AutoTokenizer.from_pretrained(default_model(progress=False))
 
 @pytest.fixture(scope='module', params=[byte_level, llama_like, t5_like, bert_like, smollm], ids=lambda f: f.__name__)
 def tok(request): return request.param()

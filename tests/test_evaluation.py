@@ -151,7 +151,6 @@ def test_measure_and_compare_rows():
     assert ev.compare_rows([], [])==[]
 
 def test_evaluate_a_policy():
-    for m in ('alignment','rollout','models'): pytest.importorskip(f'text2grad.{m}')
     from types import SimpleNamespace
     from text2grad.models import Policy,tiny_lm
     policy,n = Policy.create(*tiny_lm()),[]

@@ -17,6 +17,7 @@ from .losses import *
 from .pretrained import *
 from .models import *
 from .rollout import *
+from .runs import *
 from .span_ppo import *
 from .evaluation import *
 

@@ -6,11 +6,11 @@ Docs: https://text2grad.github.io/text2grad/span_ppo.html.md"""
 
 # %% auto #0
 __all__ = ['SpanPPOConfig', 'derived_seed', 'permutation', 'prompt_rows', 'span_reward', 'scalar_reward', 'SpanPPO',
-           'NonFiniteError', 'CheckpointError', 'write_checkpoint', 'check_checkpoint', 'latest_checkpoint',
-           'RunFolderError', 'RunFolder', 'sample_rows', 'ProgressBar', 'StopOnSignal']
+           'NonFiniteError', 'CheckpointError', 'ProgressBar', 'RunFolder', 'RunFolderError', 'StopOnSignal',
+           'check_checkpoint', 'latest_checkpoint']
 
 # %% ../nbs/10_span_ppo.ipynb #46afeb69
-import fcntl,hashlib,json,math,os,random,shutil,signal,threading,time
+import hashlib,json,math,random,time
 import numpy as np, torch
 from contextlib import contextmanager
 from dataclasses import asdict,dataclass,fields
@@ -21,6 +21,10 @@ from .alignment import token_rewards
 from .core import dumps,loads,write_file
 from .losses import AdaptiveKL,FixedKL,explained_variance,gae,kl_penalty,masked_mean,missing_eos,policy_loss,shape_rewards,token_scores,value_loss,whiten
 from .rollout import judge,sample
+from .runs import CheckpointError,ProgressBar,RunFolder,RunFolderError,StopOnSignal,check_checkpoint,latest_checkpoint
+
+# %% ../nbs/10_span_ppo.ipynb #be6c7d39
+_all_ = ['CheckpointError','ProgressBar','RunFolder','RunFolderError','StopOnSignal','check_checkpoint','latest_checkpoint'] # of `runs`
 
 # %% ../nbs/10_span_ppo.ipynb #e6297894
 @dataclass(frozen=True)
@@ -166,8 +170,9 @@ def one_step(self:SpanPPO)->dict:
 def phase(self:SpanPPO,
     name:str # Key in `seconds`
 ):
-    "Time a phase of a step"
-    t = time.perf_counter()
+    "Time a phase of a step, and tell the callbacks of it"
+    self.doing,t = name,time.perf_counter()
+    self.call('on_phase')
     yield
     self.seconds[name] = self.seconds.get(name, 0)+time.perf_counter()-t
 
@@ -219,6 +224,7 @@ def logps(self:SpanPPO,
     pad,back = lambda x: torch.nn.functional.pad(x, (0, T-x.shape[1])),torch.cat(parts).argsort()
     return SimpleNamespace(**{k:None if getattr(outs[0], k) is None else torch.cat([pad(getattr(o, k)) for o in outs])[back] for k in vars(outs[0])})
 
+# %% ../nbs/10_span_ppo.ipynb #bc4950e1
 @patch
 def experience(self:SpanPPO,
     rollout, # A judged `Rollout`
@@ -312,67 +318,6 @@ def save_nonfinite(self:SpanPPO,
     raise NonFiniteError(f'step {self.step}, responses {bad} of the batch: {what}. The optimizer has not stepped. The responses and their tensors are in {path}; '
                          'look for a critic score, learning rate or KL coefficient that is far too large')
 
-# %% ../nbs/10_span_ppo.ipynb #a3ab089f
-class CheckpointError(RuntimeError): "No checkpoint that can be used"
-
-def _sha(p): return hashlib.sha256(Path(p).read_bytes()).hexdigest()
-
-def _fsync_dir(p):
-    fd = os.open(p, os.O_RDONLY)
-    try: os.fsync(fd)
-    finally: os.close(fd)
-
-def write_checkpoint(
-    root:Path,      # Folder of all checkpoints of a run
-    step:int,       # Steps that are done
-    files:dict,     # Name -> bytes
-    keep:int=2,     # Checkpoints that stay
-)->Path:
-    "Write a checkpoint so that it is there whole or not at all"
-    root.mkdir(parents=True, exist_ok=True)
-    tmp,dest = root/f'ckpt.tmp-{os.getpid()}',root/f'ckpt-{step:06d}'
-    shutil.rmtree(tmp, ignore_errors=True)
-    try:
-        tmp.mkdir()
-        for name,data in files.items(): write_file(tmp/name, data)
-        manifest = {name:dict(sha256=hashlib.sha256(data).hexdigest(), size=len(data)) for name,data in files.items()}
-        write_file(tmp/'MANIFEST.json', dumps(dict(format=1, step=step, files=manifest)).encode())
-        _fsync_dir(tmp)
-        if dest.exists(): shutil.rmtree(dest)
-        os.rename(tmp, dest)
-    except BaseException:
-        shutil.rmtree(tmp, ignore_errors=True)
-        raise
-    _fsync_dir(root)
-    for old in sorted(root.glob('ckpt-*'))[:-keep]: shutil.rmtree(old)
-    return dest
-
-# %% ../nbs/10_span_ppo.ipynb #43ee444f
-def check_checkpoint(
-    path:Path, # A folder `ckpt-000123`
-)->str:        # What is wrong with it; empty if it is whole
-    "Compare a checkpoint with its manifest"
-    try: m = loads((path/'MANIFEST.json').read_text())
-    except (OSError,ValueError) as e: return f'MANIFEST.json cannot be read ({e})'
-    if m.get('format')!=1: return f'its format is {m.get("format")!r}, this version reads format 1'
-    for name,f in m['files'].items():
-        p = path/Path(name).name
-        if not p.is_file(): return f'{name} is missing'
-        if p.stat().st_size!=f['size'] or _sha(p)!=f['sha256']: return f'{name} is not the file that was saved'
-    return ''
-
-def latest_checkpoint(
-    root:Path, # Folder of all checkpoints of a run
-)->tuple:      # `(path, skipped)`: the newest whole checkpoint, and what is wrong with those newer than it
-    "Find the checkpoint to resume from; `CheckpointError` if there is none"
-    skipped = []
-    for p in sorted(Path(root).glob('ckpt-[0-9]*'), reverse=True):
-        wrong = check_checkpoint(p)
-        if not wrong: return p,skipped
-        skipped.append(f'{p.name}: {wrong}')
-    found = 'found '+'; '.join(skipped) if skipped else 'there is none'
-    raise CheckpointError(f'{root}: no checkpoint to resume from: {found}. Start the run again under another name, or without --resume')
-
 # %% ../nbs/10_span_ppo.ipynb #c7437472
 @patch
 def state_files(self:SpanPPO)->dict: # Name -> bytes
@@ -406,98 +351,3 @@ def load_state(self:SpanPPO,
     np.random.set_state(('MT19937', rng['numpy'].numpy().astype(np.uint32), state['numpy_pos']))
     random.setstate((3, tuple(rng['python'].tolist()), None))
     self.step,self.total = state['step'],state['total']
-
-# %% ../nbs/10_span_ppo.ipynb #72860019
-class RunFolderError(RuntimeError): "A run folder that is taken, by another run or by another process"
-
-class RunFolder:
-    "Log, samples and checkpoints of a run in one folder"
-    def __init__(self,
-        path:str|Path,     # `runs/NAME`
-        resume:bool=False, # Go on from the newest whole checkpoint
-    ):
-        self.path,self.resume = Path(path),resume
-
-    def before_fit(self, t):
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.lock = open(self.path/'.lock', 'a')
-        try: fcntl.flock(self.lock, fcntl.LOCK_EX|fcntl.LOCK_NB)
-        except OSError: raise RunFolderError(f'{self.path}: another process is training into this folder; wait for it, or choose another --out') from None
-        t.run_dir,ckpts = self.path,self.path/'checkpoints'
-        for p in ckpts.glob('ckpt.tmp-*'): shutil.rmtree(p)
-        if self.resume:
-            at,self.skipped = latest_checkpoint(ckpts)
-            t.load_state(at)
-        elif any(ckpts.glob('ckpt-*')): raise RunFolderError(f'{self.path} already holds a run; resume it, or choose another --out')
-        for name in ('metrics.jsonl','samples.jsonl'): _trim_log(self.path/name, t.step)
-        if not self.resume: self.save(t)
-
-    def after_step(self, t):
-        _append(self.path/'samples.jsonl', sample_rows(t))
-        _append(self.path/'metrics.jsonl', [dict(step=t.step, **{k:None if isinstance(v, float) and not math.isfinite(v) else v for k,v in t.stats.items()},
-                                                 seconds={k:round(v, 3) for k,v in t.seconds.items()})])
-        if t.step%t.config.save_every==0 or t.stop or t.step>=t.total: self.save(t)
-
-    def after_fit(self, t):
-        if getattr(self, 'lock', None): self.lock.close()
-    def save(self, t): write_checkpoint(self.path/'checkpoints', t.step, t.state_files(), t.config.keep)
-
-# %% ../nbs/10_span_ppo.ipynb #8cf25d49
-def _append(path, rows):
-    with open(path, 'ab') as f: f.write(''.join(dumps(r)+'\n' for r in rows).encode())
-
-def _trim_log(path, step):
-    "Drop the lines of steps after `step`, and a last line that was torn"
-    if not path.exists(): return write_file(path, b'')
-    kept = []
-    for raw in path.read_bytes().splitlines(keepends=True):
-        try: ok = raw.endswith(b'\n') and loads(raw)['step']<=step
-        except (ValueError,KeyError): ok = False
-        if ok: kept.append(raw)
-    write_file(path, b''.join(kept))
-
-# %% ../nbs/10_span_ppo.ipynb #9279cd08
-def sample_rows(
-    t:SpanPPO, # After a step
-)->list:       # One row for each logged response
-    "The tokens of some responses with everything that was computed for them"
-    from text2grad.core import to_record
-    x,k = t.batch,min(t.config.log_samples, len(t.batch.rollout))
-    if not k: return []
-    rows = torch.arange(k)
-    T = x.rollout.forward_args(rows)[3].shape[1]
-    with torch.no_grad(): new = t.policy.forward(*x.rollout.forward_args(rows), temperature=t.config.temperature, with_values=False).logps
-    cols = dict(reward=x.scores, value=x.values, advantage=x.advantages, kl=x.kl, logp_old=x.logps, logp_new=new)
-    cols = {n:(v[:k,:T]).float().cpu().numpy().round(5).tolist() for n,v in cols.items()}
-    out = []
-    for i in range(k):
-        e,pieces = x.rollout.examples[i],x.rollout.pieces(i)
-        rec = to_record(e)
-        critique = None if e.critique is None else dict(text=e.critique.text, spans=rec.get('spans', []), unresolved=rec.get('omissions', []), source=e.critique.source)
-        tokens = [dict(text=p, **{n:v[i][j] for n,v in cols.items()}) for j,p in enumerate(pieces)]
-        out.append(dict(step=t.step, id=e.meta.get('id'), prompt=e.prompt, response=e.response, critique=critique, tokens=tokens))
-    return out
-
-# %% ../nbs/10_span_ppo.ipynb #0454981e
-class ProgressBar:
-    "One bar over the steps, with the reward and the KL"
-    def before_fit(self, t):
-        from tqdm.auto import tqdm
-        self.bar = tqdm(total=t.total, initial=t.step, desc='span PPO', unit='step')
-    def after_step(self, t):
-        s = t.stats
-        self.bar.set_postfix_str(f'reward {s["reward"] if s["reward"] is None else round(s["reward"], 3)}, KL {s["kl"]:.2f}, {s["length"]:.0f} tokens')
-        self.bar.update()
-    def after_fit(self, t): self.bar.close()
-
-class StopOnSignal:
-    "Ctrl-C or SIGTERM ends the run after the step in hand; a second one ends it at once. Outside the main thread signals cannot be caught, and it does nothing"
-    def before_fit(self, t):
-        self.signal,self.old = None,{}
-        if threading.current_thread() is not threading.main_thread(): return
-        def stop(sig, frame):
-            if self.signal: raise KeyboardInterrupt
-            self.signal,t.stop = sig,True
-        self.old = {s:signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-    def after_fit(self, t):
-        for s,h in self.old.items(): signal.signal(s, h)
