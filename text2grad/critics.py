@@ -12,7 +12,7 @@ from dataclasses import replace
 from fastcore.basics import patch
 
 # %% ../nbs/05_critics.ipynb #f085a5a6
-from .alignment import find_spans,token_rewards
+from .alignment import bounded,find_spans,token_rewards
 from .answer_rules import ANSWER
 from .code_rules import CODE
 from .core import Critique,Example,Quote
@@ -64,15 +64,7 @@ def judge(self:RuleCritic,
     spans,lost = find_spans(ex.response, [q for q in found if not isinstance(q, Omission)])
     missing = [Quote(q.text, q.score, q.reason) for q in found if isinstance(q, Omission)]
     text = ' '.join(dict.fromkeys(q.reason for q in found if q.reason)) or 'There is nothing to praise and nothing to blame.'
-    return Critique(text, _bounded(spans, ex.response, self.limit), [*missing, *lost], source)
-
-# %% ../nbs/05_critics.ipynb #a92cbe2c
-def _bounded(spans, response, limit):
-    "Scale praise and blame down to at most `limit` each"
-    mass = [s.score*max(1, len(pieces(response[s.start:s.end]))) for s in spans]
-    up,down = sum(m for m in mass if m>0),-sum(m for m in mass if m<0)
-    k = lambda s: min(1., limit/(up if s.score>0 else down)) if s.score else 1.
-    return [replace(s, score=s.score*k(s)) for s in spans]
+    return Critique(text, bounded(spans, pieces(ex.response), self.limit), [*missing, *lost], source)
 
 # %% ../nbs/05_critics.ipynb #001bb2e8
 def critic_reward(
