@@ -1,11 +1,11 @@
 "Each rule: responses it must find something in and near misses it must leave alone; then what a hostile response can try"
-import time
+import math,time
 from dataclasses import replace
 import pytest
 from hypothesis import given,settings,strategies as st
 from text2grad import answer_rules as A,code_rules as C,text_rules as T
-from text2grad.core import Critique,Example,Quote
-from text2grad.critics import RuleCritic,RuleError,critic_reward,rule_critic
+from text2grad.core import Critique,Example,Judgement,Quote,Span,loads
+from text2grad.critics import Majority,RuleCritic,RuleError,Weighted,critic_reward,rule_critic
 from text2grad.tasks import load_task
 
 DOC = ('A ferry with 148 passengers ran aground on a sandbank near the island of Soro on Sunday afternoon after its engine lost power. '
@@ -363,3 +363,82 @@ def test_sixty_four_summaries_take_well_under_a_second():
     took = time.process_time()-start
     print(f'64 summaries: {took:.2f} s')
     assert took<1.5
+
+
+# Critics together
+
+class Fixed:
+    "Says the same critique of everything; `None` and exceptions too"
+    def __init__(self, critique, name='fixed'): self.critique,self.source,self.fingerprint = critique,name,f'"{name}"'
+    def __call__(self, examples): return [self.critique]*len(examples)
+
+def says(*spans, text='', lost=()): return Fixed(Critique(text or ' '.join(s.reason for s in spans), spans, lost))
+ten = Example('', 'abcdefghij')
+
+def test_weighted_scales_clips_and_keeps_what_is_unresolved():
+    a,b = says(Span(0, 4, .5, reason='A.'), lost=[Quote('x', -1.)]),says(Span(2, 6, -1., reason='B.'), lost=[Quote('x', -1.), Quote('y', 1.)])
+    c = Weighted([a, b], [3, .5], limit=99)([ten])[0]
+    assert [(s.start, s.end, s.score) for s in c.spans]==[(0, 4, 1.), (2, 6, -.5)]
+    assert c.text=='A. B.' and [q.text for q in c.unresolved]==['x','y'] and c.source=='weighted(fixed, fixed)'
+
+def test_a_weight_of_0_silences_and_bad_weights_are_refused():
+    c = Weighted([says(Span(0, 4, .5, reason='A.')), says(Span(2, 6, -1., reason='B.'))], [0, 1])([ten])[0]
+    assert [(s.start, s.end) for s in c.spans]==[(2, 6)] and c.text=='B.'
+    for bad in ([1], [1, -1], [1, math.nan], [1, math.inf]):
+        with pytest.raises(ValueError, match='weight'): Weighted([Fixed(None)]*2, bad)
+    with pytest.raises(ValueError, match='at least one'): Weighted([])
+    with pytest.raises(ValueError, match='disagreement'): Majority([Fixed(None)], 'loudest')
+
+def test_a_sum_is_flat_and_bounded():
+    r = RuleCritic([], 'r')
+    assert len((r+r+r).critics)==3 and len((Weighted([r, r], [1, 2])+r).critics)==2
+    full = Weighted([says(Span(0, 1, 1.)), says(Span(2, 3, 1.)), says(Span(4, 5, -1.))], limit=1.)([Example('', 'a b c')])[0]
+    assert [s.score for s in full.spans]==[.5, .5, -1.]
+
+def test_none_is_no_vote_and_all_none_is_none():
+    blame = says(Span(0, 3, -1., reason='No.'))
+    for kind in (Weighted, Majority):
+        assert kind([blame, Fixed(None)])([ten])[0].spans[0].score==-1.
+        assert kind([Fixed(None)]*2)([ten])==[None]
+
+def test_errors_of_the_parts_are_kept():
+    class Broken(Fixed):
+        def judgements(self, examples): return [Judgement(None, 'the server is away') for _ in examples]
+    j = Weighted([Broken(None), says(Span(0, 1, 1.))]).judgements([ten])[0]
+    assert j.critique is not None and not j.error and j.info['critics'][0]['error']=='the server is away' and j.info['judged']==1
+    assert Weighted([Broken(None)]*2).judgements([ten])[0].error=='the server is away'
+
+def test_a_critic_that_loses_a_response_is_named():
+    class Short(Fixed):
+        def __call__(self, examples): return []
+    with pytest.raises(ValueError, match='0 judgements for 1 responses'): (RuleCritic([], 'r')+Short(None))([ten])
+
+def test_majority_votes_piece_by_piece():
+    a,b,c = says(Span(0, 6, -1., reason='A.')),says(Span(4, 10, -.5, reason='B.')),says(Span(0, 5, .5, reason='C.'))
+    got = lambda **k: [(s.start, s.end, s.score) for s in Majority([a, b, c], **k)([ten])[0].spans]
+    assert got()==[(4, 6, -.75)]
+    assert got(disagreement='blame')==[(0, 4, -1.), (4, 6, -.75)]
+    assert got(disagreement='mean')==[(0, 4, pytest.approx(-.5/3)), (4, 6, -.75)]
+
+def test_majority_of_one_is_that_one_merged():
+    c = says(Span(0, 3, .5, reason='X.'), Span(3, 6, .5, reason='X.'), Span(8, 8, -1.))
+    assert [(s.start, s.end, s.score) for s in Majority([c])([ten])[0].spans]==[(0, 6, .5), (8, 8, -1.)]
+
+spans_of_ten = st.lists(st.tuples(st.integers(0, 10), st.integers(0, 10), st.floats(-1, 1)).map(lambda t: Span(min(t[:2]), max(t[:2]), t[2], reason='r.')), max_size=4)
+
+@given(st.lists(spans_of_ten, min_size=1, max_size=4), st.sampled_from(['none','mean','blame']))
+@settings(max_examples=200, deadline=None)
+def test_majority_stays_inside_and_unanimity_wins(many, rule):
+    critics = [says(*s) for s in many]
+    c = Majority(critics, rule, limit=99)([ten])[0]
+    for i in range(10):
+        votes = [max(-1., min(1., sum(s.score for s in ss if s.start<=i<s.end))) for ss in many]
+        got = sum(s.score for s in c.spans if s.start<=i<s.end)
+        if all(v>0 for v in votes) or all(v<0 for v in votes): assert got==pytest.approx(sum(votes)/len(votes))
+        if not any(votes): assert got==0
+        assert min(votes+[0])-1e-9<=got<=max(votes+[0])+1e-9
+
+def test_fingerprints_tell_critics_apart():
+    a,b = rule_critic('code'),rule_critic('summarize')
+    prints = [c.fingerprint for c in (a, b, a+b, b+a, Weighted([a, b], [1, 2]), Majority([a, b]), Majority([a, b], 'mean'), RuleCritic([], 'x', version='2'), RuleCritic([], 'x'))]
+    assert len(set(prints))==len(prints) and all(loads(p) for p in prints)
