@@ -365,6 +365,12 @@ def test_sixty_four_summaries_take_well_under_a_second():
     assert took<1.5
 
 
+@pytest.mark.parametrize('name,other', [('St. Brendan','Saint Brendan'), ('Saint Brendan','St Brendan'), ('Main St','Main Street'), ('Mt Ash','Mount Ash')])
+def test_shortened_titles_are_the_same_name(name, other):
+    said,source = 'The boat that we all saw is called {} now.','Everybody knows the old boat {} by sight.'
+    assert not quoted(T.unsupported, said.format(name), document=source.format(other))
+    assert quoted(T.unsupported, said.format(name), document=source.format(''))
+
 # Critics together
 
 class Fixed:

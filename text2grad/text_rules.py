@@ -191,9 +191,12 @@ def vocabulary(
     nums = {v for *_,v in numbers(source)} | {str(int(h)%k) for *_,v in numbers(source) if ':' in v for h in [v.split(':')[0]] for k in (12,24)}
     return frozenset(parts), frozenset(_stem(w) for w in words if w[0].isupper() and len(w)>2), ''.join(w[0].upper() for w in words), frozenset(nums)
 
+_same = [{_stem(w) for w in g.split()} for g in ('st saint street', 'mt mount mountain', 'ft fort', 'dr doctor', 'prof professor', 'ave avenue', 'rd road')]
+
 def _known(w, source):
     "Whether a name stands in the source in some form: inflected, as part of a compound, shortened"
     vocab,caps,initials,_ = vocabulary(source)
+    if any(_stem(w) in g and g&vocab for g in _same): return True
     if _stem(w) in vocab or all(_stem(p) in vocab for p in re.split("[-'’]", w)) or (w.isupper() and w in initials): return True
     s = _stem(w)
     return any(v.startswith(s[:max(4, min(len(s), len(v))-2)]) and len(s)>3 or min(len(s), len(v))>2 and (s.startswith(v) or v.startswith(s)) for v in caps)
