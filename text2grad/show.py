@@ -138,9 +138,10 @@ def table_html(
 def _score_html(v): return f'<span style="padding:.1em .3em;{_paint(v, 1.)}">{v:+.2f}</span>'
 
 def _span_rows(spans, words):
+    said = [None,*(s.reason for s in spans)]
     for i,(s,w) in enumerate(zip(spans, words), 1):
         how = '' if s.match in ('given','exact') else f' ({s.match} match, {s.similarity:.2f})'
-        yield [str(i), _score_html(s.score), esc(w or '(insert here)'), esc(s.reason+how)]
+        yield [str(i), _score_html(s.score), esc(w or '(insert here)'), ('<i>as above</i>' if s.reason and s.reason==said[i-1] else esc(s.reason))+esc(how)]
 
 def _critique_side(c, words):
     "The critique's prose, its spans and what could not be placed"
