@@ -141,7 +141,7 @@ def _span_rows(spans, words):
     said = [None,*(s.reason for s in spans)]
     for i,(s,w) in enumerate(zip(spans, words), 1):
         how = '' if s.match in ('given','exact') else f' ({s.match} match, {s.similarity:.2f})'
-        yield [str(i), _score_html(s.score), esc(w or '(insert here)'), ('<i>as above</i>' if s.reason and s.reason==said[i-1] else esc(s.reason))+esc(how)]
+        yield [str(i), _score_html(s.score), esc(w or '(insert here)'), ('<span style="opacity:.7">as above</span>' if s.reason and s.reason==said[i-1] else esc(s.reason))+esc(how)]
 
 def _critique_side(c, words):
     "The critique's prose, its spans and what could not be placed"
