@@ -365,6 +365,11 @@ def test_sixty_four_summaries_take_well_under_a_second():
     assert took<1.5
 
 
+@pytest.mark.parametrize('odd', ['1.31:45', '1:31.45', '0:0:0', '12:345', '1,5:00', '9'*5000+':00', '25:99', ':00', '1.2.3:4'])
+def test_numbers_of_any_shape_break_no_rule(odd):
+    for said,source in ((f'She ran it in {odd} today.', 'She ran it at 5 today.'), ('She ran it at 5:00 today.', f'She ran it in {odd} today.')):
+        assert rule_critic('summarize')([ex(said, document=source)])[0] is not None
+
 @pytest.mark.parametrize('name,other', [('St. Brendan','Saint Brendan'), ('Saint Brendan','St Brendan'), ('Main St','Main Street'), ('Mt Ash','Mount Ash')])
 def test_shortened_titles_are_the_same_name(name, other):
     said,source = 'The boat that we all saw is called {} now.','Everybody knows the old boat {} by sight.'

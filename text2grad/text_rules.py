@@ -181,6 +181,8 @@ def source_of(
     "All that a response may speak of"
     return '\n'.join(ex.meta[k] for k in ('document','context','question') if isinstance(ex.meta.get(k), str))
 
+_clock = re.compile(r'(\d{1,2}):(\d\d)\Z')
+
 @lru_cache(maxsize=512)
 def vocabulary(
     source:str, # A document or passage
@@ -188,7 +190,7 @@ def vocabulary(
     "What a source has, ready to be looked up"
     words = [m[0] for m in _word.finditer(source)]
     parts = {_stem(p) for w in words for p in (w, *re.split("[-'’]", w))}
-    nums = {v for *_,v in numbers(source)} | {str(int(h)%k) for *_,v in numbers(source) if ':' in v for h in [v.split(':')[0]] for k in (12,24)}
+    nums = {v for *_,v in numbers(source)} | {str(int(m[1])%k) for *_,v in numbers(source) if (m := _clock.match(v)) for k in (12,24)}
     return frozenset(parts), frozenset(_stem(w) for w in words if w[0].isupper() and len(w)>2), ''.join(w[0].upper() for w in words), frozenset(nums)
 
 _same = [{_stem(w) for w in g.split()} for g in ('st saint street', 'mt mount mountain', 'ft fort', 'dr doctor', 'prof professor', 'ave avenue', 'rd road')]
@@ -206,7 +208,7 @@ _rough = re.compile(r'\b(?:about|around|nearly|almost|over|under|roughly|some|ap
 def _known_number(w, text, source):
     "Whether a number stands in the source: the value, the hour of a clock time, or nearly so after 'about'"
     nums,v = vocabulary(source)[3],w.stem[1:]
-    if v in nums or w.text.casefold() in ('one','two') or v.endswith(':00') and str(int(v.split(':')[0])%12) in nums: return True
+    if v in nums or w.text.casefold() in ('one','two') or (m := _clock.match(v)) and m[2]=='00' and str(int(m[1])%12) in nums: return True
     f = lambda x: float(x) if re.fullmatch(r'\d+(?:\.\d+)?', x) else math.inf
     return bool(_rough.search(text[max(0, w.start-20):w.start])) and any(abs(f(v)-f(n))<=.1*f(n)<math.inf for n in nums)
 
