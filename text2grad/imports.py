@@ -169,7 +169,10 @@ class ImportReport:
         lines = [f'{self.source}, {self.where}: {self.rows} rows read, {len(self.skipped)} skipped, {self.examples} examples',
                  f'spans: {", ".join(f"{n} {k}" for k,n in sorted(self.spans.items())) or "none"}; {self.unresolved} quotes unresolved, {self.omissions} omissions']
         for name,items in (('skipped',self.skipped), ('note on',self.notes)):
-            lines += [f'{name} row {i}: {why}' for i,why in items[:20]]+[f'... and {len(items)-20} more ({name})']*(len(items)>20)
+            same = {}
+            for i,why in items: same.setdefault(why, []).append(str(i))
+            some = [f'{name} row{"s"[:len(at)>1]} {", ".join(at[:5])}{f" and {len(at)-5} more" if len(at)>5 else ""}: {why}' for why,at in same.items()]
+            lines += some[:20]+[f'... and {len(some)-20} more reasons ({name})']*(len(some)>20)
         return '\n'.join(lines+[f'columns not used: {", ".join(sorted(self.unused))}']*bool(self.unused))
     __repr__ = __str__
     def count(self, records):

@@ -18,8 +18,8 @@ from .imports import Imported,char_offsets,diff_spans,fields,import_rows,locate,
 from .tasks import _blank,_kodcode,_slf5k
 
 # %% ../nbs/04i_people.ipynb #cae572b5
-_order_re = re.compile(r'(?P<op>remove|replace|modify|add) the information about (?P<about>.+?)'
-                       r'(?: from the summary| (?:to|in) the summary| with the information about (?P<fix>.+?))?\.?\s*', re.I|re.S)
+_order_re = re.compile(r'(?P<op>remove|replace|modify|add) the information about\s+(?P<about>\S|\S.*?\S)'
+                       r'(?:\s+from the summary|\s+(?:to|in) the summary|\s+with the information about\s+(?P<fix>.+?))?\s*\.?\s*', re.I|re.S)
 _maybe = lambda t: (t, type(None))
 _said = lambda text,kind: [dict(text=text, kind=kind, origin='human')] if text and text.strip() else []
 
@@ -172,7 +172,7 @@ def _halu_answer(r, n, marks, scores, note):
         about = dict(score=scores[label], label=label, origin='human', annotator=who)
         s = _halu_span(response, words, label, scores[label], seen.setdefault(label, []), note)
         if s: spans.append(s | about | (dict(feedback=len(said)) if why else {}))
-        else: lost.append(dict(text=words, reason=why) | about)
+        else: lost.append(dict(text=words, reason=why) | about | (dict(feedback=len(said)) if why else {}))
         if why: said.append(dict(text=why, kind='justification', annotator=who, origin='human'))
     return spans,said,lost
 
@@ -278,7 +278,7 @@ def from_squad(
     "SQuAD: questions about a passage (Rajpurkar et al. 2016, 2018)"
     part = _split(source, split)
     def convert(r, i, report):
-        context,question,answers,open_,title = fields(r, dict(context=str, question=str, answers=_maybe(list), is_impossible=_maybe(bool), title=_maybe(str)))
+        context,question,answers,open_,title,other = fields(r, dict(context=str, question=str, answers=_maybe(list), is_impossible=_maybe(bool), title=_maybe(str), plausible_answers=_maybe(list)))
         got = [fields(a, dict(text=str, answer_start=_maybe(int)), f'answers[{k}].') if isinstance(a, dict) else [None]*2 for k,a in enumerate(answers or [])]
         if any(t is None for t,_ in got): raise ValueError('answers: each must be an object with a text')
         if not got and not open_: raise ValueError('answers: there are none, and is_impossible is not true')
@@ -288,7 +288,7 @@ def from_squad(
             elif n is None or context[n:n+len(t)]!=t: report.notes.append((i, f'answer {t!r} does not stand in its passage'))
         ref = list(dict.fromkeys(t for t,_ in got)) if not open_ else ['not stated']
         return [dict(id=_id('squad', part, r.get('id') or i), task='answer', prompt=_blank('answer').messages(context=context, question=question), response='', split=part,
-                     context=context, question=question, reference=ref, meta={k:v for k,v in dict(source='SQuAD', title=title, answers=answers).items() if v is not None})]
+                     context=context, question=question, reference=ref, meta={k:v for k,v in dict(source='SQuAD', title=title, answers=answers, plausible_answers=other).items() if v is not None})]
     return import_rows('SQuAD', _questions(source), convert, ('context','question','answers','is_impossible','title','id','plausible_answers'), strict)
 
 # %% ../nbs/04i_people.ipynb #4225a436
