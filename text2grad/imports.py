@@ -185,16 +185,25 @@ class Imported(list):
     "Examples, with the `report` on how they were made"
     def __init__(self, examples, report): super().__init__(examples); self.report = report
 
-# %% ../nbs/04i_imports.ipynb #b9f0ad58
+# %% ../nbs/04i_imports.ipynb #d1de859a
 _log = logging.getLogger('text2grad')
 
+def _repeated(records):
+    "`(record, new id)` of each record whose id an earlier one has"
+    seen = Counter()
+    for r in records:
+        key = r.get('id')
+        seen[key] += 1
+        if key is not None and seen[key]>1: yield r,f'{key}#{seen[key]}'
+
+# %% ../nbs/04i_imports.ipynb #b9f0ad58
 def import_rows(
     name:str,           # Whose format it is
     source,             # A file or rows, for `read_rows`; or what it returned
     convert,            # `convert(row, number, report) -> list of records`; raises `ValueError` for a row that cannot be used
     columns:tuple=(),   # Fields of a row that `convert` knows; others are reported as unused
     strict:bool=False,  # Raise `RecordError` if any row is skipped
-    join=None,          # `join(records) -> records`, for feedback that is spread over rows
+    join=None,          # `join(records, report) -> records`, for feedback that is spread over rows
 )->Imported:            # Examples; `RecordError` if no row can be used
     "Turn rows into examples, and account for each"
     where,rows = source if isinstance(source, tuple) else read_rows(source)
@@ -211,7 +220,8 @@ def import_rows(
     if not rows: raise RecordError(where, ['no rows: there is nothing in it'])
     if bad and (strict or not records): raise RecordError(where, bad if records else [f'no row can be used: is this in the format of {name}?', *bad])
     if bad: _log.warning('%s, %s: %d of %d rows skipped, the first is %s', name, where, len(bad), len(rows), bad[0])
-    records = join(records) if join else records
+    records = join(records, report) if join else records
+    for r,again in _repeated(records): report.notes.append((r['id'], f'an id of several rows; this one became {again}')); r['id'] = again
     report.count(records)
     report.examples = len(records)
     return Imported([from_record(r) for r in records], report)

@@ -56,7 +56,7 @@ def _judged(r, response):
         said,pairs = fields(r, dict(textual_feedback=(str,type(None)), word_score_list=list))
         return Critique(said or '', *word_spans(response, pairs), 'text2grad/words')
     wire = parse_critique(_stored(r))
-    if wire is None: raise ValueError('critique: cannot be read; it must be JSON with textual_feedback, good_spans and poor_spans, or Code Feedback, wrong_code and improvement_code')
+    if wire is None: raise ValueError('no critique that can be read: expected JSON with textual_feedback, good_spans and poor_spans, or with Code Feedback, wrong_code and improvement_code')
     return replace(align(response, wire), source='text2grad/text')
 
 # %% ../nbs/04i_paper.ipynb #70180b7c

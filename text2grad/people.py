@@ -139,6 +139,7 @@ def _cell(r, k):
     "A list that a cell holds as a Python literal; empty for an empty cell"
     v = r.get(k) or ''
     if isinstance(v, list): return v
+    if not isinstance(v, str): raise ValueError(f'{k}: must be the text of a Python list, got {type(v).__name__}')
     if v.strip() in ('','NA','NaN','nan','[]'): return []
     try: v = ast.literal_eval(v.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError): raise ValueError(f'{k}: {v[:60]!r} is no Python list; expected a cell such as [\'some words\']') from None
@@ -176,24 +177,29 @@ def _halu_answer(r, n, marks, scores, note):
         if why: said.append(dict(text=why, kind='justification', annotator=who, origin='human'))
     return spans,said,lost
 
-def _join_annotators(records):
+def _join_annotators(records, report):
     "One record for all that was said about the same answer to the same question"
     out = {}
     for r in records:
         key = r['meta'].get('source_file', r['id']),r['prompt'],r['response']
         if key not in out: out[key] = r; continue
         o = out[key]; n = len(o['feedback'])
-        o['spans']    += [s | (dict(feedback=s['feedback']+n) if 'feedback' in s else {}) for s in r['spans']]
+        moved = lambda k: [s | (dict(feedback=s['feedback']+n) if 'feedback' in s else {}) for s in r.get(k, [])]
+        o['spans'] += moved('spans')
+        if moved('omissions'): o['omissions'] = o.get('omissions', [])+moved('omissions')
         for k in ('feedback','preferences'): o[k] += r[k]
-        if r.get('omissions'): o['omissions'] = o.get('omissions', [])+r['omissions']
+        o['meta']['question_misconceptions'] += r['meta']['question_misconceptions']
+        if r.get('scores')!=o.get('scores'): report.notes.append((r['meta']['row']+1, f"answer {r['meta']['answer']} has other scores here than in row {o['meta']['row']+1}, whose scores are kept"))
     return list(out.values())
 
 # %% ../nbs/04i_people.ipynb #35582947
+_halu_texts = ('source_file','annotator','ans1_label','ans2_label','ans_preference','ans_preference_reason','category','')
+
 def _halu_scored(r, who):
     "The numbers that a row has for one answer"
     vals = {k:r.get(f'{k}_{who}_score') for k in ('factuality','relevance','completeness','reference','overall')}
     try: return {k:float(v) for k,v in vals.items() if v not in (None,'')} or None
-    except ValueError: raise ValueError(f'scores of the {who} answer must be numbers, got {vals}') from None
+    except (ValueError, TypeError): raise ValueError(f'scores of the {who} answer must be numbers, got {vals}') from None
 
 def from_haluquestqa(
     source,            # `complete_data.csv`, or rows with its columns
@@ -204,23 +210,24 @@ def from_haluquestqa(
     "HaluQuestQA: expert marks in long answers, with reasons (Sachdeva et al. 2025)"
     scores,aspects = _halu_scores | (scores or {}),('factuality','irrelevance','incomplete_ans','reference_example')
     def convert(r, i, report):
-        question,*answers = fields(r, dict(question_text=str, ans1_text=str, ans2_text=str))
+        question,*answers = fields(r, dict(question_text=str, ans1_text=str, ans2_text=str) | dict.fromkeys(_halu_texts, _maybe(str)))[:3]
+        choice,told,by = (r.get(k) or '' for k in ('ans_preference','ans_preference_reason','annotator'))
         if not any(f'{a}_span' in r for a in aspects): raise ValueError(f'none of the columns {", ".join(a+"_span" for a in aspects)}')
         marks = [m for a in aspects for m in _marked(r, a)]
         bad = next((m for m in marks if m[0] not in ('answer1','answer2')), None)
         if bad: raise ValueError(f"{bad[2].split(':')[0]}_label: {bad[0]!r} is neither 'answer1' nor 'answer2'")
-        asked,out = [[s, why] for _,s,_,why in _marked(r, 'ques_misconception')],[]
+        asked,out = [dict(text=s, reason=why, annotator=by) for _,s,_,why in _marked(r, 'ques_misconception')],[]
         for n,text in enumerate(answers, 1):
             spans,said,lost = _halu_answer(r, n, marks, scores, lambda s: report.notes.append((i, s)))
-            who = str(r.get(f'ans{n}_label') or '').removesuffix('_answer')
-            prefer = dict(preferred=r['ans_preference'].strip()==f'Answer {n}', reason=r.get('ans_preference_reason') or '', annotator=r.get('annotator') or '')
-            meta = dict(source='UKPLab/arxiv2024-lfqa-hallucination HaluQuestQA', category=r.get('category'), question_misconceptions=asked, row=i-1, answer=n, source_file=r.get('source_file'))
+            who = (r.get(f'ans{n}_label') or '').removesuffix('_answer')
+            prefer = dict(preferred=choice.strip()==f'Answer {n}', reason=told, annotator=by)
+            meta = dict(source='UKPLab/arxiv2024-lfqa-hallucination HaluQuestQA', category=r.get('category'), question_misconceptions=list(asked), row=i-1, answer=n, source_file=r.get('source_file'))
             out.append(dict(id=_id('haluquestqa', split, f"{r.get('') or i-1}/{n}"), task='qa', prompt=question, response=text, split=split, question=question, spans=spans, feedback=said,
                             omissions=lost or None, model={'model':'gpt-4'}.get(who, who) or None, alternatives=[answers[2-n]], scores=_halu_scored(r, who),
-                            preferences=[prefer] if (r.get('ans_preference') or '').strip() else [], meta={k:v for k,v in meta.items() if v is not None}))
+                            preferences=[prefer] if choice.strip() else [], meta={k:v for k,v in meta.items() if v is not None}))
         return out
     rest = [f'{k}_{w}_score' for k in ('factuality','relevance','completeness','reference','overall') for w in ('model','human')]
-    known = ['','source_file','annotator','question_text','ans1_text','ans2_text','ans1_label','ans2_label','ans_preference','ans_preference_reason','category','reference_example_helpful']
+    known = ('question_text','ans1_text','ans2_text','reference_example_helpful', *_halu_texts)
     return import_rows('HaluQuestQA', source, convert, (*known, *rest, *(f'{a}_{k}' for a in (*aspects,'ques_misconception') for k in ('span','label','reason'))), strict, _join_annotators)
 
 # %% ../nbs/04i_people.ipynb #8d6cdb03
@@ -301,6 +308,7 @@ def from_kodcode(
     part = _split(source, split)
     def convert(r, i, report):
         *_,info = fields(r, dict(question=str, solution=str, test=str, test_info=_maybe(list)))
+        if info and isinstance(info[0], dict): fields(info[0], dict(function_name=_maybe(str), function_declaration=_maybe(str)), 'test_info[0].')
         out = to_record(_kodcode(r | dict(test_info=info)))
         return [out | dict(id=_id('kodcode', part, out['id'] or i-1), split=part, meta=dict(source='KodCode', question_id=r.get('question_id')))]
     return import_rows('KodCode', source, convert, ('question_id','question','solution','test','test_info','style','subset','gpt_difficulty'), strict)

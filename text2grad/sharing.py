@@ -105,7 +105,7 @@ def _halu_row(pair, who, i):
         ms = sorted((m for m in marks if m[0]==k), key=lambda m: (m[3], m[1]))
         for name,j in (('span',2), ('label',3), ('reason',4)): row[f'{k}_{name}'] = repr([m[j] for m in ms]) if ms and (j!=4 or any(m[4] for m in ms)) else ''
         if k=='reference_example': row[f'{k}_helpful'] = repr([m[5] for m in ms]) if ms else ''
-    asked = meta.get('question_misconceptions') or []
+    asked = [(q['text'], q['reason']) for q in meta.get('question_misconceptions') or [] if q.get('annotator', '')==who]
     for name,vals in (('span',[q for q,_ in asked]), ('label',['question1' for _ in asked]), ('reason',[w for _,w in asked])): row[f'ques_misconception_{name}'] = repr(vals) if asked else ''
     row |= {f'ans{n}_label':f'{ {"gpt-4":"model"}.get(r.get("model"), r.get("model")) }_answer' if r.get('model') else '' for n,r in enumerate(pair, 1)}
     row['ans_preference'] = next((f'Answer {n}' for n,p in enumerate(likes, 1) if p and p['preferred']), '')
@@ -159,6 +159,7 @@ def to_squad(
         articles.setdefault(m.get('title', ''), {}).setdefault(context, []).append(qa)
     return dict(version=version, data=[dict(title=t, paragraphs=[dict(context=c, qas=qas) for c,qas in ps.items()]) for t,ps in articles.items()])
 
+# %% ../nbs/04i_sharing.ipynb #23a04a6d
 def to_kodcode(
     examples, # `Example`s with `description` and `tests` in `meta`; `ValueError` without
 )->list[dict]: # Rows with KodCode's columns
