@@ -80,7 +80,7 @@ def _lark(start, pieces, lo, hi, missing, more, critique, reason):
     g = re.sub(rf'\b({"|".join(fill)})\b', lambda m: str(fill[m[1]]), g)
     return g+''.join(f'{n}: %regex {{"substring_chunks": {json.dumps(p)}}}\n' for n,p in zip(names, pieces))
 
-# %% ../nbs/04d_constrained.ipynb #96f0b09c
+# %% ../nbs/04d_constrained.ipynb #7370f3e0
 _quoted_re = re.compile(r'"quote": "((?:[^"\\]|\\.)*)"')
 
 def _without(chunks, quote):
@@ -93,6 +93,7 @@ def _without(chunks, quote):
         else: out[-1].append(chunks[i]); i += 1
     return out
 
+# %% ../nbs/04d_constrained.ipynb #96f0b09c
 def critique_grammar(
     response:str,        # The text to be criticised
     written:str='',      # A critique up to the end of a quote, without its closing quotation mark; empty for a whole critique
@@ -127,15 +128,14 @@ def _llguidance():
     return llguidance
 
 def grammar_tokenizer(
-    tokenizer,        # A fast Hugging Face tokenizer
-    n_vocab:int|None=None, # Width of the model's logits, which may be padded beyond the tokenizer; `None`: the tokenizer's length
-):                    # An `llguidance.LLTokenizer`; `ValueError` for a slow tokenizer or one without an end token
+    tokenizer, # A fast Hugging Face tokenizer
+):             # An `llguidance.LLTokenizer`; `ValueError` for a slow tokenizer or one without an end token
     "Translate a tokenizer for the matchers; do it once and keep it"
     _llguidance()
     from llguidance.hf import from_tokenizer
     if not getattr(tokenizer, 'is_fast', False): raise ValueError(f'{type(tokenizer).__name__}: constrained decoding needs a fast tokenizer (one with a tokenizer.json)')
     if tokenizer.eos_token_id is None: raise ValueError(f'{type(tokenizer).__name__}: has no end token, so no critique could end')
-    return from_tokenizer(tokenizer, n_vocab=n_vocab or len(tokenizer))
+    return from_tokenizer(tokenizer)
 
 # %% ../nbs/04d_constrained.ipynb #f0d4ab82
 _SKELETON = '{"critique": "a", "good_spans": [{"quote": "a", "reason": "a", "severity": 1}], "poor_spans": [], "missing": []}'
