@@ -159,6 +159,13 @@ def test_what_an_instruction_names_and_the_summary_lacks_is_kept():
     assert ex.critique.spans==() and ex.critique.unresolved==(Quote('the age of the miller', -1., 'Remove the information about the age of the miller from the summary.'), Quote('Sunday', -1., 'missing'))
     assert 'Write better.' in ex.critique.text
 
+@pytest.mark.timeout(20)
+def test_long_fields_do_not_hang():
+    long = 'Remove the information about a'+' '*300+'b'*100+' '*50000+'c'
+    short = 'Remove the information about a'+' '*900+'b c'
+    exs = from_defacto([DEFACTO | dict(feedback=dict(summary='The mill burned.', instruction_list=[long, short]))])
+    assert len(exs)==1 and long in exs[0].critique.text
+
 def test_a_summary_without_fault_is_judged():
     ex = from_defacto([DEFACTO | dict(has_error=False, feedback=dict(summary='', explanation='Right.', instruction='', instruction_list=[]))])[0]
     assert ex.critique==Critique('Right.') and 'correction' not in ex.meta

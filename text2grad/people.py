@@ -33,7 +33,7 @@ def _ordered(response, feedback, edits):
     "What template instructions name: `(spans, omissions)`"
     spans,missing = [],[]
     for k,f in enumerate(feedback):
-        m = _order_re.fullmatch(f['text']) if f['kind']=='instruction' else None
+        m = _order_re.fullmatch(f['text']) if f['kind']=='instruction' and len(f['text'])<=1000 else None
         if not m: continue
         op,about = m['op'].lower(),m['about']
         if op=='add': missing.append(dict(text=about, score=-1., reason='missing', label=op)); continue
