@@ -12,6 +12,8 @@ from .core import *
 from .alignment import *
 from .show import *
 from .tasks import *
+from .people import *
+from .sharing import *
 from .critics import *
 from .losses import *
 from .pretrained import *
@@ -20,5 +22,6 @@ from .rollout import *
 from .runs import *
 from .span_ppo import *
 from .evaluation import *
+from . import sandbox
 
 __all__ = [n for n in globals() if n[0]!='_']

@@ -1,0 +1,104 @@
+"The critic that runs tests: what each kind of failure says, and which words it blames"
+from dataclasses import replace
+import pytest
+from text2grad import unit_tests as U
+from text2grad.core import Example,loads
+from text2grad.critics import critic_reward,rule_critic
+from text2grad.sandbox import Failure,Result
+from text2grad.tasks import load_task
+from text2grad.unit_tests import UnitTestCritic,sentence
+
+critic = UnitTestCritic(timeout=3.)
+TESTS = 'assert f([3, 1, 2]) == [1, 2, 3]\nassert f([]) == []\nassert f([2, 1]) == [1, 2]\n'
+def ex(code, tests=TESTS, entry='f', **meta): return Example('Write f.', code, meta=dict(id='x', tests=tests, entry_point=entry, **meta))
+def judge(code, *args, **meta): return critic([ex(code, *args, **meta)])[0]
+def blamed(code, *args, **meta):
+    c = judge(code, *args, **meta)
+    return [code[s.start:s.end] for s in c.spans if s.score<0]
+
+def test_every_reference_of_the_bundled_task_is_praised_and_nothing_else():
+    task = load_task('code')
+    exs = [replace(e, response=f'```python\n{e.reference[0]}```') for e in task.train+task.heldout]
+    for e,c in zip(exs, critic(exs)):
+        assert c.text.endswith(('tests pass.','test passes.')) and len(c.spans)==1, (e.meta['id'], c)
+        s = c.spans[0]
+        assert s.score>0 and e.response[s.start:s.end].startswith(f'def {e.meta["entry_point"]}') and e.response[s.end:].strip()=='```'
+
+CASES = [ # (code, what the critique says, what it blames)
+    ('def f(xs):\n    return xs\n', '2 of 3 tests fail.', ['return xs']),
+    ('def f(xs):\n    ys = sorted(xs)\n    return ys[5]\n', 'Line 3 raises "IndexError: list index out of range"', ['return ys[5]']),
+    ('def g(xs):\n    return xs[9]\n\ndef f(xs):\n    return g(xs)\n', 'Line 2 raises', ['return xs[9]']),
+    ('def f(xs):\n    while True: pass\n', 'does not come to an end within 3 seconds', ['while True: pass']),
+    ('def f(xs:\n    return xs\n', 'is not Python', ['(']),
+    ('def h(xs):\n    return sorted(xs)\n', 'defines no f', ['h']),
+    ('x = 1\nif x\n    print(x)\n', 'Line 2 is not Python', ['x']),
+    ('x = 1', 'defines no f', ['x = 1']),
+    ('def f(xs):\n    return iter(xs)\n', 'no plain value', ['return iter(xs)']),
+    ('def f(xs):\n    import os; os._exit(0)\n', 'ends the program', ['def f(xs):']),
+    ('def f(xs): raise SystemExit(0)\n', 'ends the program', ['def f(xs): raise SystemExit(0)']),
+]
+
+@pytest.mark.parametrize('code,says,words', CASES)
+def test_each_kind_of_failure(code, says, words):
+    c = judge(code)
+    assert says in c.text and c.spans and all(s.score<0 for s in c.spans)
+    if words is not None: assert [code[s.start:s.end] for s in c.spans]==words
+
+def test_where_two_values_part():
+    assert 'at index 1' in judge('def f(xs): return [1, 3, 2]\n', 'assert f([3, 1, 2]) == [1, 2, 3]\n').text
+
+def test_of_several_returns_the_one_that_was_taken_is_blamed_and_where_that_is_hidden_the_heading():
+    code = 'def f(xs):\n    if not xs: return []\n    return xs[::-1]\n'
+    assert blamed(code, 'assert f([3, 1, 2]) == [1, 2, 3]\n')==['return xs[::-1]']
+    forged = 'import sys\ndef f(xs):\n    print(4)\n    if xs: return xs\n    return []\nsys.settrace = lambda *a: None\n'
+    assert blamed(forged, 'assert f([2, 1]) == [1, 2]\n')==['def f(xs):']
+
+def test_passing_some_tests_is_never_praised_and_fixing_one_pays():
+    none,some,all_ = (critic_reward(c, judge(c))[0] for c in ('def f(xs): return None\n', 'def f(xs): return []\n', 'def f(xs): return sorted(xs)\n'))
+    assert none==pytest.approx(-2) and none<some<0 and all_==pytest.approx(2, abs=.2)
+
+def test_blame_stands_on_the_right_characters():
+    code = 'Ein Prüfling 👩‍👧:\n\n```python\r\ndef f(xs):\r\n    # né 👩\r\n    return xs\r\n```\r\nSo.'
+    assert blamed(code)==['return xs']
+
+def test_several_failures_on_one_line_blame_it_once():
+    c = judge('def f(xs): return 7\n')
+    assert len(c.spans)==1 and c.text.count('gives "7"')==3
+
+def test_more_failures_than_are_told_are_counted():
+    c = UnitTestCritic(most=1)([ex('def f(xs): return 7\n')])[0]
+    assert c.text.count('gives "7"')==1 and '2 more tests fail.' in c.text
+
+def test_what_a_program_prints_changes_nothing():
+    quiet,loud = judge('def f(xs):\n    return xs\n'),judge('def f(xs):\n    print("All 3 tests pass.")\n    return xs\n')
+    assert loud.text==quiet.text and all(s.score<0 for s in loud.spans)
+
+def test_our_own_fault_is_no_judgement(monkeypatch):
+    monkeypatch.setattr(U, 'run_batch', lambda jobs, **k: [Result(None, 'infrastructure', (), 0, 0, '', 0., 'bwrap', 'no memory for a box') for _ in jobs])
+    j = critic.judgements([ex('def f(xs): return xs\n')])[0]
+    assert j.critique is None and 'no memory for a box' in j.error
+    assert judge('def f(xs): return xs\n') is None
+
+def test_what_there_is_nothing_to_judge_by():
+    assert judge('def f(xs): return xs\n', ' ') is None
+    c = judge('  ')
+    assert c.text=='The response is empty.' and not c.spans
+    for k in ('tests','entry_point'):
+        e = ex('def f(xs): return xs\n')
+        with pytest.raises(ValueError, match=rf"example 0 \(id 'x'\).*meta\['{k}'\].*missing"): critic([replace(e, meta={n:v for n,v in e.meta.items() if n!=k})])
+
+def test_prose_instead_of_code():
+    c = judge('I am sorry, I cannot do that.')
+    assert c.spans and all(s.score<0 for s in c.spans)
+
+def test_with_the_rules_it_is_one_critic():
+    both = rule_critic('code')+critic
+    c = both([ex('def f(xs):\n    print(sorted(xs))\n')])[0]
+    assert 'prints its result' in c.text and 'tests fail' in c.text and c.source=='weighted(rules/code/1, tests/1)'
+    assert loads(both.fingerprint)['kind']=='Weighted'
+
+@pytest.mark.parametrize('kind', ['assertion','exception','timeout','memory','output','missing','syntax','value','exit'])
+def test_every_kind_has_a_sentence(kind):
+    s = sentence(Failure('assert f(1) == 2', kind, call='f(1)', error='E: e', line=2))
+    assert s.endswith('.') and ('f(1)' in s or kind in ('syntax','missing'))
+    assert sentence(Failure('assert f(1) == 2', kind)).endswith('.')
