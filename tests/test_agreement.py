@@ -124,3 +124,9 @@ def test_report_reads_annotated_rows():
 def test_report_html_is_escaped():
     rep = critic_report([ex()], [Judgement(None, '<script>alert(1)</script>')], title='<img src=x onerror=1>')
     assert '<script' not in rep._repr_html_() and '<img' not in rep._repr_html_() and 'script' in str(rep)
+
+def test_report_believes_the_critic_that_counted():
+    j = Judgement(marks((0, 4, 1.)), info=dict(read='json', quotes=5, quotes_found=3))
+    none = [Judgement(None, 'the reply is no critique', dict(read='unreadable')), Judgement(None, 'TimeoutError: 60 s', dict(read='none')), Judgement(None, '', dict(read='nothing to judge by'))]
+    rep = critic_report([ex()]*4, [j, *none])
+    assert rep['quotes found'].value==.6 and rep.failures=={'TimeoutError':1, 'nothing to judge by':1, 'unreadable':1}

@@ -97,7 +97,7 @@ def test_the_critic_sees_neither_reference_nor_what_people_said(tmp_path):
              correction=dict(text='better'), source='person', document='facts', task='summarize', annotation={}, error='old')
     go([r], lambda exs: [seen.append(e) or Critique('c') for e in exs], tmp_path/'o.jsonl')
     e = seen[0]
-    assert e.reference is None and e.critique is None and e.meta==dict(document='facts', task='summarize')
+    assert e.reference is None and e.critique is None and e.meta==dict(id='a', document='facts', task='summarize')
     row = read_jsonl(tmp_path/'o.jsonl')[0]
     assert row['spans']==[] and row['feedback'][0]['text']=='c' and row['reference']==['gold'] and 'error' not in row and row['correction']['text']=='better'
 

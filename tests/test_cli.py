@@ -1,9 +1,10 @@
-"The command: the main job on the tiny model as a process, stopped and resumed; align and doctor"
-import json,os,re,signal,subprocess,sys,time
+"The command: the main job on the tiny model as a process, stopped and resumed; annotate, align and doctor"
+import json,os,re,signal,subprocess,sys,threading,time
+from http.server import BaseHTTPRequestHandler,ThreadingHTTPServer
 from pathlib import Path
 import pytest
 from text2grad.cli import main,summary_text
-from text2grad.core import read_jsonl
+from text2grad.core import read_jsonl,write_jsonl
 from text2grad.pretrained import tiny_lm
 
 root = Path(__file__).resolve().parent.parent
@@ -124,6 +125,137 @@ def test_doctor(tmp_path, capsys, monkeypatch):
     assert main(['doctor'])==1
     out = capsys.readouterr().out
     assert re.search(r'^NO  model .*nowhere', out, re.M) and '->' in out
+
+def test_doctor_without_a_sandbox_makes_a_note_and_no_fault(capsys, monkeypatch):
+    from text2grad import selftest
+    def none(*_): raise selftest.SandboxUnavailable('There is no sandbox.\nInstall it:\nnow')
+    before = main(['doctor'])
+    assert re.search(r'^ok  sandbox ', capsys.readouterr().out, re.M)
+    monkeypatch.setattr(selftest, 'self_test', none)
+    assert main(['doctor'])==before
+    assert re.search(r'^--  sandbox +There is no sandbox.*\n +-> Install it:\n +-> now$', capsys.readouterr().out, re.M)
+
+doc = 'A ferry with 148 passengers ran aground near Soro on Sunday after its engine lost power. Nobody was hurt.'
+def responses(path, n=6, **more):
+    write_jsonl(path, [dict(id=f'r{i}', prompt='Summarize.', response=f'Ferry number {i} sank near Crete.', task='summarize', document=doc) | more for i in range(n)])
+    return path
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    "Answers of these tests stay out of the user's cache"
+    from text2grad import annotation
+    monkeypatch.setattr(annotation, 'cache_file', lambda: tmp_path/'cache'/'critiques.sqlite')
+
+def annotate(*args): return main(['annotate', *map(str, args)])
+
+def test_annotate_with_rules(tmp_path, capsys):
+    out = tmp_path/'out.jsonl'
+    assert annotate(responses(tmp_path/'in.jsonl'), '--critic', 'rules', '--out', out)==0
+    rows = read_jsonl(out)
+    assert [r['id'] for r in rows]==[f'r{i}' for i in range(6)] and all(any(s['text']=='Crete' and s['score']<0 for s in r['spans']) for r in rows)
+    assert rows[0]['source'].startswith('rules/summarize/') and '6 judged' in capsys.readouterr().out
+    assert annotate(tmp_path/'in.jsonl', '--critic', 'rules', '--out', tmp_path/'b.jsonl', '--json')==0
+    d = json.loads(capsys.readouterr().out)
+    assert (d['cached'], d['asked'], d['rows'], d['path'])==(6, 0, 6, str(tmp_path/'b.jsonl')) and out.read_bytes()==(tmp_path/'b.jsonl').read_bytes()
+    assert annotate(tmp_path/'in.jsonl', '--critic', 'rules', '--out', tmp_path/'c.jsonl', '--json', '--no-cache', '--limit', '2')==0
+    d = json.loads(capsys.readouterr().out)
+    assert (d['cached'], d['asked'], d['rows'])==(0, 2, 2)
+
+def test_annotate_failures_give_exit_code_1_and_are_retried_alone(tmp_path, capsys):
+    rows = [dict(prompt='p', response=f'Ferry {i}.') | (dict(document=doc) if i!=1 else {}) for i in range(3)]
+    write_jsonl(tmp_path/'in.jsonl', rows)
+    args = tmp_path/'in.jsonl','--critic','rules','--task','summarize','--out',tmp_path/'o.jsonl'
+    assert annotate(*args)==1
+    err = capsys.readouterr().err
+    assert '1 row failed' in err and 'document' in err and '--retry-failed' in err and 'Traceback' not in err
+    assert annotate(*args, '--retry-failed', '--json')==1 and json.loads(capsys.readouterr().out)['asked']==1
+
+def test_annotate_dry_run(tmp_path, capsys):
+    assert annotate(responses(tmp_path/'in.jsonl'), '--critic', 'api', '--model', 'm', '--base-url', 'http://127.0.0.1:9/v1', '--out', tmp_path/'o.jsonl', '--dry-run')==0
+    out = capsys.readouterr().out
+    assert 'Ferry number 0 sank' in out and '--- system' in out and '6 of 6 rows would be asked' in out and not (tmp_path/'o.jsonl').exists()
+
+@pytest.mark.parametrize('args,says', [
+    (['nowhere.jsonl','--critic','rules'], 'nowhere.jsonl: no such file'), (['bad.jsonl','--critic','rules','--task','summarize'], r'(?s)2 problems.*row 1: response: missing.*row 3: not valid JSON'),
+    (['plain.jsonl','--critic','rules'], 'names no task .*--task'), (['in.jsonl','--critic','api'], '--model'), (['in.jsonl','--critic','rules','--base-url','http://x/v1'], '--base-url: --critic rules has no use'),
+    (['in.jsonl','--critic','api','--model','m','--base-url','ftp://x'], 'base_url'), (['in.jsonl','--critic','rules','--retry-failed'], 'nothing here to retry')])
+def test_annotate_says_what_is_wrong(tmp_path, capsys, monkeypatch, args, says):
+    monkeypatch.chdir(tmp_path)
+    responses(tmp_path/'in.jsonl')
+    (tmp_path/'plain.jsonl').write_text('{"prompt":"p","response":"r"}\n')
+    (tmp_path/'bad.jsonl').write_text('{"prompt":"p"}\n{"prompt":"p","response":"r"}\n{{\n')
+    assert annotate(*args, '--out', 'o.jsonl')==1
+    err = capsys.readouterr().err
+    assert re.search(says, err) and err.startswith('text2grad annotate: ') and 'Traceback' not in err and not (tmp_path/'o.jsonl').exists()
+
+class Server(BaseHTTPRequestHandler):
+    "An OpenAI-compatible server that quotes the first word; a response with `bad` gets an error that repeats the key"
+    asked,delay = [],0.
+    def log_message(self, *a): pass
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers['content-length'])).decode()
+        type(self).asked.append(body)
+        time.sleep(self.delay)
+        c = dict(critique='Vague.', good_spans=[], poor_spans=[dict(quote='sank near Crete', reason='It did not.', severity=3)], missing=[])
+        ok = 'number 3 ' not in body
+        data = dict(id='x', object='chat.completion', created=1, model='m', choices=[dict(index=0, finish_reason='stop', message=dict(role='assistant', content=json.dumps(c)))],
+                    usage=dict(prompt_tokens=50, completion_tokens=9, total_tokens=59)) if ok else dict(error=dict(message=f'bad request with {self.headers["authorization"]}'))
+        raw = json.dumps(data).encode()
+        self.send_response(200 if ok else 400)
+        for k,v in (('content-type','application/json'), ('content-length',str(len(raw)))): self.send_header(k, v)
+        self.end_headers()
+        self.wfile.write(raw)
+
+@pytest.fixture
+def server():
+    Server.asked,Server.delay = [],0.
+    s = ThreadingHTTPServer(('127.0.0.1', 0), Server)
+    threading.Thread(target=s.serve_forever, daemon=True).start()
+    yield f'http://127.0.0.1:{s.server_port}/v1'
+    s.shutdown()
+    s.server_close()
+
+def test_annotate_with_a_server_leaks_no_key(tmp_path, capfd, caplog, monkeypatch, server):
+    monkeypatch.setenv('OPENAI_API_KEY', 'sk-canary-1234567890')
+    caplog.set_level('DEBUG')
+    args = responses(tmp_path/'in.jsonl'),'--critic','api','--model','m','--base-url',server,'--task','summarize','--out',tmp_path/'o.jsonl'
+    assert annotate(*args)==1
+    rows = read_jsonl(tmp_path/'o.jsonl')
+    assert [i for i,r in enumerate(rows) if 'error' in r]==[3] and rows[0]['spans'][0]['text']=='sank near Crete' and rows[0]['annotation']['tokens_in']==50
+    o = capfd.readouterr()
+    assert '5 judged' in o.out and 'tokens' in o.out
+    files = {p:p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()} | dict(out=o.out.encode(), err=o.err.encode(), log=caplog.text.encode())
+    assert any('critiques.sqlite' in str(p) for p in files) and not [p for p,b in files.items() if b'canary-1234567890' in b]
+    n = len(Server.asked)
+    assert annotate(*args, '--retry-failed')==1 and len(Server.asked)>n and all('number 3 ' in b for b in Server.asked[n:])
+    monkeypatch.delenv('OPENAI_API_KEY')
+    assert annotate(*args[:-1], tmp_path/'k.jsonl', '--api-key-env', 'NO_SUCH_VARIABLE')==1
+    assert 'NO_SUCH_VARIABLE' in capfd.readouterr().err and not (tmp_path/'k.jsonl').exists()
+
+@pytest.mark.parametrize('sig,code', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_annotate_stopped_and_gone_on_with(tmp_path, server, sig, code):
+    Server.delay = .15
+    responses(tmp_path/'in.jsonl', 40, response='x')
+    write_jsonl(tmp_path/'in.jsonl', [r | dict(response=f'Boat {i} sank near Crete.') for i,r in enumerate(read_jsonl(tmp_path/'in.jsonl'))])
+    cmd = [sys.executable,'-m','text2grad.cli','annotate',str(tmp_path/'in.jsonl'),'--critic','api','--model','m','--base-url',server,'--out',str(tmp_path/'o.jsonl'),'--no-cache','--concurrency','4']
+    p = subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root)
+    part,until = tmp_path/'o.jsonl.part',time.time()+60
+    while time.time()<until and p.poll() is None and not (part.exists() and part.read_bytes().count(b'\n')>=3): time.sleep(.02)
+    p.send_signal(sig)
+    _,err = p.communicate(timeout=60)
+    assert p.returncode==code and 'Stopped: 40 rows' in err and 'Traceback' not in err, err
+    done = part.read_bytes().count(b'\n')
+    assert 3<=done<40
+    Server.asked,Server.delay = [],0.
+    r = subprocess.run(cmd, capture_output=True, text=True, cwd=root)
+    assert r.returncode==0 and len(Server.asked)==40-done and len(read_jsonl(tmp_path/'o.jsonl'))==40, r.stderr
+
+def test_annotate_with_a_local_model(tiny, tmp_path, capsys):
+    "The toy model writes no critique; every reply is a failure that says so"
+    assert annotate(responses(tmp_path/'in.jsonl', 2), '--critic', 'model', '--model', tiny, '--task', 'generic', '--out', tmp_path/'o.jsonl')==2
+    assert annotate(responses(tmp_path/'in.jsonl', 2, task='x'), '--critic', 'model', '--model', tmp_path/'none', '--out', tmp_path/'o.jsonl')==1
+    err = capsys.readouterr().err
+    assert 'none' in err and 'Traceback' not in err and not (tmp_path/'o.jsonl').exists()
 
 def test_version(capsys):
     from text2grad import __version__

@@ -100,11 +100,17 @@ def _lost(c):
     placed = {s.reason for s in c.spans if s.reason} if 'rules/' in c.source else set()
     return [q for q in c.unresolved if q.reason!='missing' and q.reason not in placed]
 
-def _found(c): return {(s.quote or (s.start,s.end), s.reason, s.score>0) for s in c.spans}
+def _quotes(j):
+    "`(found, of)`: the quotes of a judgement, as the critic counted them or as the critique has them"
+    counted = j.info.get('quotes_found'),j.info.get('quotes')
+    if all(type(n) is int for n in counted): return counted
+    n = len({(s.quote or (s.start,s.end), s.reason, s.score>0) for s in j.critique.spans})
+    return n,n+len(_lost(j.critique))
 
 def _failure(j):
     "In a word or two, why there is no critique"
-    if j.info.get('read') and j.error: return str(j.info['read'])
+    read = j.info.get('read')
+    if isinstance(read, str) and read not in ('','none'): return read
     return j.error.split('\n')[0].split(':')[0][:60] if j.error else 'no judgement'
 
 def _marked(ex, c):
@@ -122,9 +128,8 @@ def critic_report(
     js = [_judgement(x) for x in (examples if judgements is None else judgements)]
     if len(js)!=len(examples): raise ValueError(f'{len(examples)} examples but {len(js)} judgements: there must be one, or None, for each')
     ok = [(e,j.critique) for e,j in zip(examples, js) if j.critique is not None]
-    counts = [(len(_found(c)), len(_found(c))+len(_lost(c))) for _,c in ok]
     rows = {'parse rate': wilson(len(ok), len(js)),
-            'quotes found': bootstrap(counts, _share, of='critiques'),
+            'quotes found': bootstrap([_quotes(j) for j in js if j.critique is not None], _share, of='critiques'),
             'spans per response': bootstrap([(len(c.spans), 1) for _,c in ok], _share, of='critiques'),
             'tokens marked': bootstrap([_marked(e, c) for e,c in ok], _share, of='critiques')}
     names = Counter(c.source for _,c in ok if c.source)

@@ -22,7 +22,7 @@ def shown(
     record:dict, # A record in the form `text2grad/span-feedback/1`
 )->Example:      # What a critic gets to see of it
     "The example without its reference, its bookkeeping and whatever others said about it"
-    return Example(record['prompt'], record['response'], meta={k:v for k,v in record.items() if k not in HIDDEN and k not in ('prompt','response')})
+    return Example(record['prompt'], record['response'], meta={k:v for k,v in record.items() if k=='id' or k not in HIDDEN and k not in ('prompt','response')})
 
 def question_key(
     record:dict,     # A record
