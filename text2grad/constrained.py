@@ -186,7 +186,7 @@ def _open_string(text): return re.sub(r'\\.', '', text, flags=re.S).count('"')%2
 def allowed(self:CritiqueMask,
     r:int,          # A row
     ids:list,       # What it has written so far
-): # The one token that may follow, or a mask (V,) of those that may
+):                  # The one token that may follow, or a mask (V,) of those that may
     "What row `r` may write next"
     import torch
     m,text = self._follow(r, ids),self.lltok.decode_str(ids)

@@ -8,7 +8,7 @@ Docs: https://text2grad.github.io/text2grad/model_critic.html.md"""
 __all__ = ['shortened', 'ModelCritic']
 
 # %% ../nbs/04f_model_critic.ipynb #349a897b
-import hashlib,json,logging,os,re
+import hashlib,json,logging,os,re,threading
 from dataclasses import replace
 from pathlib import Path
 from fastcore.basics import patch
@@ -61,6 +61,7 @@ class ModelCritic(LLMCritic):
         self._loaded = self._ready(*model) if isinstance(model, tuple) else None
         super().__init__(_name(model), task, **kwargs)
         self.where,self.device,self.dtype,self.batch_size,self.max_new_tokens,self.context = model,device,dtype,batch_size,max_new_tokens,context
+        self._lock = threading.Lock()
         self.limits = None if constrained is False else dict(constrained) if isinstance(constrained, dict) else {}
         if self.limits is not None: _llguidance(), critique_grammar('', **self.limits)
     def settings(self):
@@ -180,7 +181,11 @@ def _batch(self:ModelCritic, encoded, asks):
 def ask(self:ModelCritic,
     asks:list[Ask], # What to ask
 )->list[Reply]:     # One each, in order
-    "Put questions to the model, batch by batch"
+    "Put questions to the model, batch by batch; threads take turns"
+    with self._lock: return self._ask(asks)
+
+@patch
+def _ask(self:ModelCritic, asks):
     enc = [self.encode(a) for a in asks]
     out = [None if ids is not None else Reply(error=f'the prompt has {n} tokens and the model takes {self.room} beside its reply, even with its longest text cut; shorten it, '
                                               'or lower max_new_tokens') for ids,n in enc]
