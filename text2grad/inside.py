@@ -260,7 +260,9 @@ def _pytest(run):
             return lambda f=None, **_: f if callable(f) else lambda g: g
     def fail(text=''): raise AssertionError(text)
     mod.raises,mod.approx,mod.fixture,mod.mark,mod.fail = raises,_Approx,fixture,Mark(),fail
-    def missing(name): raise Unsupported(f'the tests use pytest.{name}, which does not exist here')
+    def missing(name):
+        if name[:2]=='__': raise AttributeError(name)
+        raise Unsupported(f'the tests use pytest.{name}, which does not exist here')
     mod.__getattr__ = missing
     return mod
 
