@@ -13,6 +13,7 @@ from dataclasses import dataclass,field,replace
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
+from fastcore.basics import patch
 
 # %% ../nbs/04d_prompting.ipynb #a0625aea
 from .alignment import align,bounded,read_critique,wire_schema
@@ -35,6 +36,7 @@ class Prompt:
     def __repr__(self): return f'Prompt({self.id}, digest {self.digest}, shows {", ".join(self.data)})'
     def fill(self, section, **values): return re.sub(r'\{(\w+)\}', lambda m: values[m[1]], self.sections[section])
 
+# %% ../nbs/04d_prompting.ipynb #332c46e7
 def _prompt(text, where):
     "A `Prompt` from the text of its file; `ValueError` names what the file lacks"
     head,*parts = re.split(r'^## +(\w+) *\n', text, flags=re.M)
@@ -138,6 +140,7 @@ def _run_tests(examples):
         out[i] = replace(examples[i], meta=examples[i].meta | dict(test_report=tests_in_words(r)))
     return out
 
+# %% ../nbs/04d_prompting.ipynb #f5da48a4
 def _said(prompt): return prompt if isinstance(prompt, str) else '\n\n'.join(f'{m["role"]}: {m["content"]}' for m in prompt)
 
 def _fields(ex, prompt):
@@ -208,9 +211,6 @@ class LLMCritic:
     def cost(self, tokens_in, tokens_out): return None # Price of so many tokens, where it is known
     def __repr__(self): return f'{type(self).__name__}({self.model!r}, {", ".join(p.id for p in self.prompts.values())})'
 
-# %% ../nbs/04d_prompting.ipynb #13516ee6
-from fastcore.basics import patch
-
 # %% ../nbs/04d_prompting.ipynb #4e0181ef
 READER = 1 # Changes when the same reply would be read differently
 
@@ -241,13 +241,15 @@ def prompt_for(self:LLMCritic,
 
 # %% ../nbs/04d_prompting.ipynb #ba982059
 _stretch = re.compile(r'\w{1,8}|[^\w\s]|\s{8}')
+_thought = re.compile(r'\A\s*<think>.*?</think>', re.S)
 
 @patch
 def _read(self:LLMCritic, ex, reply, source):
     "What a reply says about a response"
     if reply.error: return _Reading(None, 'none', error=reply.error)
-    d,how = read_critique(reply.text)
-    c = align(ex.response, d, min_similarity=self.min_similarity) if d else align(ex.response, reply.text) if self.prose else None
+    text = _thought.sub('', reply.text)
+    d,how = read_critique(text)
+    c = align(ex.response, d, min_similarity=self.min_similarity) if d else align(ex.response, text) if self.prose else None
     if c is None:
         why = 'it was cut off, so allow more tokens' if reply.finish=='length' else 'the model may be too small for the task, or not follow instructions'
         return _Reading(None, 'unreadable', error=f'the reply is no critique ({why}); it begins {_cut(reply.text, 120)!r}')
@@ -273,14 +275,13 @@ def _steps(self:LLMCritic, ex):
     if self.again and not replies[0].error and (first.lost or first.critique is None and replies[0].finish!='length'):
         words = json.dumps([q.text for q in first.lost], ensure_ascii=False, indent=1)
         say = prompt.fill('again', quotes=_unseen.sub(lambda m: json.dumps(m[0])[1:-1], words)) if first.lost else prompt.fill('unreadable')
-        replies.append((yield replace(ask, messages=[*ask.messages, dict(role='assistant', content=_clean(replies[0].text)), dict(role='user', content=say)])))
+        replies.append((yield replace(ask, messages=[*ask.messages, dict(role='assistant', content=replies[0].text.encode('utf-8', 'replace').decode()), dict(role='user', content=say)])))
         second = self._read(ex, replies[1], source)
         info |= dict(first_quotes=first.quotes, first_found=first.found) | (dict(again_error=second.error) if second.error else {})
         if second.critique and (not first.critique or second.found>=first.found): got = second
     return self._judgement(ex, got, replies, info)
 
-def _clean(text): return text.encode('utf-8', 'replace').decode()
-
+# %% ../nbs/04d_prompting.ipynb #67bacb9c
 @patch
 def _judgement(self:LLMCritic, ex, got, replies, info):
     "The outcome with its account of how it came about"
