@@ -324,8 +324,9 @@ def _tests(nonce, source, setup, known, units):
             try: _unit(run, names, unit) if unit else module()
             except (_Stop,Unsupported): raise
             except BaseException as e: run.aborted.append([unit, *_said(e, run), _where(e)])
+            else:
+                if unit and len(run.notes)==notes and run.calls>before: run.notes[unit] = ['passed', True]
             if run.aborted and not unit: break
-            if unit and len(run.notes)==notes and run.calls>before: run.notes[unit] = ['passed', True]
         body = run.report()
     except _Stop: body = run.report()
     except Unsupported as e: body = '"unsupported":'+quote(str(e))

@@ -34,7 +34,7 @@ _deepest = re.compile(r'File "<code>", line (\d+)')
 
 class _Program:
     "A program in a box, and what was asked of it"
-    def __init__(self, box, timeout): self.box,self.left,self.log,self.odd,self.ended,self.thrown = box,timeout,[],[],None,None
+    def __init__(self, box, timeout): self.box,self.timeout,self.left,self.log,self.odd,self.ended,self.thrown = box,timeout,timeout,[],[],None,None
     def ask(self, *message, call=''):
         "One exchange; `Raised` if no answer comes"
         start = time.monotonic()
@@ -50,7 +50,7 @@ class _Program:
         line,limit = _deepest.search(dump),self.box.limits.cpu
         cpu = e.kind=='exit' and 'SIGKILL' in str(e) and took>.5*limit
         kind = 'timeout' if cpu else dict(protocol='value').get(e.kind, e.kind)
-        text = f'used {limit} s of processor time' if cpu else str(e)
+        text = f'used {limit} s of processor time' if cpu else f'took more than {self.timeout:g} s' if kind=='timeout' else str(e)
         return Failure('', kind, call, error='the program '+text, line=int(line[1]) if line else None)
 
 # %% ../nbs/04_sandbox.ipynb #4275c423
@@ -164,7 +164,7 @@ def _failed(t, program, name, text, of_call, last, right=False, sides=()):
     n = of_call or last
     call,got,failure = program.log[n-1] if 0<n<=len(program.log) else ('','',None)
     if of_call and failure: return replace(failure, test=t.text, expected=t.expected)
-    if not program.odd and (name in ('ImportError','ModuleNotFoundError') or not program.log): raise Ours(f'the tests raise {name}: {text}')
+    if not program.odd and (name in ('ImportError','ModuleNotFoundError') or not last): raise Ours(f'the tests raise {name}: {text}')
     if name!='AssertionError': return Failure(t.text, 'exception', call, t.expected, got, f'{name}: {text}')
     told = dict(expected=t.expected, got=got)
     if t.relation and sides and sides[0]: told['got'] = show(decode(json.loads(sides[0])))
@@ -217,7 +217,7 @@ def _once(tier, p, code, setup, stdin, timeout, memory_mb, live):
         except Ours as e: return Result(None, 'infrastructure', n_tests=p.n, detail=str(e))
     kinds = [f.kind for f in failures]
     status = next((s for s in ('syntax','missing','timeout','memory','output') if s in kinds), 'failed') if failures else 'passed'
-    return Result(not failures, status, tuple(failures), n, good, first.stdout.decode(errors='replace'))
+    return Result(not failures, status, tuple(failures), n, good, first.stdout[:limits.output].decode(errors='replace'))
 
 # %% ../nbs/04_sandbox.ipynb #03a60588
 def _check(code, tests, entry_point, setup, stdin, timeout, memory_mb, sandbox):

@@ -74,7 +74,7 @@ def decode(
         if tag=='i': return int(o, 16)
         if tag=='b': return bytes.fromhex(o)
         if tag=='c': return complex(decode(o[0]), decode(o[1]))
-    except (TypeError,IndexError): pass
+    except (TypeError,LookupError): pass
     raise ValueError('not a plain value')
 
 # %% ../nbs/03e_verdict.ipynb #e574a9c9

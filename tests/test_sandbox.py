@@ -1,0 +1,447 @@
+"What no notebook can show: hostile programs, forged verdicts, broken boxes, leftovers, and real solutions by the hundred. Without bubblewrap these tests fail"
+import json,os,signal,socket,stat,subprocess,sys,threading,time,warnings
+from dataclasses import replace
+from pathlib import Path
+import pytest
+from hypothesis import given,settings,strategies as st
+from hostile import ATTACKS,BOXED,FORGERIES,HARMLESS,SIMPLE,mutants
+from text2grad import box as box_room,selftest
+from text2grad.box import Box,BoxError,Limits,Tier,bwrap_command,container_command
+from text2grad.inside import encode
+from text2grad.sandbox import Failure,Result,SandboxUnavailable,run,run_batch,self_test
+from text2grad.selftest import advice
+from text2grad.tasks import load_humaneval,load_task
+from text2grad.verdict import decode,divergence,plan,show
+
+root = Path(__file__).resolve().parent.parent
+
+def others(mark):
+    "Processes that are not this one and have `mark` in their command line"
+    found = []
+    for p in Path('/proc').glob('[0-9]*'):
+        try: line = (p/'cmdline').read_bytes()
+        except OSError: continue
+        if mark.encode() in line and int(p.name)!=os.getpid(): found.append(p.name)
+    return found
+
+def test_there_is_a_box(): assert self_test().name.startswith('bwrap'), 'install bubblewrap: these tests are not skipped without it'
+
+# 26 attacks and more
+
+class Canaries:
+    def __init__(self, tmp):
+        self.folder,self.file = tmp/'folder',tmp/'file'
+        self.folder.mkdir()
+        self.file.write_text('secret')
+        self.name = 'TEXT2GRAD_TEST_SECRET'
+        os.environ[self.name] = 'secret'
+        self.tcp,self.udp,self.unix,self.abstract = (socket.socket(*a) for a in ((socket.AF_INET, socket.SOCK_STREAM), (socket.AF_INET, socket.SOCK_DGRAM), (socket.AF_UNIX,), (socket.AF_UNIX,)))
+        self.path = f'/tmp/t2g-{os.getpid()}-{time.monotonic_ns()}.sock'
+        for s,a in ((self.tcp,('127.0.0.1',0)), (self.udp,('127.0.0.1',0)), (self.unix,self.path), (self.abstract,'\0text2grad-canary')):
+            s.bind(a)
+            if s is not self.udp: s.listen()
+            s.setblocking(False)
+        self.open = open(self.file)
+        os.set_inheritable(self.open.fileno(), True)
+    def fill(self, code):
+        return code.format(file=str(self.file), folder=str(self.folder), port=self.tcp.getsockname()[1], udp=self.udp.getsockname()[1],
+                           socket=self.path, name=self.name, pid=os.getpid())
+    def effects(self):
+        "What happened outside"
+        seen = []
+        if self.file.read_text()!='secret': seen.append('file')
+        if list(self.folder.iterdir()): seen.append('folder')
+        for s in (self.tcp, self.unix, self.abstract):
+            try: seen.append(f'connected {s.accept()[1]}')
+            except BlockingIOError: pass
+        try: seen.append(f'datagram {self.udp.recv(9)}')
+        except BlockingIOError: pass
+        return seen
+    def close(self):
+        for s in (self.tcp, self.udp, self.unix, self.abstract, self.open): s.close()
+        os.unlink(self.path)
+        del os.environ[self.name]
+
+@pytest.fixture
+def canaries(tmp_path):
+    c = Canaries(tmp_path)
+    yield c
+    c.close()
+
+def test_there_are_enough(): assert len(ATTACKS)>=26 and len(FORGERIES)>=12
+
+@pytest.mark.parametrize('name', ATTACKS)
+def test_attack(name, canaries):
+    r = run(canaries.fill(ATTACKS[name]), timeout=1., memory_mb=901)
+    assert 'PWNED' not in r.stdout, r.stdout
+    assert canaries.effects()==[]
+    assert r.passed is not None, r.detail
+    assert others(str(901<<20))==[]
+    assert len(r.stdout)<=256*1024 and r.seconds<6
+
+@pytest.mark.parametrize('name', HARMLESS)
+def test_harmless_attacks_work_without_a_box(name, canaries):
+    "A test that cannot fail proves nothing: where there is no box, these get through"
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        r = run(canaries.fill(ATTACKS[name]), timeout=4., sandbox='unsafe_subprocess')
+    assert 'PWNED' in r.stdout or canaries.effects(), (r.failures, r.stdout)
+
+@pytest.mark.parametrize('name', ['connect to 127.0.0.1','connect to a Unix socket','make a user namespace','mount over a folder','trace the parent'])
+def test_attack_without_the_system_call_filter(name, canaries, monkeypatch):
+    "The filter is a second wall; the first one holds alone"
+    for room in (box_room, selftest): monkeypatch.setattr(room, 'seccomp_filter', lambda: b'')
+    monkeypatch.setattr(selftest, '_tested', {})
+    r = run(canaries.fill(ATTACKS[name]), timeout=2.)
+    assert (r.tier, 'PWNED' in r.stdout, canaries.effects())==('bwrap', False, [])
+
+def test_limits_are_the_right_way_round():
+    "Ends that the attacks meet are the ones meant"
+    ends = {'take 4 GB of memory':'memory', 'loop without end':'timeout', 'sleep for an hour':'timeout', 'flood the output':'output', 'flood the errors':'output'}
+    rs = run_batch([dict(code=ATTACKS[k], timeout=1.) for k in ends])
+    assert [r.status for r in rs]==list(ends.values())
+
+def test_processor_time_is_limited_where_the_clock_is_not():
+    r = run('def f(x):\n    while True: x += 1', 'assert f(1) == 2', timeout=4.)
+    assert (r.status, r.failures[0].line, r.failures[0].error, r.seconds<3.9)==('timeout', 2, 'the program used 2 s of processor time', True)
+
+# Forgeries
+
+@pytest.mark.parametrize('tests', [SIMPLE, BOXED], ids=['judged by the parent','judged in a box'])
+def test_forgeries(tests):
+    rs = run_batch([dict(code=c, tests=tests, entry_point='double', timeout=1.) for c in FORGERIES.values()])
+    assert {n: (r.passed, r.detail) for n,r in zip(FORGERIES, rs) if r.passed is not False}=={}
+    assert all(r.failures and r.n_passed<r.n_tests for r in rs)
+
+def test_the_honest_solution_passes_both():
+    for tests in (SIMPLE, BOXED): assert run('def double(x): return x+x', tests).passed is True
+
+def test_type_error_cannot_be_faked_by_an_odd_value():
+    tests = 'try:\n    double(None)\n    assert False\nexcept TypeError: pass\n'
+    assert run('def double(x): return x*2', tests).passed is True
+    assert run('def double(x): return object()', tests).passed is False
+    assert run('def double(x): return object()', tests.replace('except TypeError', 'except')).passed is False
+
+def test_no_program_can_have_itself_masked():
+    "Breaking the tests by what it returns is the program's fault"
+    tests = 'def test():\n    n = f()\n    for i in range(n): pass\n    assert n == 3\n'
+    assert run('def f(): return 3', tests).passed is True
+    r = run('def f(): return 10**18', tests, timeout=.5)
+    assert (r.passed, r.status)==(False, 'timeout')
+    r = run('def f(): return "x"*800_000', 'def test():\n    print(f()*9)\n    assert f() == 1')
+    assert r.passed is False
+    assert run('def f(x=0): return "x"*900_000', 'def test():\n    y = f(0)\n    assert f(y*9) == 1').passed is False
+
+def test_helpers_of_the_tests_cannot_be_replaced():
+    setup,tests = 'def decode(s): return s[::-1]', 'for s in ("ab", "xyz"): assert decode(encode(s)) == s'
+    cheat = 'def encode(s): return s\ndef decode(s): return s'
+    assert run('def encode(s): return s[::-1]', tests, setup=setup, entry_point='encode').passed is True
+    assert run(cheat, tests, setup=setup, entry_point='encode').passed is False
+
+def test_tests_never_run_in_the_parent(tmp_path):
+    "A data set is no more to be trusted than a model"
+    bad = f'import os,builtins\nopen({str(tmp_path/"x")!r}, "w")\nbuiltins.pwned = 1\nassert f(1) == 1'
+    r = run('def f(x): return x', bad)
+    assert r.passed is None and list(tmp_path.iterdir())==[] and not hasattr(__builtins__, 'pwned')
+    for tests in ('assert f(1) == '+'('*5000, 'assert f(1) == '+'-'*50_000+'1', 'x'*2_000_000, 'assert f("\0") == 1', 'def f(:'): assert run('def f(x): return x', tests).passed is None
+
+# What a result says
+
+def one(code, tests, **kwargs):
+    r = run(code, tests, **kwargs)
+    assert r.passed is False and len(r.failures)==1, r
+    return r.failures[0]
+
+@pytest.mark.parametrize('tests', ['assert f([1, 2]) == [2, 4]', 'def test_f():\n    for x in ([1, 2],): assert f(x) == [v*2 for v in x]'])
+def test_a_wrong_value(tests):
+    f = one('def f(xs): return [2, 5]', tests)
+    assert (f.kind, f.call, f.expected, f.got, f.divergence, f.line)==('assertion', 'f([1, 2])', '[2, 4]', '[2, 5]', 'at index 1: 5 instead of 4', None)
+
+@pytest.mark.parametrize('tests', ['assert f([1]) == 3', 'def test_f():\n    x = [1]\n    assert f(x) == 3', 'def check(candidate):\n    assert candidate([1]) == 3'])
+def test_an_exception(tests):
+    f = one('def g(xs):\n    return xs[3]\n\ndef f(xs):\n    return g(xs)\n', tests, entry_point='f')
+    assert (f.kind, f.call, f.error, f.line, f.expected)==('exception', 'f([1])', 'IndexError: list index out of range', 2, '3')
+
+def test_ends_before_the_tests():
+    f = one('def f(x):\n    return x +\n', 'assert f(1) == 1')
+    assert (f.kind, f.line, f.column, f.error)==('syntax', 2, 14, 'SyntaxError: invalid syntax')
+    f = one('x = 1\ny = x/0\n', 'assert f(1) == 1')
+    assert (f.kind, f.line, f.error)==('exception', 2, 'ZeroDivisionError: division by zero')
+    f = one('def g(x): return x', 'assert f(1) == 1')
+    assert (f.kind, f.error)==('missing', 'the program defines no f')
+    for code in ('\0', 'def f(x):\n  return "\ud800"', 'x = '+'('*300, '\tif'): assert one(code, 'assert f(1) == 1').kind in ('syntax','assertion')
+    r = run('def f(x): return x +', 'assert f(1) == 1\nassert f(2) == 2\nassert f(3) == 3')
+    assert (r.status, r.n_tests, r.n_passed)==('syntax', 3, 0)
+
+@pytest.mark.parametrize('code, status, kind', [('def f(x): import sys; sys.exit(0)','failed','exit'), ('def f(x): return bytearray(1<<31)','memory','memory'), ('def f(x): return {1:object()}','failed','value'),
+    ('def f(x):\n    while True: print("x"*999)','output','output'), ('import time\ndef f(x): time.sleep(9)','timeout','timeout')])
+def test_statuses(code, status, kind):
+    for tests in ('assert f(1) == 1', 'def test():\n    y = 1\n    assert f(y) == y'):
+        r = run(code, tests, timeout=.6)
+        assert (r.status, r.failures[0].kind, r.failures[0].call)==(status, kind, 'f(1)')
+
+@pytest.mark.parametrize('assertion, expected, got', [('f(1) is None','None','2'), ('f(1) in (3, 4)','one of (3, 4)','2'), ('f(1) != 2','not 2','2'), ('3 == f(1)','3','2'), ('f(1) > 5','> 5','2'), ('5 < f(1)','> 5','2'),
+    ('abs(f(1) - 2.5) < 1e-6','2.5 within 1e-06','2'), ('math.isclose(f(1), 2.5)','about 2.5','2'), ('not f(1)','False','2'), ('f(-1)','True','0'), ('len(f("a")) == 3','3','2')])
+@pytest.mark.parametrize('boxed', [False, True])
+def test_expected_and_got(assertion, expected, got, boxed):
+    f = one('def f(x): return x+x if x=="a" else x+1', 'import math\n'+'z = [0 for _ in ()]\nz.append(1)\n'*boxed+f'assert {assertion}', entry_point='f')
+    assert (f.kind, f.expected, f.got)==('assertion', expected, got)
+
+def test_each_test_counts():
+    tests = ''.join(f'assert f({k}) == {k*k}\n' for k in range(6))
+    assert [(r.n_tests, r.n_passed) for r in run_batch([dict(code='def f(x): return x*2', tests=t) for t in (tests, 'y = [0 for _ in ()]\ny.append(1)\n'+tests)])]==[(6, 2), (6, 2)]
+    r = run('def f(x): return 1/x', 'def test_a():\n    y = f(0)\n    assert y == 1\n\ndef test_b():\n    z = 1\n    assert f(z) == 1\n')
+    assert (r.n_tests, r.n_passed, [f.test for f in r.failures])==(2, 1, ['y = f(0)'])
+
+def test_programs_without_tests():
+    r = run('import sys\nprint(sum(map(int, sys.stdin)))', stdin='1\n2\n')
+    assert (r.passed, r.stdout, r.n_tests)==(True, '3\n', 0)
+    assert run('raise SystemExit').passed is True and run('raise SystemExit(3)').passed is False
+    assert run('if __name__ == "__main__": print(input())', stdin='é'*30_000).stdout=='é'*30_000+'\n'
+    f = run('x = 1\nprint(x)\n1/0').failures[0]
+    assert (f.line, f.error)==(3, 'ZeroDivisionError: division by zero')
+
+# Styles of tests
+
+GOOD = """
+class Empty(ValueError): pass
+LIMIT = 3
+def first(xs):
+    if not xs: raise Empty('nothing in it')
+    return xs.pop(0)
+def key(d, k): return d[k]
+"""
+STYLES = {
+'pytest': """
+import pytest
+from solution import first, Empty, LIMIT, key
+@pytest.fixture
+def xs(): return [1, 2]
+@pytest.mark.parametrize('given, want', [([3], 3), ([4, 5], 4)])
+def test_first(given, want): assert first(given) == want
+def test_fixture(xs): assert first(xs) == 1 and xs == [2]
+def test_raises():
+    with pytest.raises(Empty, match='nothing') as e: first([])
+    assert 'in it' in str(e.value)
+def test_builtin():
+    with pytest.raises(ValueError): first([])
+    with pytest.raises(KeyError): key({}, 1)
+def test_approx(): assert first([.1+.2]) == pytest.approx(.3)
+def test_limit(): assert LIMIT == 3
+""",
+'unittest': """
+import unittest, solution
+class TestFirst(unittest.TestCase):
+    def setUp(self): self.xs = [1, 2]
+    def test_first(self): self.assertEqual(solution.first(self.xs), 1)
+    def test_raises(self): self.assertRaises(ValueError, solution.first, [])
+if __name__ == '__main__': unittest.main()
+""",
+'class': "from solution import first\nclass TestIt:\n    def test_a(self): assert first([1]) == 1\n",
+'check': "METADATA = {'author': 'x'}\ndef check(candidate):\n    for k in range(3): assert candidate([k, 9]) == k\n",
+'candidate': "assert candidate([7]) == 7\n",
+'try': "try:\n    first([])\nexcept ValueError as e: assert str(e) == 'nothing in it'\nelse: assert False\n",
+'in place': "xs = [[1], [2], [3]]\ninner = xs[1]\nassert first(xs) == [1]\nassert xs == [[2], [3]] and xs[0] is inner\n",
+'helper': "def same(a, b): assert a == b\nsame(first([1]), 1)\nsame(first([2]), 2)\n",
+}
+
+@pytest.mark.parametrize('style', STYLES)
+def test_style(style):
+    r = run(GOOD, STYLES[style], entry_point='first')
+    assert r.passed is True and r.n_tests>0, (r.failures, r.detail)
+    wrong = run(GOOD.replace('xs.pop(0)', 'None'), STYLES[style], entry_point='first')
+    assert wrong.passed is (True if style=='try' else False), wrong
+    if style=='try': assert run(GOOD.replace('raise Empty', 'return str'), STYLES[style], entry_point='first').passed is False
+
+def test_values_keep_their_types():
+    code = 'def f(x): return x'
+    vs = ['None','True','-3','10**30 if 1 else 0','2.5','1j','"é\\n"',"b'\\xff'",'[1, [2]]','(1, (2,))','(1,)','()','{1, 2}','frozenset({1})','{}','{(1, 2): [3]}','float("inf")','"\\ud800"']
+    tests = 'def same(a, b): assert type(a) is type(b) and a == b and repr(a) == repr(b)\n'+''.join(f'same(f({v}), {v})\n' for v in vs)
+    r = run(code, tests, entry_point='f')
+    assert (r.passed, r.n_tests)==(True, len(vs)), r.failures
+    assert run('from collections import *\ndef f(x): return Counter(x)', 'assert f("aab") == {"a": 2, "b": 1}').passed is True
+
+def test_the_same_run_twice_says_the_same():
+    code = 'import random\ndef f(): return [random.random(), list({"a","b","c","d"}), hash("x")]'
+    tests = 'import random\ndef test():\n    x = random.random()\n    assert f() == x'
+    a,b = run_batch([dict(code=code, tests=tests)]*2)
+    assert replace(a, seconds=0)==replace(b, seconds=0)
+
+@pytest.mark.parametrize('tests, why', [('assert f(lambda: 1) == 1', 'object of type function'), ('import nowhere\nassert f(1) == 1', 'ModuleNotFoundError'), ('x = 1/0\nassert f(1) == 1', 'ZeroDivisionError'),
+    ('def test_x(capsys): assert f(1) == 1', 'fixture capsys'), ('assert f(', 'do not parse'), ('x = 1', 'no function'), ('import time\ntime.sleep(60)\nassert f(1) == 1', 'no answer')])
+def test_faults_of_the_tests_are_masked(tests, why):
+    r = run('def f(x): return x', tests, timeout=1.)
+    assert (r.passed, r.status)==(None, 'infrastructure') and why in r.detail
+
+def test_a_setup_that_fails_is_ours(): assert 'setup' in run('def f(x): return x', 'assert f(1) == 1', setup='1/0').detail
+
+@pytest.mark.parametrize('wrong, error', [(dict(code=3), TypeError), (dict(tests=None), TypeError), (dict(timeout=0), ValueError), (dict(memory_mb=1), ValueError), (dict(sandbox='none'), ValueError)])
+def test_wrong_arguments(wrong, error):
+    with pytest.raises(error, match=next(iter(wrong))): run(**{**dict(code='', tests=''), **wrong})
+
+# Plain values
+
+plain = st.recursive(st.none()|st.booleans()|st.integers()|st.floats(allow_nan=False)|st.text(st.characters())|st.binary(),
+    lambda s: st.lists(s, max_size=4)|st.tuples(s, s)|st.dictionaries(st.text()|st.integers(), s, max_size=3)|st.frozensets(st.integers()|st.text(), max_size=3), max_leaves=12)
+
+@given(plain)
+@settings(max_examples=300, deadline=None)
+def test_encode_and_decode_are_inverse(v):
+    back = decode(json.loads(encode(v)))
+    assert back==v and type(back) is type(v) and len(show(v))<=200 and divergence(v, back)==''
+
+@given(st.recursive(st.none()|st.booleans()|st.floats()|st.text(), lambda s: st.lists(s)|st.dictionaries(st.sampled_from('tszdfibcx'), s, max_size=2), max_leaves=8))
+@settings(max_examples=300, deadline=None)
+def test_hostile_json_is_a_value_or_a_value_error(v):
+    try: encode(decode(v))
+    except ValueError: pass
+
+@given(st.text(alphabet='f(1)=:\n assertdefor[]{}"\',<>+-*.@lambd', max_size=80))
+@settings(max_examples=300, deadline=None)
+def test_any_text_is_a_plan_or_a_problem(text): plan(text, 'f')
+
+# Missing and broken boxes
+
+def fresh(monkeypatch): monkeypatch.setattr(selftest, '_tested', {})
+
+def script(path, text):
+    path.write_text('#!/bin/sh\n'+text)
+    path.chmod(0o755)
+    for p in (path.parent, *path.parents[1:]):
+        if str(p).startswith('/tmp/') and p.stat().st_uid==os.getuid(): p.chmod(p.stat().st_mode|0o055)
+    return path
+
+def test_no_bubblewrap(monkeypatch, tmp_path):
+    fresh(monkeypatch)
+    monkeypatch.setenv('PATH', str(tmp_path))
+    with pytest.raises(SandboxUnavailable, match='bubblewrap is not installed'): run('1')
+
+def test_a_bwrap_that_only_runs_its_argument(monkeypatch, tmp_path):
+    fresh(monkeypatch)
+    base = sys.base_prefix
+    script(tmp_path/'bwrap', f'while [ "$1" != -- ]; do shift; done\nshift\nexe=${{1#/py}}\nshift\n[ -x "/mnt$exe" ] && exec "/mnt$exe" "$@"\n'
+           f'[ -x "{base}$exe" ] && exec "{base}$exe" "$@"\nexec "$exe" "$@"\n')
+    monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
+    with pytest.raises(SandboxUnavailable, match='is no sandbox: from inside it was possible to read a file'): run('1')
+
+@pytest.mark.parametrize('text, why', [('echo "bwrap: No permissions to create new namespace, likely because the kernel does not allow non-privileged user namespaces" >&2; exit 1', 'No permissions'),
+    ('echo "bwrap: Unknown option --disable-userns" >&2; exit 1', '0.8 or newer'), ('exit 0', 'does not work'), ('sleep 1; kill -9 $$', 'SIGKILL')])
+def test_a_bwrap_that_does_not_work(monkeypatch, tmp_path, text, why):
+    fresh(monkeypatch)
+    script(tmp_path/'bwrap', text)
+    monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
+    with pytest.raises(SandboxUnavailable, match=why): run('1')
+
+def test_user_namespaces_switched_off():
+    "For real: inside a bubblewrap that forbids them"
+    code = 'from text2grad.sandbox import *\ntry: print(run("1"))\nexcept SandboxUnavailable as e: print("refused:", e)'
+    r = subprocess.run(['bwrap','--unshare-user','--disable-userns','--dev-bind','/','/','--',sys.executable,'-c',code], capture_output=True, text=True, cwd=root, env={**os.environ, 'PYTHONPATH':str(root)})
+    assert r.stdout.startswith('refused: There is no sandbox'), r.stdout+r.stderr
+
+def test_each_system_gets_its_own_advice():
+    said = [advice(**f) for f in (dict(installed=False), dict(platform='darwin'), dict(platform='win32'), dict(apparmor=True), dict(off='kernel.unprivileged_userns_clone'), dict(container=True))]
+    for text,word in zip(said, ('apt install bubblewrap','Docker Desktop','WSL2','/etc/apparmor.d/bwrap','unprivileged_userns_clone=1','seccomp=unconfined')): assert word in text
+
+def test_nothing_weaker_is_ever_chosen(monkeypatch, tmp_path):
+    fresh(monkeypatch)
+    script(tmp_path/'docker', 'exit 0')
+    monkeypatch.setenv('PATH', str(tmp_path))
+    for s in ('auto','podman'):
+        with pytest.raises(SandboxUnavailable): run('1', sandbox=s)
+
+def test_no_box_means_no_box_in_every_result(monkeypatch):
+    fresh(monkeypatch)
+    with pytest.warns(UserWarning, match='NOT SANDBOXED'): r = run('1', sandbox='unsafe_subprocess')
+    assert (r.tier, 'NOT SANDBOXED' in r.detail, 'background:#b3261e' in r._repr_html_())==('unsafe_subprocess', True, True)
+
+def test_results_escape_what_the_program_wrote():
+    r = Result(False, 'failed', (Failure('<img src=x>', 'assertion', error='<script>'),))
+    assert '<img' not in r._repr_html_() and '<script' not in r._repr_html_()
+
+def test_commands():
+    "Containers cannot be started here; their command can be read"
+    cmd = container_command('docker', Limits(), 'n', runsc=True)
+    for words in ('--network none','--read-only','--cap-drop ALL','--security-opt no-new-privileges','--pids-limit 16','--memory 512m','--cpus 1','--tmpfs /tmp','--runtime=runsc','--user 65534:65534'): assert words in ' '.join(cmd)
+    cmd = ' '.join(bwrap_command('bwrap', 5, 6))
+    for words in ('--unshare-all --unshare-user --disable-userns --die-with-parent --new-session --cap-drop ALL','--ro-bind /usr /usr','--size 67108864 --tmpfs /tmp','--remount-ro /dev --remount-ro /','--clearenv','--info-fd 5','--seccomp 6'): assert words in cmd
+
+# Leftovers
+
+def test_500_runs_leave_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv('TMPDIR', str(tmp_path))
+    kinds = ['def f(x): return x', 'def f(x): return 1/0', 'open("/tmp/x", "w").write("y")\ndef f(x): return x', ATTACKS['leave a daemon'], 'import os\nos.fork()\ndef f(x): return x']
+    fds = len(os.listdir('/proc/self/fd'))
+    rs = run_batch([dict(code=kinds[i%5], tests='assert f(1) == 1', memory_mb=902) for i in range(500)])
+    assert [r.passed for r in rs[:3]]==[True, False, True] and all(r.passed is not None for r in rs)
+    assert others(str(902<<20))==[] and list(tmp_path.iterdir())==[]
+    assert len(os.listdir('/proc/self/fd'))==fds
+    assert threading.active_count()==1 or not any('ThreadPool' in t.name for t in threading.enumerate())
+
+def test_an_interrupted_batch_leaves_nothing():
+    code = 'from text2grad.sandbox import *\nself_test()\nprint("go", flush=True)\nrun_batch([dict(code="while True: pass", timeout=60., memory_mb=903)]*6)'
+    p = subprocess.Popen([sys.executable,'-c',code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root, env={**os.environ, 'PYTHONPATH':str(root)})
+    assert p.stdout.readline()=='go\n'
+    time.sleep(.7)
+    assert others(str(903<<20))
+    start = time.monotonic()
+    p.send_signal(signal.SIGINT)
+    assert 'KeyboardInterrupt' in p.communicate(timeout=20)[1]
+    assert time.monotonic()-start<4 and others(str(903<<20))==[]
+
+def test_a_killed_parent_leaves_nothing():
+    code = 'from text2grad.sandbox import *\nself_test()\nprint("go", flush=True)\nrun("import time\\ntime.sleep(60)", timeout=60., memory_mb=904)'
+    p = subprocess.Popen([sys.executable,'-c',code], stdout=subprocess.PIPE, text=True, cwd=root, env={**os.environ, 'PYTHONPATH':str(root)})
+    assert p.stdout.readline()=='go\n'
+    time.sleep(.5)
+    assert others(str(904<<20))
+    p.kill()
+    p.wait()
+    time.sleep(.5)
+    assert others(str(904<<20))==[]
+
+# Boxes
+
+def test_a_box_that_never_reads_is_ended():
+    with Box(self_test(), 'import time\nnonce, = receive()\nsend(\'{"nonce":"%s"}\' % nonce)\ntime.sleep(60)') as box:
+        box.ready().ask(seconds=5)
+        start = time.monotonic()
+        with pytest.raises(BoxError, match='no answer'): box.ask('x'*10_000_000, seconds=.3)
+        assert time.monotonic()-start<1
+
+def test_a_box_that_never_stops_talking_is_ended():
+    with Box(self_test(), 'while True: send("x"*1000)') as box:
+        with pytest.raises(BoxError): box.ready().ask(seconds=3)
+    with Box(self_test(), 'receive()\nimport posix\nwhile True: posix.write(out if "out" in globals() else 3, b"x"*1000)') as box:
+        with pytest.raises(BoxError): box.ready().ask(seconds=3)
+
+def test_batches_keep_their_order_and_name_a_bad_job():
+    rs = run_batch(({'code':f'print({k})'} for k in range(12)), workers=3)
+    assert [r.stdout for r in rs]==[f'{k}\n' for k in range(12)] and run_batch([])==[]
+    with pytest.raises(ValueError, match="job 1: unknown argument 'test'"): run_batch([dict(code=''), dict(code='', test='')])
+
+# Real solutions
+
+EQUIVALENT = {51:1, 116:1, 134:1}   # HumanEval problems whose first mutant does what the original does; the next one is taken
+
+def test_humaneval():
+    "164 solutions pass, 164 mutants fail. That a mutant is wrong is known from running it with its tests as one program, without stand-ins or verdicts"
+    exs = load_humaneval()
+    jobs = [dict(tests=e.meta['tests'], entry_point=e.meta['entry_point'], setup=e.meta['description']) for e in exs]
+    wrong = []
+    for i,e in enumerate(exs):
+        ms = mutants(e.reference[0], e.meta['entry_point'])
+        for _ in range(EQUIVALENT.get(i, 0)): next(ms)
+        wrong.append(next(ms))
+    good = run_batch([dict(j, code=e.reference[0]) for j,e in zip(jobs, exs)])
+    assert [e.meta['id'] for e,r in zip(exs, good) if not r.passed or r.n_passed!=r.n_tests]==[]
+    bad = run_batch([dict(j, code=c) for j,c in zip(jobs, wrong)])
+    alone = run_batch([dict(code=f'{c}\n\n{j["tests"]}', setup=j['setup']) for j,c in zip(jobs, wrong)])
+    assert [e.meta['id'] for e,r in zip(exs, alone) if r.passed is not False]==[], 'this mutant is equivalent: choose the next'
+    assert [e.meta['id'] for e,r in zip(exs, bad) if r.passed is not False]==[]
+    assert len(good)==len(bad)==164 and all(r.failures for r in bad)
+
+def test_the_bundled_task():
+    task = load_task('code')
+    exs = [*task.train, *task.heldout]
+    rs = run_batch([dict(code=e.reference[0], tests=e.meta['tests'], entry_point=e.meta['entry_point']) for e in exs])
+    assert [e.meta['id'] for e,r in zip(exs, rs) if not r.passed]==[] and len(rs)>=60
