@@ -40,7 +40,7 @@ def test_all_problems_are_listed_by_row_before_anything_is_asked(tmp_path):
     said = [int(m) for m in re.findall(r'^row (\d+)', str(e.value), re.M)]
     assert said==[2,3,4,5,6,7,8,10,11,12] and not c.seen and not out.parent.exists()
 
-@pytest.mark.parametrize('bad,why', [('text', 'must be an Example or a row, got str'), (Example('p', 'r', meta=dict(prompt='q')), r"meta\['prompt'\]: this name is taken"),
+@pytest.mark.parametrize('bad,why', [('text', 'must be an Example or a row, got str'), (Example('p', 'r', meta=dict(prompt='q')), r"meta\['prompt'\]: the name is taken"),
                                      (Example('p', 'r', meta=dict(x={1,2})), 'cannot be written as JSON'), (Example('p', 'r', meta=dict(x=float('nan'))), 'JSON'),
                                      (dict(prompt='p', response='r', scores={'a':float('inf')}), 'JSON')])
 def test_an_example_that_cannot_be_kept(tmp_path, bad, why):
@@ -79,17 +79,24 @@ def test_an_endless_generator_is_read_up_to_the_limit(tmp_path):
     s = go(endless(), Fake(), tmp_path/'o.jsonl', limit=5)
     assert s.rows==s.judged==5
 
-def test_input_that_changes_on_the_way_is_noticed(tmp_path):
-    f = tmp_path/'in.jsonl'
-    write_jsonl(f, rows(5))
-    class Meddler(Fake):
-        def __call__(self, exs): write_jsonl(f, rows(5, 3)); return super().__call__(exs)
-    with pytest.raises(AnnotationError, match='row 1 changed'): go(f, Meddler(), tmp_path/'o.jsonl')
-    class Thief(Fake):
-        def __call__(self, exs): write_jsonl(f, rows(2)); return super().__call__(exs)
-    write_jsonl(f, rows(5))
-    with pytest.raises(AnnotationError, match='rows were taken away'): go(f, Thief(), tmp_path/'p.jsonl')
-    assert not (tmp_path/'o.jsonl').exists() and not (tmp_path/'p.jsonl').exists()
+@pytest.mark.parametrize('kind', [Fake, Async])
+def test_input_that_changes_on_the_way_is_noticed(tmp_path, kind):
+    f,out = tmp_path/'in.jsonl',tmp_path/'o.jsonl'
+    for later in (rows(50, 3), rows(50)[::-1], rows(20)):
+        write_jsonl(f, rows(50))
+        class Meddler(kind):
+            def one(self, e):
+                if len(self.seen)==9: write_jsonl(f, later)
+                return super().one(e)
+        c = Meddler()
+        with pytest.raises(AnnotationError, match='in.jsonl changed'): go(f, c, out, batch_size=3, concurrency=2)
+        assert len(c.seen)<20 and not out.exists()
+        (tmp_path/'o.jsonl.part').unlink()
+
+def test_a_pipe_can_be_read_only_once(tmp_path):
+    os.mkfifo(tmp_path/'pipe')
+    p = subprocess.Popen([sys.executable,'-c','import json,sys; f=open(sys.argv[1],"w"); [print(json.dumps(dict(prompt="p", response=f"Answer number {i}.")), file=f) for i in range(9)]',str(tmp_path/'pipe')])
+    assert go(tmp_path/'pipe', Fake(), tmp_path/'o.jsonl').judged==9 and p.wait(20)==0
 
 def test_the_critic_sees_neither_reference_nor_what_people_said(tmp_path):
     seen = []

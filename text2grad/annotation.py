@@ -26,58 +26,66 @@ _log = logging.getLogger('text2grad')
 class AnnotationError(RuntimeError): "Why critiques cannot be written here, or what stopped them; the message says what to do"
 
 def _record(x):
-    "One thing to annotate as a record; `None` if it is none"
-    if isinstance(x, Example): return to_record(x)
-    return dict(schema=SCHEMA) | {k:v for k,v in x.items() if v is not None} if isinstance(x, dict) else None
+    "`(record, problem)` of one thing to annotate"
+    if isinstance(x, dict): return dict(schema=SCHEMA) | {k:v for k,v in x.items() if v is not None},''
+    if not isinstance(x, Example): return None,f'must be an Example or a row, got {type(x).__name__}'
+    taken = [f'meta[{k!r}]' for k in ('schema','prompt','response','reference') if k in x.meta]
+    return to_record(x),f'{", ".join(taken)}: the name is taken, call it something else' if taken else ''
 
-def _wrong(x, r, fingerprint):
-    "`(problems, key)` of one thing to annotate and its record"
-    if r is None: return [f'must be an Example or a row, got {type(x).__name__}'],''
-    taken = [k for k in ('schema','prompt','response','reference') if isinstance(x, Example) and k in x.meta]
-    if ps := [f'meta[{k!r}]: this name is taken, call it something else' for k in taken] or problems(r): return ps,''
+def _wrong(r, fingerprint):
+    "`(problems, key)` of a record"
+    if ps := problems(r): return ps,''
     try: return dumps(r) and [],question_key(r, fingerprint)
     except (ValueError,TypeError,RecursionError) as e: return [f'cannot be written as JSON: {e}'],''
 
 def _each(source, limit=None):
-    "`(row, thing, problem)`, counted from 1"
+    "`(row, record, problem)`, counted from 1"
     found = _rows(source) if isinstance(source, (str,Path)) else ((i, x, '') for i,x in enumerate(source, 1))
-    return islice(found, limit)
+    return ((i, *((None,p) if p else _record(x))) for i,x,p in islice(found, limit))
 
 @contextmanager
 def _rereadable(source, limit):
     "A function that gives the rows anew: those of `source`, or of a temporary file that they were written to"
-    if isinstance(source, (str,Path)) or hasattr(source, '__len__'): yield lambda: _each(source, limit); return
+    path = isinstance(source, (str,Path))
+    if os.path.isfile(source) or not os.path.exists(source) if path else hasattr(source, '__len__'): yield lambda: _each(source, limit); return
     with tempfile.TemporaryFile('w+') as f:
-        for i,x,p in _each(source, limit):
-            r = _record(x)
-            ps,_ = _wrong(x, r, '')
-            f.write(json.dumps((i, None if ps else r, '; '.join(ps)))+'\n')
+        for i,r,p in _each(source, limit):
+            try: line = json.dumps((i, r, p))
+            except (ValueError,TypeError,RecursionError) as e: line = json.dumps((i, None, f'cannot be written as JSON: {e}'))
+            f.write(line+'\n')
         def again():
             f.seek(0)
             yield from map(json.loads, f)
         yield again
 
+def _stamp(source):
+    "What changes when a file does"
+    s = os.stat(source) if isinstance(source, (str,Path)) and os.path.isfile(source) else None
+    return s and (s.st_ino, s.st_size, s.st_mtime_ns)
+
 # %% ../nbs/04k_annotation.ipynb #a76cf2ef
 class _Input:
     "Checked rows with the names of their questions"
-    def __init__(self, each, where, fingerprint):
-        self.each,self.where,self.fingerprint,self.keys,ids,wrong,twice = each,where,fingerprint,[],{},[],0
-        for i,x,p in each():
-            ps,key = ([p],'') if p else _wrong(x, r := _record(x), fingerprint)
+    def __init__(self, each, source, fingerprint):
+        self.each,self.source,self.fingerprint,self.keys,ids,wrong,twice = each,source,fingerprint,[],{},[],0
+        self.where,self.stamp = source if isinstance(source, (str,Path)) else 'input',_stamp(source)
+        for i,r,p in each():
+            ps,key = ([p],'') if p else _wrong(r, fingerprint)
             wrong += [f'row {i}: {o}' for o in ps]
             self.keys.append(key)
             if not ps and isinstance(r.get('id'), str): twice += ids.setdefault(r['id'], i)!=i
         if not self.keys: wrong = ['no rows: there is nothing to judge']
-        if wrong: raise RecordError(where, wrong)
-        if twice: _log.warning('%s: %d rows have the id of an earlier row; each is judged and written, but read_records will refuse the result', where, twice)
+        if wrong: raise RecordError(self.where, wrong)
+        if twice: _log.warning('%s: %d rows have the id of an earlier row; each is judged and written, but read_records will refuse the result', self.where, twice)
+    def check(self, ok=True):
+        if not ok or _stamp(self.source)!=self.stamp: raise AnnotationError(f'{self.where} changed while it was being annotated; run the same again')
     def __iter__(self):
-        "`(key, record)` of each row"
+        "`(key, record)` of each row; `AnnotationError` if they are not those that were checked"
         n = 0
-        for n,(key,(i,x,p)) in enumerate(zip(self.keys, self.each()), 1):
-            r = _record(x)
-            if p or r is None or question_key(r, self.fingerprint)!=key: raise AnnotationError(f'{self.where}: row {i} changed while it was being annotated; start again')
+        for n,(key,(i,r,p)) in enumerate(zip(self.keys, self.each()), 1):
+            self.check(not p)
             yield key,r
-        if n<len(self.keys): raise AnnotationError(f'{self.where}: rows were taken away while it was being annotated; start again')
+        self.check(n==len(self.keys))
 
 # %% ../nbs/04k_annotation.ipynb #9b7021de
 def _hopeless(e):
@@ -252,6 +260,7 @@ def _take_up(out, journal):
         info = {k:o for k,o in a.items() if k not in ('critic','key')}
         journal.add(a['key'], dict(critique={k:v[k] for k in CRITIQUE if k in v} or None, info=info) | (dict(error=v['error']) if v.get('error') else {}))
 
+# %% ../nbs/04k_annotation.ipynb #871f894f
 def _plan(rows, journal, retry_failed, out):
     "The questions that have no answer yet, or those that failed"
     keys = set(rows.keys)
@@ -386,7 +395,7 @@ def annotate(
     if not fingerprint and cache: _log.warning('%s has no fingerprint, so its answers are not cached', critic_name(critic))
     store = AnswerCache(cache_file() if cache=='auto' else cache) if cache and fingerprint else None
     with _rereadable(examples, limit) as each:
-        rows = _Input(each, examples if isinstance(examples, (str,Path)) else 'input', fingerprint or f'no fingerprint: {critic_name(critic)}')
+        rows = _Input(each, examples, fingerprint or f'no fingerprint: {critic_name(critic)}')
         if dry_run: return _peek(rows, critic, store, out, resume, retry_failed)
         with _locked(out): return _annotate(rows, critic, store, out, concurrency, batch_size, resume, retry_failed, give_up, progress)
 

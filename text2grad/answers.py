@@ -193,7 +193,7 @@ def get(self:Journal,
 )->dict:
     "The answer to a question"
     place,n,_ = self.at[key]
-    return loads(os.pread(self.fd, n, place))['answer']
+    return json.loads(os.pread(self.fd, n, place))['answer']
 
 @patch
 def close(self:Journal):
