@@ -1,5 +1,5 @@
 "What no notebook can show: hostile programs, forged verdicts, broken boxes, leftovers, and real solutions by the hundred. Without bubblewrap these tests fail"
-import json,os,signal,socket,stat,subprocess,sys,threading,time,warnings
+import builtins,json,os,signal,socket,subprocess,sys,threading,time,warnings
 from dataclasses import replace
 from pathlib import Path
 import pytest
@@ -142,7 +142,7 @@ def test_tests_never_run_in_the_parent(tmp_path):
     "A data set is no more to be trusted than a model"
     bad = f'import os,builtins\nopen({str(tmp_path/"x")!r}, "w")\nbuiltins.pwned = 1\nassert f(1) == 1'
     r = run('def f(x): return x', bad)
-    assert r.passed is None and list(tmp_path.iterdir())==[] and not hasattr(__builtins__, 'pwned')
+    assert r.passed is None and list(tmp_path.iterdir())==[] and not hasattr(builtins, 'pwned')
     for tests in ('assert f(1) == '+'('*5000, 'assert f(1) == '+'-'*50_000+'1', 'x'*2_000_000, 'assert f("\0") == 1', 'def f(:'): assert run('def f(x): return x', tests).passed is None
 
 # What a result says

@@ -215,32 +215,38 @@ class Box:
     def __enter__(self): return self
     def __exit__(self, *args): self.close()
 
-# %% ../nbs/03b_box.ipynb #65975d2f
+# %% ../nbs/03b_box.ipynb #c6388336
 @lru_cache
 def _compiled(source): return compile(source, '<box>', 'exec', dont_inherit=True)
 
 @patch
+def _command(self:Box, kind, ends):
+    "`(command, environment of the command)`"
+    args = [str(ends[0][1] if kind in ('bwrap','unsafe_subprocess') else 2), *self.limits.argv()]
+    env = dict(PATH='/usr/sbin:/usr/bin:/sbin:/bin', PYTHONHASHSEED='0', PYTHONUTF8='1')
+    if kind=='bwrap':
+        bpf = seccomp_filter() if self.tier.name.endswith('seccomp') else b''
+        if bpf: os.write(ends[2][1], bpf)
+        cmd = as_nobody(lambda prefix: bwrap_command(self.tier.program, ends[1][1], ends[2][0] if bpf else None, prefix))
+    elif kind=='unsafe_subprocess':
+        cmd = [str(Path(getattr(sys, '_base_executable', sys.executable)).resolve()), *_flags]
+        args[5] = '-1'   # a limit on all the user's processes together would hit the user
+    else: cmd,env = container_command(self.tier.program, self.limits, self.name, _has_runsc(self.tier.program)),dict(os.environ)
+    return [*cmd,'-c',PRELUDE,*args],env
+
+# %% ../nbs/03b_box.ipynb #c81e05bf
+@patch
 def _start(self:Box, source):
     kind = self.tier.name.partition('+')[0]
-    ends = [os.pipe() for _ in range(3 if kind=='bwrap' else 1)]   # replies, process id, system call filter
-    inherit = [e[1] for e in ends[:2]]
+    ends = [os.pipe() for _ in range(3 if kind=='bwrap' else 1)]   # answers, process id, system call filter
+    inherit = [] if kind in ('docker','podman') else [w for _,w in ends[:2]]+[r for r,_ in ends[2:]]
     try:
-        if kind=='bwrap':
-            bpf = seccomp_filter() if self.tier.name.endswith('seccomp') else b''
-            os.write(ends[2][1], bpf or b'\0')
-            inherit.append(ends[2][0])
-            cmd = as_nobody(lambda prefix: bwrap_command(self.tier.program, ends[1][1], ends[2][0] if bpf else None, prefix))
-        elif kind=='unsafe_subprocess': cmd = [str(Path(getattr(sys, '_base_executable', sys.executable)).resolve()), *_flags]
-        else: cmd = container_command(self.tier.program, self.limits, self.name, _has_runsc(self.tier.program))
-        args = [str(ends[0][1] if kind in ('bwrap','unsafe_subprocess') else 2), *self.limits.argv()]
-        if kind=='unsafe_subprocess': args[5] = '-1'   # a count of all the user's processes would hit the user
-        env = dict(os.environ) if kind in ('docker','podman') else dict(PATH='/usr/sbin:/usr/bin:/sbin:/bin', PYTHONHASHSEED='0', PYTHONUTF8='1')
-        self.proc = subprocess.Popen([*cmd,'-c',PRELUDE,*args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            bufsize=0, pass_fds=inherit if kind in ('bwrap','unsafe_subprocess') else (), env=env, cwd='/', start_new_session=True)
+        cmd,env = self._command(kind, ends)
+        self.proc = subprocess.Popen(cmd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
+                                     pass_fds=inherit, env=env, cwd='/', start_new_session=True)
     finally:
-        for r,w in ends: os.close(w)
-        if kind=='bwrap': os.close(ends.pop()[0])
-        self._ends = [r for r,_ in ends]
+        for fd in (*(w for _,w in ends), *(r for r,_ in ends[2:])): os.close(fd)
+        self._ends = [r for r,_ in ends[:2]]
     self._watch()
     self._send(source if kind in ('docker','podman') else _compiled(source))
 

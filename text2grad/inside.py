@@ -11,7 +11,7 @@ __all__ = ['NotPlain', 'encode', 'Unsupported', 'serve']
 import sys
 from _json import encode_basestring_ascii as quote
 
-# %% ../nbs/03d_inside.ipynb #abc64cc8
+# %% ../nbs/03d_inside.ipynb #6484177b
 class NotPlain(Exception):
     "A value that is no plain data; the message says what it is"
 
@@ -23,6 +23,7 @@ def _dicts():
 
 _brackets = {list:('[',']'), tuple:('{"t":[',']}'), set:('{"s":[',']}'), frozenset:('{"z":[',']}')}
 
+# %% ../nbs/03d_inside.ipynb #abc64cc8
 def encode(
     value,         # Any value
     room=1_000_000,# Characters that it may take
@@ -313,6 +314,7 @@ def _prepare(run, source, setup, known):
     names['_t2g_site'] = lambda k: _Site(run, k)
     return names
 
+# %% ../nbs/03d_inside.ipynb #364e8fdb
 def _tests(nonce, source, setup, known, units):
     "Run the tests and report on each"
     run = _Run(nonce)

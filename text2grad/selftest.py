@@ -25,8 +25,7 @@ def attempt(what, do):
     try:
         if do(): found.append(what)
     except OSError: pass
-def content(path):
-    with open(path, 'rb') as f: return f.read()
+def content(path): return posix.read(posix.open(path, 0), 65536)
 def connect():
     s = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
     s.settimeout(1)

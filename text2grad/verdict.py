@@ -315,6 +315,7 @@ class _Stamp:
             case ast.For() | ast.While() | ast.If(): s.body,s.orelse = self.body(s.body),self.body(s.orelse)
         return s
 
+# %% ../nbs/03e_verdict.ipynb #fd8ddc40
 def _is_main(s): return isinstance(s, ast.If) and '__name__' in ast.unparse(s.test)
 
 def _boxed_tests(tree, source, wanted, entry):
