@@ -350,3 +350,8 @@ def test_traps():
     assert got=={'b':1, '==':-1, 'd':-.5}
     nested = find_spans('the whole good but bad part', [Quote('whole good but bad part', 1.), Quote('bad', -1.)])[0]
     assert token_rewards(nested, words('the whole good but bad part'), overlap='last')==[0, 1, 1, 1, -1, 1]
+
+
+def test_a_critic_may_give_missing_as_its_reason():
+    c = align('The cat sat on the mat.', dict(critique='x', poor_spans=[dict(quote='The cat', reason='missing')], missing=['the dog']))
+    assert [(s.start, s.end, s.score) for s in c.spans]==[(0, 7, -1.)] and [q.text for q in c.unresolved]==['the dog']

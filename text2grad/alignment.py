@@ -13,7 +13,7 @@ import codecs,json,json_repair,re
 from dataclasses import replace
 from functools import lru_cache
 from typing import Annotated,Any
-from .core import Critique,Quote,Span,_no_constant,_number,_pairs
+from .core import Critique,Quote,Span,_decoder
 from .linking import link_phrases
 from .quotes import find_spans
 
@@ -104,8 +104,6 @@ class _Metered(str):
     def __add__(self, o): return _Metered(str.__add__(self, o), self.meter)
 
 # %% ../nbs/01_alignment.ipynb #a6090395
-_decoder = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_no_constant)
-
 def _objects(text, tries=32):
     "The critique objects that stand whole in `text`; `ValueError` for NaN, infinities and duplicate keys"
     found,i = [],text.find('{')
@@ -148,7 +146,8 @@ def parse_critique(
 # %% ../nbs/01_alignment.ipynb #4566b19e
 def _quotes(d):
     "The quotes of a parsed critique with their scores"
-    make = lambda o,sign: Quote(o['quote'], sign*o['severity']/3, o['reason'], o.get('occurrence'))
+    why = lambda o: 'Missing.' if o['reason']=='missing' else o['reason'] # `missing` is our mark for what has no place in the response
+    make = lambda o,sign: Quote(o['quote'], sign*o['severity']/3, why(o), o.get('occurrence'))
     return [make(o, 1) for o in d['good_spans']]+[make(o, -1) for o in d['poor_spans']]+[Quote(o, -1., 'missing') for o in d['missing']]
 
 def align(

@@ -88,25 +88,25 @@ def _critic(args):
     "The critic that was asked for"
     named = lambda *names: [f'--{n.replace("_","-")}' for n in names if getattr(args, n) is not None]
     odd = named('base_url','api_key_env') if args.critic!='api' else []
-    odd += named('model') if args.critic in ('rules','tests') else []
+    odd += named('prices') if args.critic!='api' else []
+    odd += named('constrained') if args.critic!='model' else []
+    odd += named('model') if args.critic not in ('api','model') else []
     if odd: raise CommandError(f'{", ".join(odd)}: --critic {args.critic} has no use for it')
-    if args.critic=='rules':
-        from text2grad.critics import rule_critic
-        return rule_critic(_task_of(args))
-    if args.critic=='tests':
-        from text2grad.unit_tests import UnitTestCritic
-        return UnitTestCritic()
+    if args.critic not in ('api','model'):
+        from text2grad.critics import UnitTestCritic,rule_critic
+        if args.critic=='rules': return rule_critic(_task_of(args))
+        return UnitTestCritic() if args.critic=='tests' else rule_critic('code')+UnitTestCritic()
     task = None if args.task=='auto' else args.task
     if args.critic=='api':
         from text2grad.api_critic import ApiCritic
         if not args.model: raise CommandError('--model: say what the server calls the model')
-        return ApiCritic(args.model, args.base_url, task=task, key_env=args.api_key_env, concurrency=args.concurrency)
+        return ApiCritic(args.model, args.base_url, task=task, key_env=args.api_key_env, concurrency=args.concurrency, prices=args.prices)
     from text2grad.model_critic import ModelCritic
-    return ModelCritic(args.model, task=task)
+    return ModelCritic(args.model, task=task, constrained=bool(args.constrained))
 
 # %% ../nbs/14_cli.ipynb #e5dc0df6
 def annotate_command(args)->int:
-    "`text2grad annotate INPUT --critic rules|tests|api|model --out FILE`: 0 if every row has an answer, 1 if not"
+    "`text2grad annotate INPUT --critic rules|tests|rules+tests|api|model --out FILE`: 0 if every row has an answer, 1 if not"
     from text2grad.annotation import Stopped,annotate
     from text2grad.core import iter_jsonl
     got = []
@@ -347,12 +347,14 @@ def _parser():
 # %% ../nbs/14_cli.ipynb #9baab0b2
 def _annotate_parser(n):
     n.add_argument('input', metavar='INPUT', help='JSON Lines: rows with a "prompt", a "response", and what the critic needs')
-    n.add_argument('--critic', required=True, choices=('rules','tests','api','model'), help='rules of a task, unit tests in the sandbox, a model behind an OpenAI-compatible server, or a model here')
+    n.add_argument('--critic', required=True, choices=('rules','tests','rules+tests','api','model'), help='rules of a task, unit tests in the sandbox, both, a model behind an OpenAI-compatible server, or a model here')
     n.add_argument('--out', required=True, metavar='FILE', help='where to: .jsonl or .jsonl.gz; run again to go on with it')
     n.add_argument('--task', default='auto', choices=('summarize','answer','code','auto'), help='what the responses are (default: as the rows say)')
     n.add_argument('--model', help='what the server calls the model; or a folder or hub name')
     n.add_argument('--base-url', metavar='URL', help='of the server, such as http://127.0.0.1:8000/v1 (default: OPENAI_BASE_URL, else OpenAI)')
     n.add_argument('--api-key-env', metavar='VAR', help='variable that holds the key (default: OPENAI_API_KEY)')
+    n.add_argument('--prices', type=float, nargs=2, metavar=('IN','OUT'), help='price of a million tokens in and out, for the estimate of cost')
+    n.add_argument('--constrained', action='store_const', const=True, help='let a model here write only critiques with quotes that are there (needs the extra "constrained")')
     n.add_argument('--limit', type=_positive, metavar='N', help='only the first N rows')
     n.add_argument('--concurrency', type=_positive, default=8, metavar='N', help='questions to a server at once (default: 8)')
     n.add_argument('--dry-run', action='store_true', help='print one question and counts; ask nothing')

@@ -119,13 +119,14 @@ def _pairs(ps):
 
 def _no_constant(c): raise ValueError(f'{c} is not JSON')
 
+_decoder = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_no_constant)
+
 def loads(
     s:str|bytes, # One JSON value
 )->Any:          # The value; `ValueError` for NaN, infinities, duplicate keys and anything else that is not JSON
     "`json.loads` without its leniencies"
-    try: v = json.loads(s, object_pairs_hook=_pairs, parse_constant=_no_constant)
+    try: return _decoder.decode(s.decode('utf-8') if isinstance(s, bytes) else s)
     except RecursionError: raise ValueError('nested too deeply') from None
-    return v
 
 # %% ../nbs/00_core.ipynb #47eefb66
 def _parse_row(raw):
