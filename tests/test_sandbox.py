@@ -365,6 +365,14 @@ def test_commands():
     cmd = ' '.join(bwrap_command('bwrap', 5, 6))
     for words in ('--unshare-all --unshare-user --disable-userns --die-with-parent --new-session --cap-drop ALL','--ro-bind /usr /usr','--size 67108864 --tmpfs /tmp','--remount-ro /dev --remount-ro /','--clearenv','--info-fd 5','--seccomp 6'): assert words in cmd
 
+def test_the_line_through_a_container(tmp_path):
+    "With a program in docker's place that runs the same Python here: only an honest program goes through it, and the self-test refuses it"
+    fake = script(tmp_path/'docker', f'[ "$1" = run ] || exit 1\nwhile [ "$1" != python ]; do shift; done\nshift\nexec {sys._base_executable} "$@"\n')
+    code = 'import sys\nnonce, = receive()\nprint("out")\nprint("err", file=sys.stderr)\nsys.stdout.flush()\nsend(\'{"nonce":"%s","value":42}\' % nonce)\nreceive()'
+    with Box(Tier('docker', str(fake)), code) as box: assert box.ready().ask(seconds=10)=={'value':42}
+    assert sorted(box.stdout.split())==[b'err', b'out']
+    assert selftest.probe(Tier('docker', str(fake)))[0]=='read a file outside'
+
 # Leftovers
 
 def test_500_runs_leave_nothing(monkeypatch, tmp_path):

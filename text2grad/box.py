@@ -216,13 +216,21 @@ class Box:
     def __exit__(self, *args): self.close()
 
 # %% ../nbs/03b_box.ipynb #c6388336
+_start_up = """import marshal,posix,sys
+n,data = int(sys.argv.pop(1)),b''
+while len(data)<n: data += posix.read(0, n-len(data))
+exec(marshal.loads(data))"""
+
 @lru_cache
-def _compiled(source): return compile(source, '<box>', 'exec', dont_inherit=True)
+def _compiled(source, here):
+    "A program for the box, compiled if the Python in it is this one"
+    return marshal.dumps(compile(source, '<box>', 'exec', dont_inherit=True) if here else source, 4 if here else 2)
 
 @patch
 def _command(self:Box, kind, ends):
     "`(command, environment of the command)`"
-    args = [str(ends[0][1] if kind in ('bwrap','unsafe_subprocess') else 2), *self.limits.argv()]
+    here = kind in ('bwrap','unsafe_subprocess')
+    args = [str(len(_compiled(PRELUDE, here))), str(ends[0][1] if here else 2), *self.limits.argv()]
     env = dict(PATH='/usr/sbin:/usr/bin:/sbin:/bin', PYTHONHASHSEED='0', PYTHONUTF8='1')
     if kind=='bwrap':
         bpf = seccomp_filter() if self.tier.name.endswith('seccomp') else b''
@@ -230,9 +238,9 @@ def _command(self:Box, kind, ends):
         cmd = as_nobody(lambda prefix: bwrap_command(self.tier.program, ends[1][1], ends[2][0] if bpf else None, prefix))
     elif kind=='unsafe_subprocess':
         cmd = [str(Path(getattr(sys, '_base_executable', sys.executable)).resolve()), *_flags]
-        args[5] = '-1'   # a limit on all the user's processes together would hit the user
+        args[6] = '-1'   # a limit on all the user's processes together would hit the user
     else: cmd,env = container_command(self.tier.program, self.limits, self.name, _has_runsc(self.tier.program)),dict(os.environ)
-    return [*cmd,'-c',PRELUDE,*args],env
+    return [*cmd,'-c',_start_up,*args],env
 
 # %% ../nbs/03b_box.ipynb #c81e05bf
 @patch
@@ -248,7 +256,8 @@ def _start(self:Box, source):
         for fd in (*(w for _,w in ends), *(r for r,_ in ends[2:])): os.close(fd)
         self._ends = [r for r,_ in ends[:2]]
     self._watch()
-    self._send(source if kind in ('docker','podman') else _compiled(source))
+    self._out += _compiled(PRELUDE, bool(inherit))
+    self._send(_compiled(source, bool(inherit)))
 
 # %% ../nbs/03b_box.ipynb #058c2182
 @patch
@@ -271,7 +280,7 @@ def readable(
 
 @patch
 def _send(self:Box, message):
-    data = marshal.dumps(message) if not isinstance(message, tuple) else marshal.dumps(message, 2)
+    data = message if isinstance(message, bytes) else marshal.dumps(message, 2)
     self._out += len(data).to_bytes(4, 'big')+data
     self._poll.register(self.proc.stdin.fileno(), select.POLLOUT)
 
