@@ -5,7 +5,7 @@ from text2grad import unit_tests as U
 from text2grad.core import Example,loads
 from text2grad.critics import critic_reward,rule_critic
 from text2grad.sandbox import Failure,Result
-from text2grad.tasks import load_task
+from text2grad.tasks import load_humaneval,load_task
 from text2grad.unit_tests import UnitTestCritic,sentence
 
 critic = UnitTestCritic(timeout=3.)
@@ -86,6 +86,13 @@ def test_what_there_is_nothing_to_judge_by():
     for k in ('tests','entry_point'):
         e = ex('def f(xs): return xs\n')
         with pytest.raises(ValueError, match=rf"example 0 \(id 'x'\).*meta\['{k}'\].*missing"): critic([replace(e, meta={n:v for n,v in e.meta.items() if n!=k})])
+
+def test_helpers_of_humaneval_come_from_the_prompt_and_not_from_the_program():
+    exs = {e.meta['id']:e for e in load_humaneval()}
+    e = exs['HumanEval/32']
+    forged = 'import math\ndef poly(xs, x): return 0.\ndef find_zero(xs): return 0.\n'
+    good,bad = critic([replace(e, response=e.reference[0]), replace(e, response=forged)])
+    assert good.text.endswith(('passes.','pass.')) and all(s.score<0 for s in bad.spans)
 
 def test_prose_instead_of_code():
     c = judge('I am sorry, I cannot do that.')

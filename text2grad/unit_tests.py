@@ -139,6 +139,10 @@ def _tests(ex, i):
             raise ValueError(f'example {i} (id {ex.meta.get("id")!r}): the unit test critic reads meta[{k!r}], which is {"missing" if k not in ex.meta else "not a string"}')
     return ex.meta['tests'].strip()
 
+def _setup(meta):
+    "Code that the tests may call and the program may not replace: HumanEval's tests use helpers that stand in its prompts"
+    return meta.get('setup') or (meta['description'] if meta.get('tests_form')=='check' else '')
+
 def _failed(ex, p, r, critic, taken):
     "Spans and text of a run that did not pass"
     share = 1-r.n_passed/r.n_tests if r.n_tests else 1.
@@ -186,12 +190,12 @@ def _lines(self:UnitTestCritic, programs, results):
 
 @patch
 def judgements(self:UnitTestCritic,
-    examples:list[Example], # Responses to judge; `meta` needs `tests` and `entry_point`, and may have `setup`
+    examples:list[Example], # Responses to judge; `meta` needs `tests` and `entry_point`, and may have `setup`, code for the tests
 )->list[Judgement]:         # One each, with the counts of tests in `info`
     "Run each response against its tests, on all cores"
     tests = [_tests(e, i) for i,e in enumerate(examples)]
     todo = [(i, program(e)) for i,(e,t) in enumerate(zip(examples, tests)) if t and e.response.strip()]
-    job = lambda i,p: dict(code=p.src, tests=tests[i], entry_point=examples[i].meta['entry_point'] or None, setup=examples[i].meta.get('setup') or '')
+    job = lambda i,p: dict(code=p.src, tests=tests[i], entry_point=examples[i].meta['entry_point'] or None, setup=_setup(examples[i].meta))
     results = self._run([job(*o) for o in todo])
     taken = self._lines([p for _,p in todo], results)
     out = [Judgement(Critique('The response is empty.', source=self.source), info=dict(status='empty')) if t else Judgement(info=dict(status='no tests')) for t in tests]
