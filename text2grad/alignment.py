@@ -10,6 +10,7 @@ __all__ = ['MAX_SPANS', 'MAX_TEXT', 'MAX_REPAIR', 'wire_schema', 'read_critique'
 
 # %% ../nbs/01_alignment.ipynb #7a378f82
 import codecs,json,json_repair,re
+from bisect import bisect_left,bisect_right
 from dataclasses import replace
 from functools import lru_cache
 from typing import Annotated,Any
@@ -302,7 +303,8 @@ def bounded(
     limit:float, # Most that all praise together may pay, and all blame, counted in tokens at score 1
 )->list[Span]:   # The same spans, with smaller scores where the limit is passed
     "Scale praise and blame down to at most `limit` each"
-    mass = [s.score*max(1, sum(a<s.end and b>s.start for a,b in offsets)) for s in spans]
+    starts,ends = sorted(a for a,_ in offsets),sorted(b for _,b in offsets)
+    mass = [s.score*max(1, bisect_left(starts, s.end)-bisect_right(ends, s.start)) for s in spans]
     up,down = sum(m for m in mass if m>0),-sum(m for m in mass if m<0)
     k = lambda s: min(1., limit/(up if s.score>0 else down)) if s.score else 1.
     return [replace(s, score=s.score*k(s)) for s in spans]

@@ -93,8 +93,8 @@ _addressed = {
     'asks for a verdict':r'\b(?:give|award|assign|rate|score|grade|mark|praise|judge)\b.{0,40}(?:\b(?:10|ten|full|maximum|max|highest|perfect|every|all)\b|\+1)|"?severity"?\s*[:=]|\b(?:10/10|100/100)\b',
     'names our fields':r'\b(?:good_spans|poor_spans|textual_feedback)\b',
     'speaks to the judge':r'\b(?:dear|attention|note to|message (?:to|for)|you are)\b.{0,20}\b(?:judge|critic|reviewer|grader|evaluator|assistant|AI|model)\b',
-    'imitates a chat':r'<\|[\w ]+\|>|</?(?:s|system|user|assistant|start_of_turn|end_of_turn)>|\[/?INST\]|^\s*#{0,4}\s*(?:system|assistant)\s*:',
-    'imitates the frame':r'-{3,} *(?:end|begin|data)|\bend of (?:the )?(?:data|text|response|input)\b',
+    'imitates a chat':r'<\|[\w ]{1,40}\|>|</?(?:s|system|user|assistant|start_of_turn|end_of_turn)>|\[/?INST\]|^[ \t]{0,8}#{0,4} ?(?:system|assistant) ?:',
+    'imitates the frame':r'-{3} ?(?:end|begin|data)|\bend of (?:the )?(?:data|text|response|input)\b',
     'hides characters':'[\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\U000e0000-\U000e007f]'}
 _addressed = {k:re.compile(v, re.I|re.M) for k,v in _addressed.items()}
 
@@ -243,12 +243,19 @@ def prompt_for(self:LLMCritic,
 _stretch = re.compile(r'\w{1,8}|[^\w\s]|\s{8}')
 _thought = re.compile(r'\A\s*<think>.*?</think>', re.S)
 
+def _distinct(marks):
+    "Marks with each quote once, at its highest severity"
+    best = {}
+    for m in sorted(marks, key=lambda m: -m['severity']): best.setdefault((m['quote'], m.get('occurrence')), m)
+    return [m for m in marks if best[m['quote'], m.get('occurrence')] is m]
+
 @patch
 def _read(self:LLMCritic, ex, reply, source):
     "What a reply says about a response"
     if reply.error: return _Reading(None, 'none', error=reply.error)
     text = _thought.sub('', reply.text)
     d,how = read_critique(text)
+    if d: d = d | {k:_distinct(d[k]) for k in ('good_spans','poor_spans')}
     c = align(ex.response, d, min_similarity=self.min_similarity) if d else align(ex.response, text) if self.prose else None
     if c is None:
         why = 'it was cut off, so allow more tokens' if reply.finish=='length' else 'the model may be too small for the task, or not follow instructions'
