@@ -134,7 +134,8 @@ def _run_tests(examples):
     "The examples, those with tests and without a report with one in `meta['test_report']`"
     from text2grad.sandbox import run_batch
     need = [i for i,e in enumerate(examples) if e.meta.get('tests') and not any(e.meta.get(k) for k in ('test_report','result'))]
-    job = lambda e: dict(code=extract_code(e.response, e.meta.get('entry_point') or '').code, tests=e.meta['tests'], entry_point=e.meta.get('entry_point') or None)
+    job = lambda e: dict(code=extract_code(e.response, e.meta.get('entry_point') or '').code, tests=e.meta['tests'], entry_point=e.meta.get('entry_point') or None,
+                         setup=e.meta.get('setup') or (e.meta.get('description', '') if e.meta.get('tests_form')=='check' else ''))
     out = list(examples)
     for i,r in zip(need, run_batch([job(examples[i]) for i in need])):
         out[i] = replace(examples[i], meta=examples[i].meta | dict(test_report=tests_in_words(r)))
