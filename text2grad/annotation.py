@@ -407,8 +407,7 @@ def _annotate_dataset(examples, critic, out, dry_run, **kwargs):
     span = dict(start=Value('int64'), end=Value('int64'), text=text, score=num, quote=text, reason=text, match=text, similarity=num)
     missing = dict(text=text, score=num, reason=text)
     features = dict(critique=text, spans=List(span), omissions=List(missing), source=text, error=text)
-    default = dict(quote='', reason='', match='given', similarity=1.)
-    cols = {k:[] for k in features}
+    default,cols = dict(quote='', reason='', match='given', similarity=1.),{k:[] for k in features}
     with tempfile.TemporaryDirectory() as d:
         path = Path(out) if out else Path(d)/'critiques.jsonl'
         s = annotate((r for r in examples), critic, path, dry_run=dry_run, **kwargs)

@@ -278,6 +278,7 @@ def readable(
     p.register(fd, select.POLLIN)
     return bool(p.poll(seconds*1000))
 
+# %% ../nbs/03b_box.ipynb #18d08785
 @patch
 def _send(self:Box, message):
     data = message if isinstance(message, bytes) else marshal.dumps(message, 2)

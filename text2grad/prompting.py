@@ -262,7 +262,7 @@ def _read(self:LLMCritic, ex, reply, source):
         why = 'it was cut off, so allow more tokens' if reply.finish=='length' else 'the model may be too small for the task, or not follow instructions'
         return _Reading(None, 'unreadable', error=f'the reply is no critique ({why}); it begins {_cut(reply.text, 120)!r}')
     lost = tuple(q for q in c.unresolved if q.reason!='missing')
-    n = sum(o['reason']!='missing' for o in d['good_spans']+d['poor_spans']) if d else len(c.spans)
+    n = len(d['good_spans']+d['poor_spans']) if d else len(c.spans)
     spans = bounded(c.spans, [m.span() for m in _stretch.finditer(ex.response)], self.limit)
     return _Reading(replace(c, spans=spans, source=source), how if d else 'prose', n, lost)
 
