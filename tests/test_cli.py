@@ -175,9 +175,16 @@ def test_annotate_dry_run(tmp_path, capsys):
     out = capsys.readouterr().out
     assert 'Ferry number 0 sank' in out and '--- system' in out and '6 of 6 rows would be asked' in out and not (tmp_path/'o.jsonl').exists()
 
+def test_annotate_shows_a_model_what_the_tests_showed(tmp_path, capsys):
+    write_jsonl(tmp_path/'in.jsonl', [dict(prompt='Write double.', response='def double(n): return n+1', entry_point='double', tests='assert double(4) == 8', task='code')])
+    args = tmp_path/'in.jsonl','--critic','api','--model','m','--base-url','http://127.0.0.1:9/v1','--out',tmp_path/'o.jsonl','--dry-run'
+    for more,shown in (([], False), (['--run-tests'], True)):
+        assert annotate(*args, *more)==0 and ('0 of 1 tests passed' in capsys.readouterr().out)==shown
+
 @pytest.mark.parametrize('args,says', [
     (['nowhere.jsonl','--critic','rules'], 'nowhere.jsonl: no such file'), (['bad.jsonl','--critic','rules','--task','summarize'], r'(?s)2 problems.*row 1: response: missing.*row 3: not valid JSON'),
     (['plain.jsonl','--critic','rules'], 'names no task .*--task'), (['in.jsonl','--critic','api'], '--model'), (['in.jsonl','--critic','rules','--base-url','http://x/v1'], '--base-url: --critic rules has no use'),
+    (['in.jsonl','--critic','tests','--run-tests'], '--run-tests: --critic tests has no use'), (['in.jsonl','--critic','model','--prices','1','2'], '--prices: --critic model has no use'), (['in.jsonl','--critic','api','--model','m','--constrained'], '--constrained: --critic api has no use'),
     (['in.jsonl','--critic','api','--model','m','--base-url','ftp://x'], 'base_url'), (['in.jsonl','--critic','rules','--retry-failed'], 'nothing here to retry')])
 def test_annotate_says_what_is_wrong(tmp_path, capsys, monkeypatch, args, says):
     monkeypatch.chdir(tmp_path)

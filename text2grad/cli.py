@@ -90,7 +90,7 @@ def _critic(args):
     odd = named('base_url','api_key_env') if args.critic!='api' else []
     odd += named('prices') if args.critic!='api' else []
     odd += named('constrained') if args.critic!='model' else []
-    odd += named('model') if args.critic not in ('api','model') else []
+    odd += named('model','run_tests') if args.critic not in ('api','model') else []
     if odd: raise CommandError(f'{", ".join(odd)}: --critic {args.critic} has no use for it')
     if args.critic not in ('api','model'):
         from text2grad.critics import UnitTestCritic,rule_critic
@@ -100,9 +100,9 @@ def _critic(args):
     if args.critic=='api':
         from text2grad.api_critic import ApiCritic
         if not args.model: raise CommandError('--model: say what the server calls the model')
-        return ApiCritic(args.model, args.base_url, task=task, key_env=args.api_key_env, concurrency=args.concurrency, prices=args.prices)
+        return ApiCritic(args.model, args.base_url, task=task, key_env=args.api_key_env, concurrency=args.concurrency, prices=args.prices, tests=bool(args.run_tests))
     from text2grad.model_critic import ModelCritic
-    return ModelCritic(args.model, task=task, constrained=bool(args.constrained))
+    return ModelCritic(args.model, task=task, constrained=bool(args.constrained), tests=bool(args.run_tests))
 
 # %% ../nbs/14_cli.ipynb #e5dc0df6
 def annotate_command(args)->int:
@@ -354,6 +354,7 @@ def _annotate_parser(n):
     n.add_argument('--base-url', metavar='URL', help='of the server, such as http://127.0.0.1:8000/v1 (default: OPENAI_BASE_URL, else OpenAI)')
     n.add_argument('--api-key-env', metavar='VAR', help='variable that holds the key (default: OPENAI_API_KEY)')
     n.add_argument('--prices', type=float, nargs=2, metavar=('IN','OUT'), help='price of a million tokens in and out, for the estimate of cost')
+    n.add_argument('--run-tests', action='store_const', const=True, help='run the tests of each program in the sandbox, and show a model what happened')
     n.add_argument('--constrained', action='store_const', const=True, help='let a model here write only critiques with quotes that are there (needs the extra "constrained")')
     n.add_argument('--limit', type=_positive, metavar='N', help='only the first N rows')
     n.add_argument('--concurrency', type=_positive, default=8, metavar='N', help='questions to a server at once (default: 8)')
