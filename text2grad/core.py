@@ -167,12 +167,14 @@ def read_jsonl(
     if problems: raise RecordError(path, problems)
     return [v for _,v,_ in rows]
 
-# %% ../nbs/00_core.ipynb #13347817
+# %% ../nbs/00_core.ipynb #7005106b
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
 def dumps(
     o, # Anything JSON can hold; NaN and infinities raise `ValueError`
 )->str:
     "One line of JSON that `loads` reads back to an equal value"
-    s = json.dumps(o, ensure_ascii=False, allow_nan=False)
+    s = _encoder.encode(o)
     try: s.encode('utf-8')
     except UnicodeEncodeError: s = json.dumps(o, allow_nan=False)
     return s
