@@ -207,7 +207,7 @@ class C:
     fingerprint = 'kill/1'
     async def ajudge(self, e):
         os.write(log, (e.response+'\\n').encode())
-        await asyncio.sleep(random.uniform(.0005, .004))
+        await asyncio.sleep(random.uniform(.002, .01))
         if e.response.endswith('7.'): raise ValueError('no')
         return Judgement(Critique('So: '+e.response, [Span(0, 6, -.5)], source='kill/1'), info=dict(tokens_in=3))
 class S(C):
@@ -294,7 +294,15 @@ def test_two_processes_on_one_output(tmp_path):
     with pytest.raises(AnnotationError, match='another process is writing'): go(rows(3), Fake(), tmp_path/'o.jsonl')
     assert p.wait(60)==0 and len(read_jsonl(tmp_path/'o.jsonl'))==400
 
-def test_ctrl_c_keeps_what_was_answered(tmp_path):
+@pytest.fixture
+def ctrl_c():
+    "Python's own answer to SIGINT, whatever this process was started with"
+    old = [(s, signal.getsignal(s)) for s in (signal.SIGINT, signal.SIGALRM)]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for s,h in old: signal.signal(s, h or signal.SIG_DFL)
+
+def test_ctrl_c_keeps_what_was_answered(tmp_path, ctrl_c):
     "A batch in hand is finished; requests on their way are given up"
     for kind in (Fake, Async):
         class Slow(kind):

@@ -386,7 +386,7 @@ def test_500_runs_leave_nothing(monkeypatch, tmp_path):
     assert threading.active_count()==1 or not any('ThreadPool' in t.name for t in threading.enumerate())
 
 def test_an_interrupted_batch_leaves_nothing():
-    code = 'from text2grad.sandbox import *\nself_test()\nprint("go", flush=True)\nrun_batch([dict(code="while True: pass", timeout=60., memory_mb=903)]*6)'
+    code = 'import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nfrom text2grad.sandbox import *\nself_test()\nprint("go", flush=True)\nrun_batch([dict(code="while True: pass", timeout=60., memory_mb=903)]*6)'
     p = subprocess.Popen([sys.executable,'-c',code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root, env={**os.environ, 'PYTHONPATH':str(root)})
     assert p.stdout.readline()=='go\n'
     time.sleep(.7)

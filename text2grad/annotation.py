@@ -227,16 +227,16 @@ async def some(self:_Work):
 @patch
 def run(self:_Work, batches, limit):
     "Ask in a thread of its own; `KeyboardInterrupt` after all is put away"
-    failed = []
+    failed,done = [],threading.Event()   # an event, since an interrupted `join` takes the thread for ended (CPython 3.11)
     def go():
         try: asyncio.run(self.ask_all(batches, limit))
         except BaseException as e: failed.append(e)
-    t = threading.Thread(target=go, daemon=True)
-    t.start()
-    try: t.join()
+        finally: done.set()
+    threading.Thread(target=go, daemon=True).start()
+    try: done.wait()
     except KeyboardInterrupt:
         self.stop = True
-        t.join()
+        done.wait()
         raise
     if failed: raise failed[0]
 

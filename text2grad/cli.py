@@ -114,7 +114,7 @@ def annotate_command(args)->int:
         got.append(sig)
         raise KeyboardInterrupt
     main_thread = threading.current_thread() is threading.main_thread()
-    before = main_thread and signal.signal(signal.SIGTERM, stop)
+    before = {s:signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)} if main_thread else {}
     try:
         with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
             s = annotate(args.input, _critic(args), args.out, concurrency=args.concurrency, cache=None if args.no_cache else 'auto', limit=args.limit,
@@ -123,7 +123,8 @@ def annotate_command(args)->int:
     except Stopped as e:
         print(f'\nStopped: {e}. Everything that was answered is kept; the same command goes on from there', file=sys.stderr)
         return 128+(got[0] if got else 2)
-    finally: main_thread and signal.signal(signal.SIGTERM, before)
+    finally:
+        for sig,h in before.items(): signal.signal(sig, h)
     if args.json: print(dumps(asdict(s) | dict(path=str(s.path))))
     elif not args.dry_run: print(f'{s}\n{args.out}' if not s.left else f'{s}; {args.out} is not written yet: run again without --retry-failed')
     if s.failed and not args.dry_run:
