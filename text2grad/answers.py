@@ -91,6 +91,14 @@ def cache_file()->Path:
     "Where answers are kept: `critiques.sqlite` in `TEXT2GRAD_CACHE`, or in `~/.cache/text2grad`, beside the models"
     return Path(os.environ.get('TEXT2GRAD_CACHE') or '~/.cache/text2grad').expanduser()/'critiques.sqlite'
 
+def _use_wal(db, tries=100):
+    "Write-ahead logging; while another process makes the same switch, sqlite says 'locked' at once and does not wait"
+    for i in range(tries):
+        try: return db.execute('pragma journal_mode=wal')
+        except sqlite3.OperationalError as e:
+            if 'locked' not in str(e) or i==tries-1: raise
+            time.sleep(.05)
+
 class AnswerCache:
     "Answers by the name of their question"
     def __init__(self,
@@ -101,7 +109,7 @@ class AnswerCache:
             if not self.path.parent.exists(): self.path.parent.mkdir(parents=True, mode=0o700)
             os.close(os.open(self.path, os.O_RDWR|os.O_CREAT, 0o600))
             self.db = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
-            self.db.execute('pragma journal_mode=wal')
+            _use_wal(self.db)
             self.db.execute('pragma synchronous=normal')
             self.db.execute('create table if not exists answers (key text primary key, value text not null, sum text not null) without rowid')
         return self.db
