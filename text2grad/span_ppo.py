@@ -10,7 +10,7 @@ __all__ = ['Objective', 'SpanPPOConfig', 'derived_seed', 'permutation', 'prompt_
            'check_checkpoint', 'latest_checkpoint']
 
 # %% ../nbs/10_span_ppo.ipynb #46afeb69
-import hashlib,json,math,random,time
+import hashlib,json,math,time
 import numpy as np, torch
 from contextlib import contextmanager
 from dataclasses import asdict,dataclass,fields
@@ -18,6 +18,7 @@ from fastcore.basics import patch
 from pathlib import Path
 from types import SimpleNamespace
 from .alignment import token_rewards
+from .checkpoints import load_optimizer,load_rng,optimizer_tensors,rng_tensors
 from .core import dumps,loads,write_file
 from .losses import AdaptiveKL,FixedKL,explained_variance,gae,kl_penalty,masked_mean,missing_eos,policy_loss,shape_rewards,token_scores,value_loss,whiten
 from .rollout import judge,sample
@@ -328,13 +329,9 @@ def save_nonfinite(self:SpanPPO,
 def state_files(self:SpanPPO)->dict: # Name -> bytes
     "The whole state of a run"
     from safetensors.torch import save
-    opt = self.opt.state_dict()
-    moments = {f'{i}.{k}':torch.as_tensor(v).contiguous() for i,s in opt['state'].items() for k,v in s.items()}
-    py = random.getstate()
-    rng = dict(torch=torch.get_rng_state().contiguous(), numpy=torch.from_numpy(np.random.get_state()[1].astype(np.int64)), python=torch.tensor(py[1]))
-    state = dict(step=self.step, total=self.total, kl=self.kl_ctl.state_dict(), config=asdict(self.config), numpy_pos=int(np.random.get_state()[2]), torch=torch.__version__)
+    state = dict(step=self.step, total=self.total, kl=self.kl_ctl.state_dict(), config=asdict(self.config), torch=torch.__version__)
     return {'policy.safetensors':save({k:v.detach().cpu().contiguous() for k,v in self.policy.state_dict().items()}),
-            'optimizer.safetensors':save({k:v.cpu() for k,v in moments.items()}), 'rng.safetensors':save(rng), 'state.json':dumps(state).encode()}
+            'optimizer.safetensors':save(optimizer_tensors(self.opt)), 'rng.safetensors':save(rng_tensors()), 'state.json':dumps(state).encode()}
 
 @patch
 def load_state(self:SpanPPO,
@@ -346,13 +343,7 @@ def load_state(self:SpanPPO,
     differ = [f'{k} is {state["config"].get(k)!r} there and {v!r} here' for k,v in asdict(self.config).items() if k not in ('save_every','keep') and state['config'].get(k)!=v]
     if differ: raise CheckpointError(f'{path}: made by a run with another config: {"; ".join(differ)}. Resume with the same options')
     self.policy.load_state_dict(load_file(path/'policy.safetensors'))
-    opt = self.opt.state_dict()
-    opt['state'] = {}
-    for k,v in load_file(path/'optimizer.safetensors').items(): opt['state'].setdefault(int(k.split('.')[0]), {})[k.split('.', 1)[1]] = v
-    self.opt.load_state_dict(opt)
+    load_optimizer(self.opt, load_file(path/'optimizer.safetensors'))
     self.kl_ctl.load_state_dict(state['kl'])
-    rng = load_file(path/'rng.safetensors')
-    torch.set_rng_state(rng['torch'])
-    np.random.set_state(('MT19937', rng['numpy'].numpy().astype(np.uint32), state['numpy_pos']))
-    random.setstate((3, tuple(rng['python'].tolist()), None))
+    load_rng(load_file(path/'rng.safetensors'))
     self.step,self.total = state['step'],state['total']
