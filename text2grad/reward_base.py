@@ -47,9 +47,10 @@ class RewardModel(nn.Module):
     def prepare(self, examples:list[Example]): pass
     def calibrate(self, examples:list[Example]): pass
     def __call__(self,
-        examples:list, # What to judge
-    )->list[Critique|None]: # One each, in order; `None`: no judgement
-        return [j.critique for j in self.judgements(examples)]
+        examples:list|None=None, # What to judge
+        **batch,                 # Or what `collate` made: then this is `forward`, as every module's call is
+    )->list[Critique|None]:      # One each, in order; `None`: no judgement
+        return super().__call__(**batch) if examples is None else [j.critique for j in self.judgements(examples)]
 
 # %% ../nbs/07c_reward_base.ipynb #a2005280
 @patch(cls_method=True)
