@@ -66,23 +66,28 @@ def _places(T, d, device):
     return torch.cat([a.sin(), a.cos(), a.new_zeros(T, d%2)], 1)
 
 class Reader(nn.Module):
-    "A thin bidirectional transformer over a backbone's states"
+    "Thin layers in which response tokens look at each other, both ways, and at the prompt"
     def __init__(self, d:int, n_states:int, c:SpanRewardConfig):
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(d) for _ in range(n_states))
         self.proj = nn.Linear(d*n_states, c.size)
         self.text = nn.Embedding(2, c.size)
-        block = nn.TransformerEncoderLayer(c.size, c.heads, 4*c.size, c.dropout, 'gelu', batch_first=True, norm_first=True)
-        self.blocks = nn.TransformerEncoder(block, c.layers, nn.LayerNorm(c.size), enable_nested_tensor=False)
+        block = nn.TransformerDecoderLayer(c.size, c.heads, 4*c.size, c.dropout, 'gelu', batch_first=True, norm_first=True)
+        self.blocks = nn.TransformerDecoder(block, c.layers, nn.LayerNorm(c.size))
         self.out = nn.Linear(c.size, 5)
         nn.init.zeros_(self.out.weight); nn.init.zeros_(self.out.bias)
     def forward(self,
         states,           # List of (B, L, d)
         region,           # (B, L): 0 padding, 1 prompt, 2 response
-    )->torch.Tensor:      # fp32 (B, L, 5): logits of poor, neutral, good; of the severity; of a change of label
+    )->torch.Tensor:      # fp32 (B, L, 5): logits of poor, neutral, good; of the severity; of a change of label. 0 outside the response
         x = torch.cat([n(s.float()) for n,s in zip(self.norms, states)], -1)
         x = self.proj(x)+self.text((region==2).long())+_places(x.shape[1], self.proj.out_features, x.device)
-        return self.out(self.blocks(x, src_key_padding_mask=region==0))
+        there = region==2
+        T = int(there.sum(1).max())
+        mask = torch.arange(T, device=x.device)<there.sum(1, keepdim=True)
+        y = x.new_zeros(len(x), T, x.shape[-1]).masked_scatter(mask[...,None], x[there])
+        y = self.out(self.blocks(y, x, tgt_key_padding_mask=~mask, memory_key_padding_mask=region!=1))
+        return y.new_zeros(*region.shape, 5).masked_scatter(there[...,None], y[mask])
 
 # %% ../nbs/07e_span_reward.ipynb #ebdf0c4c
 class SpanRewardModel(RewardModel):
