@@ -1,0 +1,91 @@
+"`text2grad train-rm` as a process and in this one: data, options, stopping, and messages that name the remedy"
+import json,re,signal,subprocess,sys,time
+from pathlib import Path
+import pytest
+from text2grad.cli import main
+from text2grad.core import SCHEMA,read_jsonl,write_jsonl
+from text2grad.pretrained import tiny_lm
+from text2grad.reward_base import RewardModel
+
+root = Path(__file__).resolve().parent.parent
+
+@pytest.fixture(scope='module')
+def tiny(tmp_path_factory):
+    d = tmp_path_factory.mktemp('tiny')
+    model,tok = tiny_lm()
+    model.save_pretrained(d)
+    tok.save_pretrained(d)
+    return d
+
+def row(i, **kw): return dict(schema=SCHEMA, id=f'r{i}', prompt=f'Story {i}', response='the bad cat saw a good boat', spans=[dict(start=4, end=7, score=-1., text='bad')],
+                              feedback=[dict(text='"bad" is wrong.', kind='critique', origin='critic')]) | kw
+def write(path, rows=12, **kw):
+    write_jsonl(path, [row(i, **kw) for i in range(rows)])
+    return path
+def train_rm(*args): return main(['train-rm', *map(str, args)])
+small = '--max-length','500','--batch-size','4'
+
+def test_a_run_leaves_a_model_a_log_and_a_report(tiny, tmp_path, capsys):
+    write_jsonl(tmp_path/'a.jsonl', [*[row(i) for i in range(20)], dict(schema=SCHEMA, prompt='Story 99', response='nobody judged this')])
+    assert train_rm('--data', tmp_path/'a.jsonl', '--kind', 'span', '--model', tiny, '--lora', 4, '--epochs', 2, '--seed', 3, *small, '--out', tmp_path/'r')==0
+    o = capsys.readouterr()
+    assert '21 rows, 1 without a critique; 18 to train on, 2 to choose by' in o.err and 'span_f1' in o.out and str(tmp_path/'r')+'/report.html' in o.out
+    assert {'config.json','metrics.jsonl','summary.json','report.html','checkpoints','model'}<={p.name for p in (tmp_path/'r').iterdir()}
+    c = json.loads((tmp_path/'r/config.json').read_text())
+    assert (c['records'], c['counts']['train'], c['seed'], c['model.max_length'], c['model.lora']['r'], c['model.lora']['alpha'])==(dict(rows=21, without_critique=1), 18, 3, 500, 4, 8)
+    m = RewardModel.from_pretrained(tmp_path/'r/model', device='cpu')
+    assert m.kind=='span' and m.fingerprint
+    assert train_rm('--data', tmp_path/'a.jsonl', '--kind', 'span', '--model', tiny, '--out', tmp_path/'r')==1
+    assert 'already holds a run: add --resume' in capsys.readouterr().err
+    assert train_rm('--resume', '--out', tmp_path/'r')==0
+
+@pytest.mark.parametrize('kind,lora', [('span','frozen'), ('span','full'), ('generative','2'), ('generative','full')])
+def test_kinds_and_adapters(tiny, tmp_path, capsys, monkeypatch, kind, lora):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path/'a.jsonl', 6)
+    write_jsonl(tmp_path/'d.jsonl', [row(70), row(71), row(2)])
+    assert train_rm('--data', 'a.jsonl', '--dev', 'd.jsonl', '--kind', kind, '--model', tiny, '--lora', lora, '--epochs', 1, *small)==0
+    o = capsys.readouterr()
+    c = json.loads((tmp_path/f'runs/rm-{kind}-seed0/config.json').read_text())
+    assert c['model.lora']==dict(full=None, frozen='frozen').get(lora, c['model.lora']) and 'left out: 1 prompt is held out' in o.err
+    assert (c['counts']['train'], c['counts']['dev'])==(5, 3)
+
+def test_a_signal_says_how_to_go_on_and_the_run_goes_on(tiny, tmp_path):
+    cmd = [sys.executable,'-m','text2grad.cli','train-rm','--data',str(write(tmp_path/'a.jsonl', 30)),'--kind','span','--model',str(tiny),'--lora','frozen','--epochs','5',*small,'--out',str(tmp_path/'r')]
+    p = subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root)
+    metrics,until = tmp_path/'r/metrics.jsonl',time.time()+120
+    while time.time()<until and p.poll() is None and not (metrics.exists() and metrics.read_text().count('\n')>=3): time.sleep(.02)
+    p.send_signal(signal.SIGTERM)
+    _,err = p.communicate(timeout=120)
+    assert p.returncode==143 and f'train-rm --resume --out {tmp_path/"r"}' in err and 'Traceback' not in err, err
+    done = read_jsonl(metrics)[-1]['step']
+    assert train_rm('--resume', '--out', tmp_path/'r')==0
+    steps = [r['step'] for r in read_jsonl(metrics) if 'loss' in r]
+    assert steps==list(range(1, len(steps)+1)) and len(steps)>done
+
+def test_every_bad_row_of_every_file_is_listed_before_a_model_is_loaded(tmp_path, capsys):
+    write_jsonl(tmp_path/'a.jsonl', [row(0), row(1, response=None), row(2, spans=[dict(start=4, end=7, score=-1., text='cat')])])
+    (tmp_path/'b.jsonl').write_text('{"schema": "text2grad/span-feedback/1"}\n{{\n')
+    assert train_rm('--data', tmp_path/'a.jsonl', tmp_path/'b.jsonl', '--kind', 'span', '--model', tmp_path/'no such model', '--out', tmp_path/'r')==1
+    err = capsys.readouterr().err
+    assert re.search(r'(?s)a\.jsonl: \d problem.*row 2: response.*row 3: spans.*b\.jsonl: \d problem.*row 1: .*row 2: not valid JSON.*Mend these rows', err) and 'model' not in err.split('Nothing')[0]
+    assert not (tmp_path/'r').exists() and 'Traceback' not in err
+
+@pytest.mark.parametrize('args,says', [
+    (['--kind','span'], '--data: name one or more files'), (['--data','a.jsonl'], '--kind: say span'), (['--data','nowhere.jsonl','--kind','span'], 'nowhere.jsonl: no such file'),
+    (['--data','a.jsonl','--kind','generative','--lora','frozen'], '--lora frozen: a generative model has nothing else to train'), (['--data','a.jsonl','--kind','span','--lr','nan'], '--lr nan: must be above 0'),
+    (['--data','a.jsonl','--kind','span','--epochs','0'], '--epochs 0.0: must be above 0'), (['--data','a.jsonl','--kind','span','--device','tpu'], '--device tpu: not here; this machine has'),
+    (['--data','one.jsonl','--kind','span'], '1 different prompt.*give a validation file'), (['--data','none.jsonl','--kind','span'], 'none of the 1 rows has a critique; run `text2grad annotate`'),
+    (['--data','a.jsonl','--dev','a.jsonl','--kind','span'], 'every training prompt is among the held-out ones'), (['--resume','--out','nothing'], 'no run to resume here'),
+    (['--data','a.jsonl','--kind','span','--out','a.jsonl'], 'a.jsonl is a file; --out names a folder'), (['--data','a.jsonl','--kind','span','--max-length','60'], '(?s)0 of .* raise max_length')])
+def test_it_says_what_is_wrong(tiny, tmp_path, capsys, monkeypatch, args, says):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path/'a.jsonl')
+    write_jsonl(tmp_path/'one.jsonl', [row(0), row(0, id='other')])
+    write_jsonl(tmp_path/'none.jsonl', [dict(schema=SCHEMA, prompt='p', response='r')])
+    assert train_rm(*args, '--model', tiny)==1
+    err = capsys.readouterr().err
+    assert re.search(says, err) and 'text2grad train-rm: ' in err and 'Traceback' not in err
+
+def test_an_unknown_kind_or_rank_is_a_bad_argument(capsys):
+    assert train_rm('--kind', 'scalar')==2 and train_rm('--lora', 'half')==2 and train_rm('--batch-size', '0')==2
