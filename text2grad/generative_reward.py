@@ -21,12 +21,13 @@ from torch.utils.checkpoint import checkpoint
 from .alignment import MAX_SPANS,align
 from .constrained import grammar_tokenizer
 from .core import Critique,Example,Judgement
-from .feedback import chat_pieces,fit_prompt,text_ids
+from .feedback import chat_pieces,fit_prompt,text_ids,text_offsets
 from .model_critic import ModelCritic,_name
 from .models import LORA,Policy
 from .prompting import Ask,_control,_said,_unseen
 from .quotes import _word_re,find_spans
 from .reward_base import RewardModel
+from .span_metrics import matched
 
 # %% ../nbs/07d_generative_reward.ipynb #e2839a87
 def _places(response, quote): return [(s.start, s.end) for s in find_spans(response, [(quote, 1.)])[0]]
@@ -168,6 +169,12 @@ def _frame(tok, ends):
 # %% ../nbs/07d_generative_reward.ipynb #b613e0c3
 LEAST = 16
 
+def _cut(text, n, tok):
+    "`fit_prompt`, or, where no paragraph is long enough to be cut, a hole in the middle of the whole text"
+    try: return fit_prompt(text, n, tok)
+    except ValueError: offs,k = text_offsets(tok, text),max(1, (n-12)//2)
+    return text[:offs[k-1][1]]+' [...] '+text[offs[-k][0]:]
+
 @patch
 def _question(self:GenerativeRewardModel, ex, rooms):
     "Ids up to the answer, the prompt cut to the first of the `rooms` that it can be cut to; else `None`"
@@ -179,7 +186,7 @@ def _question(self:GenerativeRewardModel, ex, rooms):
         for _ in range(8):
             if len(ids)<=room: return ids
             if n<LEAST: break
-            ids = make(fit_prompt(text, n, tok))
+            ids = make(_cut(text, n, tok))
             n -= max(len(ids)-room, 1)
     return None
 
@@ -191,6 +198,13 @@ def _row(self:GenerativeRewardModel, ex):
     "`(question, answer)` of a row to train on; the first is `None` if it does not fit"
     c,answer = self.config,self._answer(ex)
     return self._question(ex, [c.max_length-max(len(answer), c.max_new_tokens), c.max_length-len(answer)]),answer
+
+@patch
+def _rows(self:GenerativeRewardModel, examples):
+    rows = [self._row(e) for e in examples]
+    bad = next((i for i,(q,_) in enumerate(rows) if q is None), None)
+    if bad is not None: raise ValueError(f'example {bad} does not fit into max_length={self.config.max_length}; `check` names all such rows, so leave them out')
+    return rows
 
 # %% ../nbs/07d_generative_reward.ipynb #19596716
 @patch
@@ -213,7 +227,7 @@ def lengths(self:GenerativeRewardModel,
     examples:list, # That pass `check`
 )->list[int]:      # Tokens of each row
     "How long the rows are, for batches of like length"
-    return [len(q)+len(a) for q,a in map(self._row, examples)]
+    return [len(q)+len(a) for q,a in self._rows(examples)]
 
 # %% ../nbs/07d_generative_reward.ipynb #bc62bca4
 _log = logging.getLogger('text2grad')
@@ -235,9 +249,7 @@ def collate(self:GenerativeRewardModel,
     examples:list, # That pass `check`
 )->dict:           # `input_ids`, `attention_mask`, `labels`: (B, L), right-padded; a label belongs to the id in its own place
     "A batch to train on"
-    rows = [self._row(e) for e in examples]
-    bad = next((i for i,(q,_) in enumerate(rows) if q is None), None)
-    if bad is not None: raise ValueError(f'example {bad} of the batch does not fit into max_length={self.config.max_length}; `check` names such rows')
+    rows = self._rows(examples)
     pad = lambda xs,value: pad_sequence([torch.tensor(x) for x in xs], batch_first=True, padding_value=value)
     return dict(input_ids=pad([q+a for q,a in rows], min(self.ends)), attention_mask=pad([[1]*len(q+a) for q,a in rows], 0),
                 labels=pad([[IGNORE]*len(q)+a for q,a in rows], IGNORE))
@@ -301,3 +313,31 @@ def judgements(self:GenerativeRewardModel,
     failed = [j.error for j in out if j.error]
     if failed: _log.warning('%s: %d of %d judgements failed; the first: %s', self.source, len(failed), len(out), failed[0])
     return out
+
+# %% ../nbs/07d_generative_reward.ipynb #96bad7fd
+def _span_f1(predicted, gold, sign):
+    "F1 of the spans of one sign; `None` where there is nothing to find and nothing was found"
+    real = lambda c: [s for s in (c.spans if c else ()) if s.start<s.end and s.score*sign>0]
+    pairs = [(real(p), real(e.critique)) for p,e in zip(predicted, gold)]
+    n = sum(len(p)+len(g) for p,g in pairs)
+    return 2*sum(len(matched(p, g)) for p,g in pairs if p and g)/n if n else None
+
+@patch
+@torch.no_grad()
+def evaluate(self:GenerativeRewardModel,
+    examples:list, # That pass `check`
+)->dict:           # `loss` per token, `span_f1` of poor spans, `good_span_f1`, `parse_rate`; `None` for 0/0
+    "Loss, and what the model writes"
+    c,was,total,n = self.config,self.training,0.,0
+    order = sorted(range(len(examples)), key=self.lengths(examples).__getitem__)
+    self.eval()
+    try:
+        for k in range(0, len(order), c.batch_size):
+            b = {k:v.to(self.device) for k,v in self.collate([examples[i] for i in order[k:k+c.batch_size]]).items()}
+            m = int((b['labels']!=IGNORE).sum())
+            total,n = total+float(self.forward(**b)['loss'])*m,n+m
+        shown = examples[::-(-len(examples)//c.eval_examples)] if examples and c.eval_examples else []
+        said = [j.critique for j in self.judgements(shown)]
+    finally: self.train(was)
+    return dict(loss=total/n if n else None, span_f1=_span_f1(said, shown, -1), good_span_f1=_span_f1(said, shown, 1),
+                parse_rate=sum(o is not None for o in said)/len(said) if said else None)
