@@ -294,6 +294,7 @@ def train_reward_model(
         return _finish(t, counts, started)
     finally: lock.close()
 
+# %% ../nbs/08_reward_model.ipynb #a7b58a6d
 def _start(out, resume):
     "The checkpoint to go on from; `None` if there is nothing yet"
     ckpts = out/'checkpoints'
