@@ -9,13 +9,13 @@ __all__ = ['GRID', 'class_weights', 'calibrated', 'fit_temperature', 'best_path'
            'choose_thresholds']
 
 # %% ../nbs/07ca_decoding.ipynb #9e039f03
-import re
 import numpy as np
 from scipy.optimize import minimize_scalar
 
 # %% ../nbs/07ca_decoding.ipynb #92d6faf6
 from .core import Span
 from .feedback import GOOD,NEUTRAL,POOR
+from .quotes import _word_re
 
 # %% ../nbs/07ca_decoding.ipynb #f4e52d03
 def class_weights(
@@ -41,10 +41,12 @@ def fit_temperature(
     logits,  # (N, 3) of the token head, on held-out tokens
     labels,  # (N,) 0 poor, 1 neutral, 2 good
     weights, # (3,) that it was trained with
-)->float:    # From .2 to 10
+)->float:    # From .2 to 10; 1 where no other makes the labels likelier
     "The temperature under which held-out labels are most likely"
+    if not len(labels): return 1.
     nll = lambda t: -np.log(np.maximum(calibrated(logits, weights, np.exp(t))[np.arange(len(labels)), labels], 1e-12)).mean()
-    return float(np.exp(minimize_scalar(nll, bounds=np.log([.2, 10]), method='bounded').x))
+    best = minimize_scalar(nll, bounds=np.log([.2, 10]), method='bounded')
+    return float(np.exp(best.x)) if best.fun<nll(0) else 1.
 
 # %% ../nbs/07ca_decoding.ipynb #e2060900
 def best_path(
@@ -56,11 +58,11 @@ def best_path(
 )->np.ndarray:      # (N, T) of 0 poor, 1 neutral, 2 good; neutral past the end
     "The labels that are best together"
     N,T,_ = probs.shape
-    unary = np.log(np.clip(probs, 1e-6, 1))+np.array([bias[0], 0., bias[1]])
+    unary = np.log(np.clip(probs, 1e-6, 1))+np.array([bias[0], 1e-9, bias[1]])
     q = np.clip(change, 1e-3, 1-1e-3)
     move,stay = stick*np.log(q),stick*np.log(1-q)
     score,back = unary[:,0].copy(),np.zeros((N, T, 3), int)
-    finals = score.copy()
+    finals = score # of each response at its last token
     for t in range(1, T):
         into = score[:,:,None]+np.where(np.eye(3, dtype=bool), stay[:,t,None,None], move[:,t,None,None])
         back[:,t],score = into.argmax(1),into.max(1)+unary[:,t]
@@ -74,7 +76,10 @@ def best_path(
     return path
 
 # %% ../nbs/07ca_decoding.ipynb #0d36de1b
-_word_re = re.compile(r'\w+')
+def _runs(path):
+    "`(label, first, end)` of each run of tokens of one label"
+    edges = [0, *np.flatnonzero(np.diff(path))+1, len(path)]
+    return [(int(path[i]), i, j) for i,j in zip(edges, edges[1:]) if i<j]
 
 def label_spans(
     path,         # (T,) labels of the tokens of a response
@@ -83,23 +88,26 @@ def label_spans(
     size,         # (T, 3) expected severity of each label at each token, 0 to 1
 )->list[Span]:    # In order; no two of the same label touch
     "Runs of poor or good tokens as spans"
-    words,out = [m.span() for m in _word_re.finditer(response)],[]
+    words,marks = [m.span() for m in _word_re.finditer(response)],{POOR:[], GOOD:[]}
     starts = np.array([a for a,_ in words])
     def whole(k, end):
         i = np.searchsorted(starts, k, 'right')-1
         a,b = words[i] if i>=0 else (k, k)
         return (b if end else a) if a<k<b else k
-    edges = np.flatnonzero(np.diff(path))+1
-    for i,j in zip([0, *edges], [*edges, len(path)]):
-        if j<=i or path[i]==NEUTRAL: continue
+    for c,i,j in _runs(path):
+        if c==NEUTRAL: continue
         a,b = whole(offsets[i][0], False),whole(offsets[j-1][1], True)
         text = response[a:b]
         a,b = a+len(text)-len(text.lstrip()),b-len(text)+len(text.rstrip())
-        if a<b: out.append(Span(int(a), int(b), (-1. if path[i]==POOR else 1.)*float(np.clip(np.mean(size[i:j,path[i]]), .01, 1))))
-    return out
+        if a>=b: continue
+        last = marks[c][-1] if marks[c] and a<=marks[c][-1][1] else None
+        if last: last[1],last[2] = max(b, last[1]),[*last[2], *size[i:j,c]]
+        else: marks[c].append([a, b, size[i:j,c]])
+    sized = lambda c,s: (-1. if c==POOR else 1.)*float(np.clip(np.mean(s), .01, 1))
+    return sorted((Span(int(a), int(b), sized(c, s)) for c,ms in marks.items() for a,b,s in ms), key=lambda s: (s.start, s.end))
 
 # %% ../nbs/07ca_decoding.ipynb #4f6072d1
-GRID = dict(bias=(-1.5,-1.,-.5,0.,.25,.5,.75,1.,1.25,1.5,2.,2.5,3.), stick=(0.,.25,.5,1.,2.))
+GRID = dict(bias=(0.,.25,-.5,.5,.75,-1.,1.,1.25,-1.5,1.5,2.,2.5,3.), stick=(1.,.5,2.,.25,0.)) # The defaults first
 
 def overlap_f1(
     predicted:list, # For each response, its spans `(start, end)`
@@ -123,13 +131,14 @@ def choose_thresholds(
     spans,                  # Function from `(path, row)` to the spans of that response, such as `label_spans` makes them
     gold:list,              # For each response, its gold `Span`s
 )->dict:                    # `bias`, `stick`, and the F1 that they reach: `poor`, `good`
-    "The grid point that marks best, for blame and then for praise"
+    "The grid point that marks best, for blame and then for praise; what nobody marked is never marked"
     pairs = lambda ss,sign: [(s.start, s.end) for s in ss if s.score*sign>0 and s.end>s.start]
-    def f1(bias, stick, sign):
-        path = best_path(probs, change, lengths, bias, stick)
-        return overlap_f1([pairs(spans(p, i), sign) for i,p in enumerate(path)], [pairs(g, sign) for g in gold])
-    off = -np.inf
-    first = lambda o: o[0]
-    poor,b,stick = max(((f1((b, off), k, -1), b, k) for b in GRID['bias'] for k in GRID['stick']), key=first)
-    good,c = max(((f1((b, c), stick, 1), c) for c in (off, *GRID['bias'])), key=first)
-    return dict(bias=[b, None if c==off else c], stick=stick, poor=f1((b, c), stick, -1), good=good)
+    poor,good = ([pairs(g, sign) for g in gold] for sign in (-1, 1))
+    def f1(bias, stick):
+        found = [spans(p, i) for i,p in enumerate(best_path(probs, change, lengths, bias, stick))]
+        return [overlap_f1([pairs(ss, sign) for ss in found], g) for sign,g in ((-1, poor), (1, good))]
+    off,first = -np.inf,lambda o: o[0]
+    _,b,stick = max(((f1((b, off), k)[0], b, k) for b in GRID['bias'] for k in GRID['stick']), key=first) if any(poor) else (0., off, GRID['stick'][0])
+    _,c = max(((sum(f1((b, c), stick)), c) for c in (off, *GRID['bias'])), key=first) if any(good) else (0., off)
+    scores = f1((b, c), stick)
+    return dict(bias=[None if o==off else o for o in (b, c)], stick=stick, poor=scores[0], good=scores[1])
