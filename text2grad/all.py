@@ -18,7 +18,11 @@ from .critics import *
 from .losses import *
 from .pretrained import *
 from .models import *
+from .feedback import *
+from .generative_reward import *
+from .reward_model import *
 from .rollout import *
+from .checkpoints import *
 from .runs import *
 from .span_ppo import *
 from .evaluation import *
