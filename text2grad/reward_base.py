@@ -62,17 +62,22 @@ def create(cls:RewardModel,
 )->RewardModel:
     "Put a new reward model on a language model"
     config = config or cls.Config()
-    if hasattr(model, 'peft_config'): raise ValueError('the model already carries an adapter: merge it (`merge_and_unload`) or load it anew')
-    if not (config.lora is None or config.lora=='frozen' or isinstance(config.lora, dict)):
-        raise ValueError(f"lora {config.lora!r}: must be a dict such as {LORA}, None to train every weight, or 'frozen'")
-    with torch.random.fork_rng(), _peft():
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model.requires_grad_(config.lora is None)
-        if isinstance(config.lora, dict):
-            from peft import get_peft_model
-            model = get_peft_model(model, _lora_config(config.lora))
-        self = cls(model, tokenizer, config)
+        self = cls(_backbone(model, config.lora), tokenizer, config)
     return self.to(self.device)
+
+def _backbone(model, lora):
+    "The model with what of it is trained: an adapter, every weight or nothing"
+    if not (lora is None or lora=='frozen' or isinstance(lora, dict)):
+        raise ValueError(f"lora {lora!r}: must be a dict such as {LORA}, None to train every weight, or 'frozen'")
+    from peft import get_peft_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    if any(isinstance(m, BaseTunerLayer) for m in model.modules()):
+        raise ValueError('the model already carries an adapter: merge it (`merge_and_unload`) or load it anew')
+    model.requires_grad_(lora is None)
+    if not isinstance(lora, dict): return model
+    with _peft(): return get_peft_model(model, _lora_config(lora))
 
 @patch
 def trained(self:RewardModel)->dict: # Name -> parameter
@@ -98,13 +103,16 @@ def load_state(self:RewardModel,
 
 # %% ../nbs/07c_reward_base.ipynb #a889236c
 @patch(as_prop=True)
-def fingerprint(self:RewardModel)->str: # Canonical JSON, without a path
+def fingerprint(self:RewardModel)->str: # JSON, without a path
     "What decides a judgement besides the example"
     h = hashlib.sha256()
     for k,p in sorted(self.state_dict().items()):
-        if not k.startswith('model.') or p.requires_grad or 'lora_' in k: h.update(k.encode()+p.detach().float().cpu().numpy().tobytes())
-    base = sum(float(p.detach().double().abs().sum()) for p in self.model.parameters())
-    return dumps(dict(kind=f'reward model, {self.kind}', config=asdict(self.config), heads=h.hexdigest()[:16], weights=f'{base:.6e}'))
+        if self.config.lora is None or not k.startswith('model.') or 'lora_' in k: h.update(k.encode()+p.detach().float().cpu().numpy().tobytes())
+    return dumps(dict(kind=f'reward model, {self.kind}', config=asdict(self.config), heads=h.hexdigest()[:16], weights=_weighed(self.model)))
+
+def _weighed(model):
+    "A number that is another for other weights"
+    return f'{sum(float(p.detach().double().abs().sum()) for p in model.parameters()):.6e}'
 
 # %% ../nbs/07c_reward_base.ipynb #7e4d2b9a
 _file = 'reward_model.json'
@@ -118,26 +126,31 @@ def save_pretrained(self:RewardModel,
     "Save config, tokenizer, heads and what else is trained, as JSON and safetensors"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(self.config.lora, dict): self.model.peft_config['default'].base_model_name_or_path = self.lm.name_or_path
     if self.config.lora!='frozen':
         with progress_bars(False): self.model.save_pretrained(folder)
     self.tokenizer.save_pretrained(folder)
     if heads := _heads(self): save_file(heads, folder/'heads.safetensors')
-    write_file(folder/_file, dumps(dict(format=1, kind=self.kind, base=self.lm.name_or_path, config=asdict(self.config))).encode())
+    base = self.lm.name_or_path
+    if self.config.lora is None and Path(base).is_dir(): base = Path(base).name
+    write_file(folder/_file, dumps(dict(format=1, kind=self.kind, base=base, config=asdict(self.config))).encode())
     return folder
 
 # %% ../nbs/07c_reward_base.ipynb #af4a172a
-def _kinds(cls): return {c.kind:c for c in [cls, *cls.__subclasses__()] if c.kind}
+def _kinds(cls): return {cls.kind:cls} if cls.kind else {c.kind:c for c in cls.__subclasses__() if c.kind}
 
 def _config(cls, d, where):
-    known = {f.name for f in fields(cls.Config)}
-    odd = sorted(set(d)-known)
+    if not isinstance(d, dict): raise ModelError(f'{where}: its config must be an object, got {d!r}')
+    odd = sorted(set(d)-{f.name for f in fields(cls.Config)})
     if odd: raise ModelError(f'{where}: its config has a field {odd[0]!r} that this version does not know; update text2grad')
     try: return cls.Config(**d)
     except (TypeError, ValueError) as e: raise ModelError(f'{where}: its config cannot be used ({e})') from None
 
 def _fetch(name):
     "The folder of a saved reward model: on disk, or from the Hub"
-    if Path(name).expanduser().exists(): return Path(name).expanduser()
+    path = Path(name).expanduser()
+    if path.is_dir(): return path
+    if path.exists(): raise ModelError(f'{path}: is a file; name the folder that `save_pretrained` wrote')
     from huggingface_hub import snapshot_download
     try: return Path(snapshot_download(str(name), allow_patterns=['*.safetensors','*.json','*.txt','*.model','*.jinja'], ignore_patterns=['*/*']))
     except Exception as e: raise ModelError(f'{name}: no such folder, and the Hub does not give it ({type(e).__name__}: {e})') from e
@@ -151,36 +164,50 @@ def from_pretrained(cls:RewardModel,
     model=None,                      # The backbone, if you have it; `None`: the one that the folder names
 )->RewardModel:                      # Of the kind that was saved, in eval mode; `ModelError` says what is missing or broken
     "Load a saved reward model, running no code of its own"
-    from transformers import AutoTokenizer
     folder = _fetch(folder)
-    d = read_json(folder/_file)
-    kinds = _kinds(cls)
-    if d.get('format')!=1 or d.get('kind') not in kinds: raise ModelError(f'{folder/_file}: holds kind {d.get("kind")!r} in format {d.get("format")!r}; this class reads {", ".join(kinds)} in format 1')
+    d,kinds = read_json(folder/_file),_kinds(cls)
+    if d.get('format')!=1 or not isinstance(d.get('kind'), str) or d['kind'] not in kinds:
+        raise ModelError(f'{folder/_file}: holds kind {d.get("kind")!r} in format {d.get("format")!r}; {cls.__name__} reads {" and ".join(sorted(kinds)) or "no kind until text2grad.reward_model is imported"}, in format 1')
     cls = kinds[d['kind']]
-    config = _config(cls, d.get('config') or {}, folder/_file)
-    tok = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    if model is None and config.lora is not None and not d.get('base'): raise ModelError(f'{folder}: does not name its backbone; pass it as `model`')
-    if config.lora is None: model = load_model(folder, device, dtype)[0]
-    elif model is None: model = load_model(d['base'], device, dtype)[0]
-    if config.lora!='frozen' and config.lora is not None: model = _adapted(model, folder)
-    else: model.requires_grad_(config.lora is None)
-    self = cls(model, tok, config)
-    if _heads(self):
-        check_safetensors(folder/'heads.safetensors')
-        _put_heads(self, load_file(folder/'heads.safetensors'), folder)
+    config = _config(cls, d.get('config', {}), folder/_file)
+    base,tok = _saved_base(folder, d.get('base'), config.lora, model, device, dtype),_saved_tokenizer(folder)
+    try:
+        with torch.random.fork_rng(): self = cls(_backbone(base, config.lora), tok, config)
+    except (TypeError, ValueError) as e: raise ModelError(f'{folder}: does not fit its backbone ({e})') from e
+    if isinstance(config.lora, dict): _put(*_adapter(self.model), folder/'adapter_model.safetensors')
+    if heads := _heads(self): _put(heads, lambda state: self.load_state_dict(state, strict=False), folder/'heads.safetensors')
     return self.to(self.device).eval()
 
-# %% ../nbs/07c_reward_base.ipynb #d6dc1056
-def _adapted(model, folder):
-    from peft import PeftModel
-    check_safetensors(folder/'adapter_model.safetensors')
-    with _peft(): return PeftModel.from_pretrained(model, folder, is_trainable=True)
+# %% ../nbs/07c_reward_base.ipynb #850fbd28
+def _saved_base(folder, name, lora, model, device, dtype):
+    "The language model of a saved reward model"
+    if lora is None:
+        model = load_model(folder, device, dtype)[0]
+        model.name_or_path = name if isinstance(name, str) else ''
+        return model
+    if model is not None: return model
+    if not name or not isinstance(name, str): raise ModelError(f'{folder}: does not name its backbone; pass it as `model`')
+    try: return load_model(name, device, dtype)[0]
+    except ModelError as e: raise ModelError(f'{folder}: its backbone cannot be had ({e}); pass it as `model`') from e
 
-def _put_heads(self, state, folder):
-    own = _heads(self)
+def _saved_tokenizer(folder):
+    from transformers import AutoTokenizer
+    read_json(folder/'tokenizer_config.json')
+    try: return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as e: raise ModelError(f'{folder}: its tokenizer cannot be loaded ({type(e).__name__}: {e}); copy the folder again') from e
+
+def _adapter(model):
+    "Tensors of an adapter by the names they are saved under, and what puts others in their place"
+    from peft import get_peft_model_state_dict,set_peft_model_state_dict
+    return get_peft_model_state_dict(model),lambda state: set_peft_model_state_dict(model, state)
+
+def _put(own, put, path):
+    "Put saved tensors in the place of `own`; `ModelError` unless names and shapes are the same"
+    check_safetensors(path)
+    state = load_file(path)
     odd = sorted(set(own)^set(state)) or sorted(k for k,v in own.items() if v.shape!=state[k].shape)
-    if odd: raise ModelError(f'{folder}: {len(odd)} tensors of heads.safetensors do not fit the config, such as {odd[0]}; copy the folder again')
-    self.load_state_dict(state, strict=False)
+    if odd: raise ModelError(f'{path}: {len(odd)} of its tensors do not fit the config, such as {odd[0]}; copy the folder again')
+    put(state)
 
 # %% ../nbs/07c_reward_base.ipynb #a6ccfef2
 @patch
@@ -191,9 +218,12 @@ def push_to_hub(self:RewardModel,
     **kw,              # Of `HfApi.upload_folder`, such as `commit_message` or `revision`
 )->str:                # Where it lies now
     "Upload what `save_pretrained` writes"
+    name = self.lm.name_or_path
+    if self.config.lora is not None and name and Path(name).expanduser().is_dir():
+        raise ValueError(f'the backbone is the folder {name}, which nobody else can load: set `lm.name_or_path` to its name on the Hub')
     from huggingface_hub import HfApi
     api = HfApi(token=token)
-    api.create_repo(repo_id, private=private, exist_ok=True)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     with tempfile.TemporaryDirectory() as tmp:
         self.save_pretrained(tmp)
         return str(api.upload_folder(repo_id=repo_id, folder_path=tmp, **kw))
