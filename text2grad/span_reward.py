@@ -16,14 +16,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from safetensors.torch import load_file,save
+from safetensors import SafetensorError,safe_open
+from safetensors.torch import save
 from torch import nn
 
 # %% ../nbs/07e_span_reward.ipynb #27aaed9e
 from .core import Critique,Example,Judgement,write_file
 from .decoding import best_path,calibrated,choose_thresholds,class_weights,fit_temperature,label_spans
 from .feedback import GOOD,NEUTRAL,POOR,chat_pieces,fit_prompt,text_offsets,token_labels
-from .models import LORA
+from .model_critic import ModelCritic,_name
+from .models import LORA,Policy,lm_logits
 from .reward_base import RewardModel
 from .span_metrics import TokenScores,_carried
 
@@ -46,7 +48,7 @@ class SpanRewardConfig:
     boundary:float=.3      # Weight of the boundary loss
     severity:float=.5      # Of the severity loss
     critique:float=.1      # Of the critique loss; 0 trains no writing
-    shares:list=field(default_factory=lambda: [1/3]*3) # Of poor, neutral and good in the training data
+    shares:list=field(default_factory=lambda: [1/3]*3) # Of poor, neutral and good in the training data; measured by the first `prepare`
     temperature:float=1.   # Of the probabilities
     bias:list=field(default_factory=lambda: [0.,0.]) # Thresholds of poor and good, see `best_path`; `None` never marks
     stick:float=1.         # Price of a change of label
@@ -55,8 +57,12 @@ class SpanRewardConfig:
         if bad: raise ValueError(f'{bad} {getattr(self, bad)!r}: must be 1 or more')
         if self.size%self.heads: raise ValueError(f'size {self.size}: must be a multiple of heads, {self.heads}')
         if not self.depth or not all(0<d<=1 for d in self.depth): raise ValueError(f'depth {self.depth!r}: must be shares above 0, at most 1')
-        for k in ('balance','focal','boundary','severity','critique'):
+        for k in ('balance','focal','boundary','severity','critique','stick','dropout'):
             if getattr(self, k)<0: raise ValueError(f'{k} {getattr(self, k)!r}: must not be negative')
+        if self.max_prompt is not None and self.max_prompt<16: raise ValueError(f'max_prompt {self.max_prompt!r}: must be 16 or more, or None')
+        if self.temperature<=0: raise ValueError(f'temperature {self.temperature!r}: must be above 0')
+        if len(self.shares)!=3 or min(self.shares)<0: raise ValueError(f'shares {self.shares!r}: must be three numbers, of poor, neutral and good')
+        if len(self.bias)!=2 or not all(b is None or abs(b)<1e3 for b in self.bias): raise ValueError(f'bias {self.bias!r}: must be two numbers, of poor and good, or None')
 
 # %% ../nbs/07e_span_reward.ipynb #13b3b6dd
 def copies(
@@ -101,16 +107,19 @@ class Reader(nn.Module):
         x = torch.cat([n(s.float()) for n,s in zip(self.norms, states)], -1)
         x = self.proj(x)+self.text((region==2).long())+self.copied(copied)+_places(x.shape[1], self.proj.out_features, x.device)
         there = region==2
-        T = int(there.sum(1).max())
+        T = max(1, int(there.sum(1).max()))
         mask = torch.arange(T, device=x.device)<there.sum(1, keepdim=True)
         y = x.new_zeros(len(x), T, x.shape[-1]).masked_scatter(mask[...,None], x[there])
-        y = self.out(self.blocks(y, x, tgt_key_padding_mask=~mask, memory_key_padding_mask=region!=1))
+        blind = ~mask
+        blind[:,0] = False # or attention in an empty response would divide by 0
+        y = self.out(self.blocks(y, x, tgt_key_padding_mask=blind, memory_key_padding_mask=region!=1)).float()
         return y.new_zeros(*region.shape, 5).masked_scatter(there[...,None], y[mask])
 
 # %% ../nbs/07e_span_reward.ipynb #ebdf0c4c
 class SpanRewardModel(RewardModel):
     "Token rewards from one forward pass, and a critique on demand"
     kind,Config = 'span',SpanRewardConfig
+    _head,_backbone,_check_head = Policy._head,Policy._backbone,Policy._check_head # Hidden states and logits as in `models.Policy`
     def __init__(self,
         model,     # A causal LM, or a `PeftModel` of one
         tokenizer, # A fast tokenizer with a chat template
@@ -123,6 +132,10 @@ class SpanRewardModel(RewardModel):
         self.reader = Reader(cfg.hidden_size, 1+len(self.at), config)
         self.register_buffer('word_ids', _word_ids(tokenizer), persistent=False)
         self.kept,self.states_dir = {},None
+        self.most = min(config.max_length, getattr(cfg, 'max_position_embeddings', None) or 1<<30, tokenizer.model_max_length)
+        if self.writes: self._check_head()
+    @property
+    def source(self): return f'reward model/span/{_name((self.lm, self.tokenizer))}'
     @property
     def writes(self): return self.config.critique>0 and self.config.lora!='frozen'
     @property
@@ -141,7 +154,7 @@ def _messages(ex): return [*([dict(role='user', content=ex.prompt)] if isinstanc
 
 def _flat(pieces): return [i for ids,_ in pieces for i in ids]
 
-# %% ../nbs/07e_span_reward.ipynb #3929cd21
+# %% ../nbs/07e_span_reward.ipynb #e55c0a07
 @patch
 def _tail(self:SpanRewardModel, ex, critique):
     "Ids after the response: up to where the critique starts, and the critique with its end"
@@ -150,22 +163,25 @@ def _tail(self:SpanRewardModel, ex, critique):
     chat = [*msgs, dict(role='user', content=_marks(critique.spans, ex.response)), dict(role='assistant', content=critique.text.strip())]
     pieces = chat_pieces(self.tokenizer, [m | dict(content='') if i<k else m for i,m in enumerate(chat)])
     after = pieces[next(j for j,(_,i) in enumerate(pieces) if i==k)+1:]
-    return _flat(after[:-2]),[*after[-2][0], (after[-1][0] or [self.tokenizer.eos_token_id])[0]]
+    eos,end = self.tokenizer.eos_token_id,after[-1][0]
+    return _flat(after[:-2]),[*after[-2][0], *(end[:end.index(eos)+1] if eos in end else [eos])]
 
 @patch
 def encode(self:SpanRewardModel,
     ex:Example,         # With a critique if it is to be taught
     write:bool=False,   # With marks and critique behind the response
+    spare:int=0,        # Tokens to leave free behind them
 )->SimpleNamespace:     # `ids`; `before`: tokens before the response; `offsets` of the response's tokens; `ask` and `target`: ids of marks and critique
     "One row; `ValueError` if the response does not fit"
     tok,c,msgs = self.tokenizer,self.config,_messages(ex)
     ask,target = self._tail(ex, ex.critique) if write else ([], [])
     pieces = chat_pieces(tok, msgs, reply=True)
     texts = sum(len(ids) for ids,i in pieces if i is not None and i<len(msgs)-1)
-    room = c.max_length-len(_flat(pieces))+texts-len(ask)-len(target)
+    room = self.most-len(_flat(pieces))+texts-len(ask)-len(target)-spare
     limit = room if c.max_prompt is None else min(room, c.max_prompt)
     if texts>limit:
-        if limit<16: raise ValueError(f'the response{" and its critique" if write else ""} leave{"s" if not write else ""} {room} of {c.max_length} tokens for the prompt; raise max_length')
+        if limit<16: raise ValueError(f'the response{" and its critique" if write else ""} leave{"s"*(not write)} {max(0, room)} of {self.most} tokens for the prompt; '
+                                      +('raise max_length' if self.most==c.max_length else 'the model takes no more'))
         pieces = chat_pieces(tok, [*_fitted(ex.prompt, limit, tok), msgs[-1]], reply=True)
     ids,n = _flat(pieces),len(pieces[-1][0])
     return SimpleNamespace(ids=ids, before=len(ids)-n, offsets=text_offsets(tok, ex.response), ask=ask, target=target)
@@ -178,19 +194,23 @@ def _fitted(prompt, n, tok):
 @patch
 def collate(self:SpanRewardModel,
     examples:list, # `Example`s; without a critique a row has no labels
-)->dict:           # Tensors (B, L) on the CPU: `ids`; `region`: 0 padding, 1 prompt, 2 response, 3 marks and critique; `classes`, `severity`, `change`, `target`; `states` if they are kept
+)->dict:           # Tensors (B, L) on the CPU: `ids`; `region`: 0 padding, 1 prompt, 2 response, 3 marks and critique; `classes`, -1 where there is no label, `severity`, `change`, `target`; `states` if they are kept
     "A batch, padded on the right"
-    rows = [self.encode(e, self._teaches(e)) for e in examples]
+    return self._stack([self.encode(e, self._teaches(e)) for e in examples], [e.critique for e in examples])
+
+@patch
+def _stack(self:SpanRewardModel, rows, critiques):
     B,L = len(rows),max(len(r.ids)+len(r.ask)+len(r.target) for r in rows)
     x = {k:torch.zeros(B, L, dtype=t) for k,t in dict(ids=torch.long, region=torch.long, classes=torch.long, severity=torch.float, change=torch.float, target=torch.bool).items()}
-    for i,(r,e) in enumerate(zip(rows, examples)):
+    x['classes'] -= 1
+    for i,(r,critique) in enumerate(zip(rows, critiques)):
         a,n,k = r.before,len(r.ids),len(r.ids)+len(r.ask)
         full = r.ids+r.ask+r.target
         x['ids'][i,:len(full)] = torch.tensor(full)
         x['region'][i,:len(full)],x['region'][i,:n],x['region'][i,:a] = 3,2,1
         x['target'][i,k:k+len(r.target)] = True
-        if e.critique is None: continue
-        y,s = (torch.from_numpy(o) for o in token_labels(e.critique, r.offsets))
+        if critique is None: continue
+        y,s = (torch.from_numpy(o) for o in token_labels(critique, r.offsets))
         x['classes'][i,a:n],x['severity'][i,a:n],x['change'][i,a+1:n] = y,s.float(),(y[1:]!=y[:-1]).float()
     kept = [self.kept.get(_key(r.ids)) for r in rows] if self.kept else [None]
     if all(o is not None for o in kept):
@@ -214,18 +234,21 @@ def lengths(self:SpanRewardModel,
 def check(self:SpanRewardModel,
     examples:list, # `Example`s
 )->list[str]:      # One line for each that cannot be trained on
-    out = []
-    for i,e in enumerate(examples):
-        try: self.encode(e, self._teaches(e))
-        except ValueError as err: out.append(f'{i}: {err}')
-    return out
+    why = lambda e: 'has no critique' if e.critique is None else self._row(e, self._teaches(e))
+    return [f'{i}: {o}' for i,e in enumerate(examples) if isinstance(o := why(e), str)]
+
+@patch
+def _row(self:SpanRewardModel, ex, *args):
+    "The row of an example, or why it has none"
+    try: return self.encode(ex, *args)
+    except ValueError as err: return str(err)
 
 # %% ../nbs/07e_span_reward.ipynb #daac02d7
 @patch
 def _states(self:SpanRewardModel, ids, mask, n):
     "The states at the chosen depths up to column `n` (B, n, K, d), and the last ones (B, L, d)"
-    hs = self.lm.base_model(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True).hidden_states
-    return torch.stack([hs[l][:,:n] for l in self.at], 2),hs[-1]
+    out = self.lm.base_model(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
+    return torch.stack([out.hidden_states[l][:,:n] for l in self.at], 2),out.last_hidden_state
 
 @patch
 def read(self:SpanRewardModel,
@@ -252,13 +275,14 @@ def forward(self:SpanRewardModel,
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
         if states is None and frozen: states = self._states(ids, (region>0).long(), int((((region>0)&(region<3)).sum(1)).max()))[0]
     out,last = self.read(ids, region, states)
-    m = region[:,:out.shape[1]]==2
+    m = (region[:,:out.shape[1]]==2)&(classes[:,:out.shape[1]]>=0)
     share = (m/m.sum(1, keepdim=True).clamp(min=1))[m]/len(ids)
     z,s,b = out[m].split([3,1,1], -1)
     y,sev,chg = (x[:,:out.shape[1]][m] for x in (classes, severity, change))
-    parts = dict(token_loss=_focal(z, y, torch.tensor(self.weights, dtype=z.dtype, device=z.device), c.focal)@share,
-                 boundary_loss=F.binary_cross_entropy_with_logits(b[:,0], chg, reduction='none')@share,
-                 severity_loss=((s[:,0].sigmoid()-sev)**2*(y!=NEUTRAL))@share)
+    mean = lambda x: (x*share).sum()
+    parts = dict(token_loss=mean(_focal(z, y, torch.tensor(self.weights, dtype=z.dtype, device=z.device), c.focal)),
+                 boundary_loss=mean(F.binary_cross_entropy_with_logits(b[:,0], chg, reduction='none')),
+                 severity_loss=mean((s[:,0].sigmoid()-sev)**2*(y!=NEUTRAL)))
     loss = parts['token_loss']+c.boundary*parts['boundary_loss']+c.severity*parts['severity_loss']
     if self.writes and target.any():
         parts['critique_loss'] = self._critique_loss(ids, last, target)
@@ -276,8 +300,7 @@ def _critique_loss(self:SpanRewardModel, ids, last, target):
     "Mean cross-entropy of the critique tokens"
     at = target.roll(-1, 1)
     at[:,-1] = False
-    logits = self.lm.get_output_embeddings()(last[at]).float()
-    return F.cross_entropy(logits, ids[target])
+    return F.cross_entropy(lm_logits(self.model, last[at]).float(), ids[target])
 
 # %% ../nbs/07e_span_reward.ipynb #d0691aed
 @patch
@@ -285,43 +308,60 @@ def prepare(self:SpanRewardModel,
     examples:list, # All that will be trained on or scored
 ):
     "Measure the shares of the labels; keep the states of a frozen backbone"
-    y = [np.bincount(token_labels(e.critique, text_offsets(self.tokenizer, e.response))[0], minlength=3)/max(1, len(text_offsets(self.tokenizer, e.response)))
-         for e in examples if e.critique is not None and e.response]
-    if y: self.config = replace(self.config, shares=[float(o) for o in np.mean(y, 0)])
+    y = [token_labels(e.critique, text_offsets(self.tokenizer, e.response))[0] for e in examples if e.critique is not None and e.response]
+    if y and self.config.shares==type(self.config)().shares:
+        self.config = replace(self.config, shares=[float(o) for o in np.mean([np.bincount(o, minlength=3)/len(o) for o in y], 0)])
     if self.config.lora!='frozen': return
-    rows = {_key(r.ids):r.ids for r in map(self.encode, examples)}
-    self._load_states(rows)
+    rows = {_key(r.ids):r.ids for r in map(self._row, examples) if not isinstance(r, str)}
+    self._load_states({k:ids for k,ids in rows.items() if k not in self.kept})
     todo = [k for k in rows if k not in self.kept]
     for i in range(0, len(todo), 64): self._keep({k:rows[k] for k in todo[i:i+64]})
 
 @patch
 @torch.no_grad()
+def _half(self:SpanRewardModel, ids):
+    "The states of a row as they are kept (T, K, d)"
+    x = torch.tensor([ids], device=self.device)
+    return self._states(x, torch.ones_like(x), len(ids))[0][0].clamp(-6e4, 6e4).to('cpu', torch.float16)
+
+@patch
 def _keep(self:SpanRewardModel, rows):
-    new = {}
-    for k,ids in rows.items():
-        x = torch.tensor([ids], device=self.device)
-        new[k] = self._states(x, torch.ones_like(x), len(ids))[0][0].to('cpu', torch.float16)
-    self.kept |= new
+    new = {k:self._half(ids) for k,ids in rows.items()}
+    self.kept.update(new)
     if self.states_dir: write_file(Path(self.states_dir)/f'{next(iter(new))}.safetensors', save(new))
+
+# %% ../nbs/07e_span_reward.ipynb #19588566
+_log = logging.getLogger('text2grad')
 
 @patch
 def _load_states(self:SpanRewardModel, rows):
+    "Take what `states_dir` has of these rows"
     for p in sorted(Path(self.states_dir).glob('*.safetensors')) if self.states_dir else []:
-        self.kept |= {k:v for k,v in load_file(p).items() if k in rows and v.shape[1]==len(self.at)}
+        try:
+            with safe_open(p, 'pt') as f: new = {k:f.get_tensor(k) for k in f.keys() if k in rows and k not in self.kept}
+        except (SafetensorError, OSError) as e: _log.warning('%s: cannot be read (%s); its states are computed anew', p.name, e); continue
+        if not new: continue
+        k = min(new, key=lambda k: len(rows[k]))
+        want,d = self._half(rows[k]).float(),self.lm.config.get_text_config().hidden_size
+        whole = all(v.shape==(len(rows[k]), len(self.at), d) for k,v in new.items())
+        if whole and torch.allclose(new[k].float(), want, atol=.02*float(want.abs().max()), rtol=.05): self.kept.update(new)
+        else: _log.warning('%s: holds states of another backbone or of other depths; they are computed anew', p.name)
 
 # %% ../nbs/07e_span_reward.ipynb #a7ad8dfd
 @patch
 @torch.no_grad()
 def _raw(self:SpanRewardModel, examples):
-    "For each example `(logits (T, 3), severity (T,), change (T,), offsets)`"
-    rows = [self.encode(e) for e in examples]
-    order,out = sorted(range(len(rows)), key=lambda i: len(rows[i].ids)),[None]*len(rows)
+    "For each example `(logits (T, 3), severity (T,), change (T,), offsets)`, `None` if it does not fit"
+    rows = [self._row(e) for e in examples]
+    bad = [o for o in rows if isinstance(o, str)]
+    if bad: _log.warning('%d of %d responses cannot be scored; the first: %s', len(bad), len(rows), bad[0])
+    order,out = sorted((i for i,r in enumerate(rows) if not isinstance(r, str)), key=lambda i: len(rows[i].ids)),[None]*len(rows)
     was = self.training
     self.eval()
     try:
         for k in range(0, len(order), self.config.batch_size):
             now = order[k:k+self.config.batch_size]
-            x = self.collate([replace(examples[i], critique=None) for i in now])
+            x = self._stack([rows[i] for i in now], [None]*len(now))
             got,_ = self.read(**{n:v.to(self.device) for n,v in x.items() if n in ('ids','region','states')})
             for i,o in zip(now, got.float().cpu()):
                 o = o[rows[i].before:len(rows[i].ids)]
@@ -335,25 +375,25 @@ def _probs(self:SpanRewardModel, logits): return calibrated(logits, self.weights
 @patch
 def scores(self:SpanRewardModel,
     examples:list,       # What to judge
-)->list[TokenScores]:    # Of the model's own tokens of each response
+)->list[TokenScores|None]: # Of the model's own tokens of each response; `None` if it does not fit
     "Calibrated probabilities and severity of every token"
-    return [TokenScores(o, self._probs(z), s) for z,s,_,o in self._raw(examples)]
+    return [r and TokenScores(r[3], self._probs(r[0]), r[1]) for r in self._raw(examples)]
 
 # %% ../nbs/07e_span_reward.ipynb #4342b43a
 @patch
 def rewards(self:SpanRewardModel,
     examples:list,     # What to judge
     offsets:list,      # For each, `(start, end)` of the tokens to pay: any tokenizer's
-)->list[np.ndarray]:   # For each, (T,) expected reward (P(good) - P(poor)) * severity, averaged over a token's characters
+)->list[np.ndarray|None]: # For each, (T,) expected reward (P(good) - P(poor)) * severity, averaged over a token's characters; `None` if it does not fit
     "Expected reward of each token of a policy"
-    return [_carried(s.reward[:,None], s.offsets, o)[:,0] for s,o in zip(self.scores(examples), offsets)]
+    return [None if s is None else _carried(s.reward[:,None], s.offsets, o)[:,0] for s,o in zip(self.scores(examples), offsets, strict=True)]
 
 @patch
 def token_reward(self:SpanRewardModel,
     rollout, # With `examples` and `offsets`
-)->list[list[float]]: # One float per token of each response
+)->list: # One float per token of each response; `None` where it does not fit, which leaves it out of the step
     "The dense reward for `SpanPPO`: every token pays what is expected of it"
-    return [r.tolist() for r in self.rewards(rollout.examples, rollout.offsets)]
+    return [None if r is None else r.tolist() for r in self.rewards(rollout.examples, rollout.offsets)]
 
 # %% ../nbs/07e_span_reward.ipynb #61fd2389
 def _padded(raw, probs):
@@ -371,16 +411,19 @@ def _cutter(raw, probs, examples):
 @patch
 def spans(self:SpanRewardModel,
     examples:list,    # What to judge
-)->list[list]:        # The marked `Span`s of each
+)->list[list|None]:   # The marked `Span`s of each; `None` if it does not fit
     "What is marked, by the thresholds of the config"
-    if not examples: return []
-    raw = self._raw(examples)
+    raw,out = self._raw(examples),[None]*len(examples)
+    ok = [i for i,r in enumerate(raw) if r is not None]
+    if not ok: return out
+    raw,examples = [raw[i] for i in ok],[examples[i] for i in ok]
     probs = [self._probs(z) for z,*_ in raw]
     bias = [-np.inf if b is None else b for b in self.config.bias]
     paths,cut = best_path(*_padded(raw, probs), bias, self.config.stick),_cutter(raw, probs, examples)
-    return [cut(p, i) for i,p in enumerate(paths)]
+    for k,(i,p) in enumerate(zip(ok, paths)): out[i] = cut(p, k)
+    return out
 
-# %% ../nbs/07e_span_reward.ipynb #15b7bd60
+# %% ../nbs/07e_span_reward.ipynb #2066ed1d
 def _listing(spans, response):
     said = [f'{name}: '+'; '.join(f'"{_short(response[s.start:s.end], 60)}"' for s in spans if s.score*sign>0) for name,sign in (('Poor',-1), ('Good',1))
             if any(s.score*sign>0 for s in spans)]
@@ -391,43 +434,54 @@ def judgements(self:SpanRewardModel,
     examples:list[Example], # What to judge
 )->list[Judgement]:         # With spans; `error` if a response does not fit the model
     "Marks and a listing of them"
-    bad = {int(l.split(':')[0]):l.split(': ', 1)[1] for l in self.check([replace(e, critique=None) for e in examples])}
-    ok = [i for i in range(len(examples)) if i not in bad]
-    out = [Judgement(error=bad.get(i, '')) for i in range(len(examples))]
-    for i,ss in zip(ok, self.spans([examples[i] for i in ok])):
-        out[i] = Judgement(Critique(_listing(ss, examples[i].response), ss, source='SpanRewardModel'), info=dict(read='scores'))
-    return out
+    info = dict(read='scores')
+    return [Judgement(error=self._row(e), info=info) if ss is None else Judgement(Critique(_listing(ss, e.response), ss, source=self.source), info=info)
+            for e,ss in zip(examples, self.spans(examples))]
 
 @patch
 def explain(self:SpanRewardModel,
     examples:list,       # What to judge; with a critique, its spans are explained instead of the model's own
-)->list[Critique]:       # With a text that the LM head wrote
+)->list[Critique|None]:  # With a text that the LM head wrote; `None` where there is no room for one
     "Write a critique of the marked spans"
-    from text2grad.model_critic import ModelCritic
-    marked = [e.critique or Critique('', ss, source='SpanRewardModel') for e,ss in zip(examples, self.spans([replace(e, critique=None) for e in examples]))]
-    prompts = []
-    for e,c in zip(examples, marked):
-        e = replace(e, critique=replace(c, text='.'))
-        r = self.encode(e, write=True)
-        prompts.append(r.ids+r.ask)
-    writer = ModelCritic((self.model, self.tokenizer), max_new_tokens=self.config.max_new_tokens)
-    outs = [o for k in range(0, len(prompts), self.config.batch_size) for o in writer._reply_ids(prompts[k:k+self.config.batch_size], [])[0]]
-    return [replace(c, text=self.tokenizer.decode(ids, skip_special_tokens=True).strip()) for c,(ids,_) in zip(marked, outs)]
+    blank = [i for i,e in enumerate(examples) if e.critique is None]
+    own = dict(zip(blank, self.spans([examples[i] for i in blank])))
+    out = [e.critique if i not in own else own[i] if own[i] is None else Critique('', own[i], source=self.source) for i,e in enumerate(examples)]
+    n,rows = self.config.max_new_tokens,{}
+    for i,(e,c) in enumerate(zip(examples, out)):
+        if c is not None: rows[i] = self._row(replace(e, critique=replace(c, text='.')), True, n)
+        if isinstance(r := rows.get(i), str): _log.warning('response %d: no critique is written, since beside %d tokens of it %s', i, n, rows.pop(i)); out[i] = None
+    writer,order = ModelCritic((self.model, self.tokenizer), max_new_tokens=n),list(rows)
+    for k in range(0, len(order), self.config.batch_size):
+        now = order[k:k+self.config.batch_size]
+        said,_ = writer._reply_ids([rows[i].ids+rows[i].ask for i in now], [])
+        for i,(ids,_) in zip(now, said): out[i] = replace(out[i], text=self.tokenizer.decode(ids, skip_special_tokens=True).strip())
+    return out
 
-# %% ../nbs/07e_span_reward.ipynb #33a336e7
+# %% ../nbs/07e_span_reward.ipynb #7f387772
+@patch
+def _judged(self:SpanRewardModel, examples):
+    "Raw scores of the examples that have a critique and fit, and these examples"
+    examples = [e for e in examples if e.critique is not None]
+    pairs = [(r, e) for r,e in zip(self._raw(examples), examples) if r is not None]
+    if not pairs: raise ValueError('none of the examples has a critique and fits the model')
+    return [list(o) for o in zip(*pairs)]
+
+@patch
+def _choose(self:SpanRewardModel, raw, examples):
+    labels = [token_labels(e.critique, o)[0] for e,(*_,o) in zip(examples, raw)]
+    t = fit_temperature(np.concatenate([z for z,*_ in raw]), np.concatenate(labels), self.weights)
+    probs = [calibrated(z, self.weights, t) for z,*_ in raw]
+    got = choose_thresholds(*_padded(raw, probs), _cutter(raw, probs, examples), [e.critique.spans for e in examples])
+    return dict(temperature=t) | got
+
 @patch
 def calibrate(self:SpanRewardModel,
     examples:list, # Held out
 )->dict:           # What was chosen: `temperature`, `bias`, `stick`, and the F1 reached on these examples
     "Choose temperature and thresholds"
-    raw = self._raw(examples)
-    labels = [token_labels(e.critique, o)[0] for e,(*_,o) in zip(examples, raw)]
-    keep = lambda xs: np.concatenate([x for x in xs])
-    t = fit_temperature(keep([z for z,*_ in raw]), keep(labels), self.weights)
-    probs = [calibrated(z, self.weights, t) for z,*_ in raw]
-    got = choose_thresholds(*_padded(raw, probs), _cutter(raw, probs, examples), [e.critique.spans for e in examples])
-    self.config = replace(self.config, temperature=t, bias=got['bias'], stick=got['stick'])
-    return dict(temperature=t) | got
+    got = self._choose(*self._judged(examples))
+    self.config = replace(self.config, **{k:got[k] for k in ('temperature','bias','stick')})
+    return got
 
 @patch
 def evaluate(self:SpanRewardModel,
@@ -435,10 +489,8 @@ def evaluate(self:SpanRewardModel,
 )->dict:           # `span_f1`: of poor spans at IoU >= .5, `good_span_f1`, `auroc`: of poor tokens; thresholds chosen on these examples
     "How well spans are found"
     from scipy.stats import rankdata
-    was = self.config
-    try: got = self.calibrate(examples)
-    finally: self.config = was
-    raw = self._raw(examples)
+    raw,examples = self._judged(examples)
+    got = self._choose(raw, examples)
     p = np.concatenate([self._probs(z)[:,POOR] for z,*_ in raw])
     y = np.concatenate([token_labels(e.critique, o)[0] for e,(*_,o) in zip(examples, raw)])==POOR
     n = y.sum()
