@@ -128,7 +128,7 @@ def save_pretrained(self:RewardModel,
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(self.config.lora, dict): self.model.peft_config['default'].base_model_name_or_path = self.lm.name_or_path
     if self.config.lora!='frozen':
-        with progress_bars(False): self.model.save_pretrained(folder)
+        with progress_bars(False): self.model.save_pretrained(folder, **(dict(save_embedding_layers=False) if self.config.lora else {}))
     self.tokenizer.save_pretrained(folder)
     if heads := _heads(self): save_file(heads, folder/'heads.safetensors')
     base = self.lm.name_or_path
@@ -199,7 +199,7 @@ def _saved_tokenizer(folder):
 def _adapter(model):
     "Tensors of an adapter by the names they are saved under, and what puts others in their place"
     from peft import get_peft_model_state_dict,set_peft_model_state_dict
-    return get_peft_model_state_dict(model),lambda state: set_peft_model_state_dict(model, state)
+    return get_peft_model_state_dict(model, save_embedding_layers=False),lambda state: set_peft_model_state_dict(model, state)
 
 def _put(own, put, path):
     "Put saved tensors in the place of `own`; `ModelError` unless names and shapes are the same"
