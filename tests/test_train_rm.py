@@ -29,10 +29,10 @@ def test_a_run_leaves_a_model_a_log_and_a_report(tiny, tmp_path, capsys):
     write_jsonl(tmp_path/'a.jsonl', [*[row(i) for i in range(20)], dict(schema=SCHEMA, prompt='Story 99', response='nobody judged this')])
     assert train_rm('--data', tmp_path/'a.jsonl', '--kind', 'span', '--model', tiny, '--lora', 4, '--epochs', 2, '--seed', 3, *small, '--out', tmp_path/'r')==0
     o = capsys.readouterr()
-    assert '21 rows, 1 without a critique; 18 to train on, 2 to choose by' in o.err and 'span_f1' in o.out and str(tmp_path/'r')+'/report.html' in o.out
+    assert '21 rows, 1 without a critique; 15 to train on, 5 to choose by' in o.err and 'span_f1' in o.out and str(tmp_path/'r')+'/report.html' in o.out
     assert {'config.json','metrics.jsonl','summary.json','report.html','checkpoints','model'}<={p.name for p in (tmp_path/'r').iterdir()}
     c = json.loads((tmp_path/'r/config.json').read_text())
-    assert (c['records'], c['counts']['train'], c['seed'], c['model.max_length'], c['model.lora']['r'], c['model.lora']['alpha'])==(dict(rows=21, without_critique=1), 18, 3, 500, 4, 8)
+    assert (c['records'], c['counts']['train'], c['seed'], c['model.max_length'], c['model.lora']['r'], c['model.lora']['alpha'])==(dict(rows=21, without_critique=1), 15, 3, 500, 4, 8)
     m = RewardModel.from_pretrained(tmp_path/'r/model', device='cpu')
     assert m.kind=='span' and m.fingerprint
     assert train_rm('--data', tmp_path/'a.jsonl', '--kind', 'span', '--model', tiny, '--out', tmp_path/'r')==1
