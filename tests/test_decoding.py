@@ -192,3 +192,9 @@ def test_among_equals_the_defaults():
     got = choose_thresholds(P, np.full((2,1), .5), np.ones(2, int), cut, [[Span(0, 3, -1.)], []])
     assert got==dict(bias=[0.,None], stick=1., poor=1., good=0.)
     assert (GRID['bias'][0], GRID['stick'][0])==(0., 1.)
+
+def test_praise_may_not_cost_more_blame_than_it_finds():
+    P = np.array([[[.40,.05,.55]], *[[[.45,.04,.51]]]*3])
+    cut = lambda p,i: label_spans(p, [(0,3)], 'Ann', np.ones((1,3)))
+    got = choose_thresholds(P, np.full((4,1), .5), np.ones(4, int), cut, [[Span(0, 3, 1.)], *[[Span(0, 3, -1.)]]*3])
+    assert got==dict(bias=[0.,None], stick=1., poor=pytest.approx(6/7), good=0.)
