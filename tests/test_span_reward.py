@@ -5,12 +5,11 @@ from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, pytest, torch
 import torch.nn.functional as F
-from fastcore.basics import patch_to
 from safetensors.torch import load_file,save_file
 from text2grad.core import Critique,Example,Span,loads
 from text2grad.decoding import class_weights
 from text2grad.feedback import text_ids,text_offsets,token_labels
-from text2grad.models import Policy,lm_logits
+from text2grad.models import lm_logits
 from text2grad.pretrained import ModelError,tiny_lm
 from text2grad.reward_base import RewardModel
 from text2grad.span_reward import *
@@ -588,7 +587,9 @@ def test_pushed_and_fetched(tmp_path, monkeypatch):
         return str(tmp_path/'hub'/name)
     monkeypatch.setattr(huggingface_hub, 'HfApi', Hub)
     monkeypatch.setattr(huggingface_hub, 'snapshot_download', snapshot)
-    m = make()
+    lm = tiny_lm()[0]
+    lm.name_or_path = str(tmp_path)
+    m = make(model=lm)
     m.lm.name_or_path = 'someone/tiny'
     assert m.push_to_hub('rm', token='t', commit_message='first')=='https://hub/ann/rm'
     assert calls==['t', ('rm', True, True), ('ann/rm', dict(commit_message='first'))]
@@ -596,6 +597,7 @@ def test_pushed_and_fetched(tmp_path, monkeypatch):
     same_scores(again.scores(blank), m.scores(blank), 1e-6)
     assert loads((tmp_path/'hub'/'ann'/'rm'/'reward_model.json').read_bytes())['base']=='someone/tiny'
     assert 'someone/tiny' in text_of(tmp_path/'hub'/'ann'/'rm')['adapter_config.json']
+    assert all(str(tmp_path) not in t for t in text_of(tmp_path/'hub'/'ann'/'rm').values())
     calls.clear()
     m.lm.name_or_path = str(tmp_path)
     with pytest.raises(ValueError, match='which nobody else can load: set `lm.name_or_path`'): m.push_to_hub('rm')
