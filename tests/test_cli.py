@@ -5,18 +5,9 @@ from pathlib import Path
 import pytest
 from text2grad.cli import main,summary_text
 from text2grad.core import read_jsonl,write_jsonl
-from text2grad.pretrained import tiny_lm
 
 root = Path(__file__).resolve().parent.parent
 run_files = {'config.json','metrics.jsonl','samples.jsonl','summary.json','report.html','checkpoints','heldout-before.jsonl','heldout-after.jsonl','.lock'}
-
-@pytest.fixture(scope='module')
-def tiny(tmp_path_factory):
-    d = tmp_path_factory.mktemp('tiny')
-    model,tok = tiny_lm()
-    model.save_pretrained(d)
-    tok.save_pretrained(d)
-    return d
 
 def quickstart(tiny, out, *more): return main(['quickstart','--model',str(tiny),'--steps','3','--batch-size','4','--heldout','4','--out',str(out), *more])
 

@@ -13,7 +13,7 @@ from text2grad.models import lm_logits
 from text2grad.pretrained import ModelError,tiny_lm
 from text2grad.reward_base import RewardModel
 from text2grad.span_reward import *
-from text2grad.span_reward import _key,_marks
+from text2grad.span_heads import _key,_marks
 
 SMALL = dict(size=16, layers=1, heads=2, dropout=0., max_new_tokens=12)
 LORA = dict(r=4, alpha=8)

@@ -4,18 +4,9 @@ from pathlib import Path
 import pytest
 from text2grad.cli import main
 from text2grad.core import SCHEMA,read_jsonl,write_jsonl
-from text2grad.pretrained import tiny_lm
 from text2grad.reward_base import RewardModel
 
 root = Path(__file__).resolve().parent.parent
-
-@pytest.fixture(scope='module')
-def tiny(tmp_path_factory):
-    d = tmp_path_factory.mktemp('tiny')
-    model,tok = tiny_lm()
-    model.save_pretrained(d)
-    tok.save_pretrained(d)
-    return d
 
 def row(i, **kw): return dict(schema=SCHEMA, id=f'r{i}', prompt=f'Story {i}', response='the bad cat saw a good boat', spans=[dict(start=4, end=7, score=-1., text='bad')],
                               feedback=[dict(text='"bad" is wrong.', kind='critique', origin='critic')]) | kw

@@ -137,7 +137,7 @@ def save_pretrained(self:RewardModel,
     return folder
 
 # %% ../nbs/07c_reward_base.ipynb #af4a172a
-def _kinds(cls): return {cls.kind:cls} if cls.kind else {c.kind:c for c in cls.__subclasses__() if c.kind}
+def _kinds(cls): return {cls.kind:cls} if cls.kind else {k:c for s in cls.__subclasses__() for k,c in _kinds(s).items()}
 
 def _config(cls, d, where):
     if not isinstance(d, dict): raise ModelError(f'{where}: its config must be an object, got {d!r}')
