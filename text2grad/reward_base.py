@@ -8,7 +8,7 @@ Docs: https://text2grad.github.io/text2grad/reward_base.html.md"""
 __all__ = ['RewardModel']
 
 # %% ../nbs/07c_reward_base.ipynb #e1c83242
-import hashlib,tempfile
+import hashlib,sys,tempfile
 from dataclasses import asdict,dataclass,fields
 from pathlib import Path
 import torch
@@ -137,7 +137,12 @@ def save_pretrained(self:RewardModel,
     return folder
 
 # %% ../nbs/07c_reward_base.ipynb #af4a172a
-def _kinds(cls): return {cls.kind:cls} if cls.kind else {k:c for s in cls.__subclasses__() for k,c in _kinds(s).items()}
+def _current(cls): return getattr(sys.modules.get(cls.__module__), cls.__name__, None) is cls
+
+def _kinds(cls):
+    "Kind -> class; one that has been defined anew since gives way to the one that its module calls by that name now"
+    if cls.kind: return {cls.kind:cls}
+    return dict(sorted((o for s in cls.__subclasses__() for o in _kinds(s).items()), key=lambda o: _current(o[1])))
 
 def _config(cls, d, where):
     if not isinstance(d, dict): raise ModelError(f'{where}: its config must be an object, got {d!r}')
