@@ -90,16 +90,18 @@ def usable(
     return a,b,dict(train=len(a), train_prompts=prompts(a), dev=len(b), dev_prompts=prompts(b), prompt_is_held_out=len(train)-len(fair), unfit=bad, unfit_dev=bad_dev,
                     poor_spans=marks(a, -1), good_spans=marks(a, 1), dev_poor_spans=marks(b, -1), dev_good_spans=marks(b, 1))
 
-# %% ../nbs/08_reward_model.ipynb #4bca587b
+# %% ../nbs/08_reward_model.ipynb #1ad9ed8e
 class _Order(torch.utils.data.Sampler):
-    "Rows in batches of like length, as `Trainer` groups them, in an order of its own for each epoch"
+    "Rows in batches of like length, the batches in an order of its own for each epoch"
     def __init__(self, lengths, batch_size, seed): self.lengths,self.batch_size,self.seed,self.epoch = lengths,batch_size,seed,0
     def __len__(self): return len(self.lengths)
     def set_epoch(self, epoch): self.epoch = epoch
     def __iter__(self):
         from transformers.trainer_pt_utils import get_length_grouped_indices
-        g = torch.Generator().manual_seed((self.seed*1_000_003+self.epoch)%2**63)
-        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=g))
+        g,n = torch.Generator().manual_seed((self.seed*1_000_003+self.epoch)%2**63),self.batch_size
+        parts = torch.tensor(get_length_grouped_indices(self.lengths, n, generator=g)).split(n)
+        whole = len(self.lengths)//n
+        return iter(torch.cat([parts[i] for i in (*torch.randperm(whole, generator=g).tolist(), *range(whole, len(parts)))]).tolist())
 
 class _Whole(nn.Module):
     "What `Trainer` sees of a reward model: a forward pass, and no config to write into"
