@@ -109,12 +109,12 @@ _stop_re = re.compile(r'(?<![.!?…])[.!?…]++["\'”’)\]]*+(?=\s++(?![a-z]))
 
 def _starts(text, unit):
     "Where the units of a text begin, the first at 0"
-    if unit=='line': return [0]+[m.end() for m in re.finditer('\n', text)]
     words,out = [m.span() for m in _word_re.finditer(text)],[0]
-    stops = {m.end() for m in _stop_re.finditer(text)} if unit=='sentence' else None
+    stops = {m.end() for m in _stop_re.finditer(text)} if unit=='sentence' else ()
     for (_,a),(b,_) in zip(words, words[1:]):
         nl = text.rfind('\n', a, b)
-        if stops is None or a in stops or nl>=0: out.append(nl+1 if nl>=0 else a)
+        if nl>=0: out.append(nl+1)
+        elif unit=='word' or a in stops: out.append(a)
     return out
 
 def groups(
