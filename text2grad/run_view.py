@@ -62,7 +62,7 @@ def results_html(
     if isinstance(dev, dict): rows += [dict(metric=str(k)[:40], value=number(v)) for k,v in list(dev.items())[:40]]
     return table_html(rows) if rows else ''
 
-# %% ../nbs/12f_run_view.ipynb #21256a2a
+# %% ../nbs/12f_run_view.ipynb #e1e354da
 def points(
     rows:list,    # As `RunReader.metrics`
     key:str,      # One of their keys
@@ -77,6 +77,7 @@ def points(
         out += [pts[i] for i in sorted({known[0],known[-1]})] if known else [pts[part[0]]]
     return out
 
+# %% ../nbs/12f_run_view.ipynb #21256a2a
 def two_curves_svg(
     a:list,      # `(step, number or None)` of the first, solid
     b:list,      # Of the second, dashed
