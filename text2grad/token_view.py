@@ -213,6 +213,7 @@ function send(el, what) {
     if (!box) continue;
     Object.getOwnPropertyDescriptor(Object.getPrototypeOf(box), 'value').set.call(box, JSON.stringify({...what, n: ++count}));
     box.dispatchEvent(new Event('input', {bubbles: true}));
+    box.dispatchEvent(new KeyboardEvent('keypress', {key: 'Unidentified', bubbles: true}));
     return;
   }
 }
@@ -493,7 +494,7 @@ def export_buttons(
     names,out = dict(copy='Copy response', html='HTML', png='PNG', svg='SVG', jsonl='JSONL', txt='Text'),{}
     with gr.Row(elem_classes='t2g-exports'):
         for kind,name in names.items(): out[kind] = gr.Button(name, size='sm', min_width=80, elem_id=f'{elem_id}-{kind}')
-    box = gr.Textbox(visible='hidden', elem_id=f'{elem_id}-box', label='file')
+    box = gr.Textbox(visible='hidden', elem_id=f'{elem_id}-box', label='download')
     for kind,b in out.items():
         b.click(made(kind), list(inputs), box, api_visibility='private', show_progress='minimal', trigger_mode='once').success(
             None, box, None, js='x => window.text2grad.save(x)', api_visibility='private')
