@@ -109,6 +109,11 @@ def hand_over(
     return True
 
 # %% ../nbs/12j_view_critique.ipynb #e1c389cb
+def _aim(d):
+    "Look at a phrase that is there: the same as before, or one that needs a hand, or the first"
+    ps = phrases(d.draft)
+    if not any(p.key==d.key for p in ps): d.key = next((p.key for p in ps if p.state in ('unaligned','ambiguous')), ps[0].key if ps else '')
+
 def _take(bench, d, prompt, response, meta=None, reference=None, theirs=None):
     "Put a response on the desk: with the draft of this session, or the saved one, or none"
     if d.draft is not None:
@@ -119,6 +124,7 @@ def _take(bench, d, prompt, response, meta=None, reference=None, theirs=None):
     d.note = '' if old or not new else f'Your critique was opened from {bench.feedback.name}.'
     d.draft = new or Draft(prompt, response, meta=dict(meta or {}), reference=reference)
     d.theirs,d.key,d.picked,d.broken = theirs,'',None,''
+    _aim(d)
 
 def open_case(
     bench,   # The workbench
@@ -168,6 +174,7 @@ def _changed(s, d, draft, note=''):
     "Take a new draft, if it can be read"
     _asked(critique_of, draft)
     d.draft,d.note,d.broken = draft,note,''
+    _aim(d)
     hand_over(s, d)
     return d
 
@@ -223,7 +230,7 @@ def pick_phrase(bench, sid, key):
 def fix_phrase(
     bench,       # The workbench
     sid:str,     # The session
-    key:str,     # Of the phrase
+    key:str,     # Of the phrase; `None` or '': the one being looked at
     what:str,    # 'places', 'here' (the selected words), 'flip', 'remove' or 'automatic'
     places=(),   # `'start-end'` of each, for 'places'
 )->Desk:         # `InputError` says what is wrong with it
@@ -232,7 +239,8 @@ def fix_phrase(
     with s.lock:
         draft = _have(d)
         bench.choice(what, 'fix', ('places','here','flip','remove','automatic'))
-        if not key: raise InputError('phrase: choose one of the list first')
+        key = key or d.key
+        if not key: raise InputError('phrase: there is none to mend yet; write feedback, or mark some words')
         if what=='here' and not d.picked: raise InputError('words: select them in the response first')
         if what=='places' and not (isinstance(places, list) and all(isinstance(o, str) and re.fullmatch(r'\d{1,6}-\d{1,6}', o) for o in places)): raise InputError('places: choose from the list')
         at = [d.picked] if what=='here' else [tuple(map(int, o.split('-'))) for o in places]
@@ -351,17 +359,17 @@ def _wire(gr, tab, bench, session, ui):
         g = lambda *xs: _updates(gr, names, f(bench, *xs))
         g.__name__ = f.__name__
         named = dict(api_name=api) if api else dict(api_visibility='private')
-        return event(shown(gr, g), [session, *(ui[i] for i in inputs)], [ui[n] for n in names], **named, **(dict(trigger_mode='once', show_progress='minimal', concurrency_limit=4) | kw))
-    quiet = dict(show_progress='hidden', trigger_mode='always_last')
+        return event(shown(gr, g), [session, *(ui[i] for i in inputs)], [ui[n] for n in names], **named, **(dict(trigger_mode='once', show_progress='hidden', concurrency_limit=4) | kw))
+    latest = dict(trigger_mode='always_last')
     on(tab.select, open_case, [], whole)
     on(ui['use'].click, use_text, ['prompt','response'], whole, 'critique_use').success(
         shown(gr, lambda sid: _updates(gr, ['note'], measure_text(bench, sid))), [session], ui['note'], api_visibility='private',
         concurrency_limit=1, concurrency_id='model', show_progress='minimal')
-    on(ui['text'].input, type_feedback, ['text'], live, 'critique_feedback', js=_pause, **quiet)
+    on(ui['text'].input, type_feedback, ['text'], live, 'critique_feedback', js=_pause, **latest)
     on(ui['base'].input, begin_with, ['base'], live)
-    on(ui['picked'].input, pick_words, ['picked'], chosen, **quiet)
+    on(ui['picked'].input, pick_words, ['picked'], chosen, **latest)
     on(ui['mark'].click, mark_words, ['words','verdict','severity','reason'], live+['words'], 'critique_mark')
-    on(ui['phrase'].input, pick_phrase, ['phrase'], ['places'], **quiet)
+    on(ui['phrase'].input, pick_phrase, ['phrase'], ['places'], **latest)
     on(ui['save'].click, save_critique, [], ['note'], 'critique_save')
     for what in ('here','flip','remove','automatic'):
         def fix(bench, sid, key, what=what): return fix_phrase(bench, sid, key, what)
