@@ -134,6 +134,6 @@ def test_every_channel_says_what_it_is(): assert all(re.match('[a-z]', v) and le
 
 @pytest.mark.parametrize('text', ['.'*20000+' '*20000+'a', '. '*20000, '"'*40000, '."'*20000+' a', '月'*40000])
 def test_no_text_takes_long(text):
-    t,start = TokenTable([text], [(0, len(text))]),time.perf_counter()
+    t,start = TokenTable([text], [(0, len(text))]),time.process_time()
     for unit in UNITS: grouped(t, unit)
-    assert time.perf_counter()-start<3
+    assert time.process_time()-start<3

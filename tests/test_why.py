@@ -165,6 +165,24 @@ def test_sentences_are_paid_on_their_last_token():
     s = three_rewards(text, offs+[(27,27)], spans)['sentence']['reward']
     assert s.tolist()==[0,0,0,-1,0,0,0,.5,0]
 
+# ---- a response that a model has read
+
+def test_the_ledger_of_a_measured_response_is_its_advantage():
+    from text2grad.core import Example
+    from text2grad.measure import measure,rejudged
+    from text2grad.models import Policy
+    from text2grad.pretrained import tiny_lm
+    p,text = Policy.create(*tiny_lm()),'They stayed for three weeks. 🌙 It was dark'
+    torch.nn.init.normal_(p.value_head.weight, std=.02)
+    c = Critique('', [Span(16, 27, -1., reason='three hours'), Span(5, 20, .5)])
+    case = measure(p, Example('How long?', text, c), Objective(missing_eos_penalty=.5))
+    for cfg in (case.config, Objective(reward='scalar', spread='decay', gamma=.9, kl_coef=1., overlap='max', reward_clip=.4), Objective(lam=0., reward_scale=3.)):
+        case = rejudged(case, c, cfg)
+        for i in range(len(case)):
+            w = ledger(case.table, c, i, cfg, finished=bool(case.rollout.finished[0]))
+            assert abs(w.total-case.table['advantage'][i])<1e-6
+    assert abs(case.table['value']).max()>1e-3
+
 # ---- what can be wrong
 
 @pytest.mark.parametrize('kw,says', [(dict(gamma=1.1), 'gamma 1.1'), (dict(lam=-1), 'lambda -1'), (dict(beta=math.nan), 'beta nan'), (dict(beta=math.inf), 'beta inf'),
@@ -211,7 +229,7 @@ def test_a_ledger_of_2048_tokens_is_instant():
     n = 2048
     t = token_table('a'*n, [(i, i+1) for i in range(n)], value=np.sin(np.arange(n)), kl=np.cos(np.arange(n)))
     c = Critique('', [Span(k*30, k*30+20, -.5) for k in range(64)])
-    start = time.perf_counter()
+    start = time.process_time()
     w = ledger(t, c, 5)
     h = w.html()
-    assert time.perf_counter()-start<2 and len(w.rows)>2000 and len(h)<40_000
+    assert time.process_time()-start<2 and len(w.rows)>2000 and len(h)<40_000

@@ -27,10 +27,10 @@ def example_case():
     text = 'The crew landed in July 1969. They stayed for three weeks. All came home.'
     offs = [m.span() for m in re.finditer(r'\s?\w+|[^\w\s]', text)]+[(len(text), len(text))]
     mark = lambda words,score,reason: Span(text.index(words), text.index(words)+len(words), score, words, reason, 'exact')
-    critique = Critique('Month and year are right. They stayed for less than a day. It is good to say how it ended.', (
-        mark('July 1969', .67, 'Month and year are right.'), mark('three weeks', -1., 'They stayed for less than a day.'), mark('All came home', .33, 'It is good to say how it ended.')))
+    critique = Critique('Month and year are right. It was less than a day, not weeks. Good to say how it ended.', (
+        mark('July 1969', .67, 'Month and year are right.'), mark('weeks', -1., 'It was less than a day, not weeks.'), mark('home', .33, 'Good to say how it ended.')))
     n = np.arange(len(offs))
-    table = token_table(text, offs, value=.3*np.cos(n/3), kl=.1*(n%3))
+    table = token_table(text, offs, value=.1*np.cos(n/3), kl=.1*(n%3))
     return SimpleNamespace(example=Example('When did the first crew land on the moon?', text, critique), critique=critique, table=reckoned(table, critique), config=None, finished=True)
 
 def _subject(case):
@@ -173,15 +173,15 @@ def why_view(
 )->dict:      # The components by name
     "Build and wire the fourth view, inside an open tab"
     at = lambda what: f't2g-why-{what}'
-    dial = lambda name,what,value,info: gr.Slider(0, 1, value=value, step=.01, label=name, info=info, min_width=200, elem_id=at(what))
+    dial = lambda name,what,value: gr.Slider(0, 1, value=value, step=.01, label=name, min_width=200, elem_id=at(what))
     ui = dict(note=gr.HTML(elem_id=at('note'), js_on_load=None))
     with gr.Row():
-        ui['gamma'] = dial('gamma', 'gamma', 1., 'Discount: how much the future is worth.')
-        ui['lam'] = dial('lambda', 'lambda', .95, '1 trusts the rewards, 0 the value head.')
-        ui['beta'] = dial('beta', 'beta', .05, 'Price of one nat of KL.')
+        ui['gamma'] = dial('gamma: what the future is worth', 'gamma', 1.)
+        ui['lam'] = dial('lambda: 1 trusts rewards, 0 values', 'lambda', .95)
+        ui['beta'] = dial('beta: price of one nat of KL', 'beta', .05)
     with gr.Row():
         ui['channel'] = gr.Radio(list(CHANNELS_SHOWN), value='advantage', label='Colour', min_width=260, elem_id=at('channel'))
-        ui['token'] = gr.Number(0, label='Token', precision=0, minimum=0, min_width=120, elem_id=at('token'), info='Its number, from 0.')
+        ui['token'] = gr.Number(0, label='Number of the token, from 0', precision=0, minimum=0, min_width=120, elem_id=at('token'))
         ui['reset'] = gr.Button('As it was computed', size='sm', min_width=140, elem_id=at('reset'))
     with gr.Row():
         with gr.Column(scale=1, min_width=280): ui['heat'],ui['picked'] = heat(gr, at('heat'), label='Response')

@@ -268,13 +268,13 @@ def _bar_html(lo, hi, a, b):
     at = lambda x: 100*(x-lo)/((hi-lo) or 1)
     zero = f'<span style="{_bar}left:{at(0):.2f}%;border-left:1px solid currentColor;opacity:.5"></span>'
     bar = f'<span style="{_bar}left:{at(min(a,b)):.2f}%;width:{at(max(a,b))-at(min(a,b)):.2f}%;{_fill(b-a)}"></span>' if a!=b else ''
-    return f'<td aria-hidden="true" style="padding:0 .3em;width:30%;min-width:4em"><div style="position:relative;height:1.3em">{zero}{bar}</div></td>'
+    return f'<td aria-hidden="true" style="border:0;padding:0 .3em;width:30%;min-width:4em"><div style="position:relative;height:1.3em">{zero}{bar}</div></td>'
 
 def _tr(name, note, v, bar, sum_=False):
-    top = 'border-top:1px solid rgba(128,128,128,.5);font-weight:600;' if sum_ else ''
+    top = 'border:0;border-top:1px solid rgba(128,128,128,.5);font-weight:600;' if sum_ else 'border:0;'
     sub = f' <span style="opacity:.8">{esc(note)}</span>' if note else ''
-    return (f'<tr style="{top}"><th scope="row" style="text-align:left;font-weight:inherit;padding:.15em .4em .15em {0 if sum_ else .8}em;overflow-wrap:anywhere">{esc(name)}{sub}</th>'
-            f'<td style="text-align:right;padding:.15em .3em;white-space:nowrap">{_signed(v)}</td>{bar}</tr>')
+    return (f'<tr style="{top}"><th scope="row" style="border:0;text-align:left;font-weight:inherit;padding:.15em .4em .15em {0 if sum_ else .8}em;overflow-wrap:anywhere">{esc(name)}{sub}</th>'
+            f'<td style="border:0;text-align:right;padding:.15em .3em;white-space:nowrap">{_signed(v)}</td>{bar}</tr>')
 
 # %% ../nbs/12e_why.ipynb #ab8e5ed7
 def _mark_html(m):
@@ -301,4 +301,4 @@ def ledger_html(
     off = w.told is not None and abs(w.told-w.advantage)>1e-4*max(1., abs(w.advantage))
     note = f'<p>The table says {_signed(w.told)}: it was computed with other settings, or whitened over other responses as well.</p>' if off else ''
     return (f'<div class="t2g-ledger" style="{_small}">Token {w.i} {_token_html(w)}<ol style="margin:.4em 0;padding-left:1.6em">{marks}</ol>'
-            f'<table style="border-collapse:collapse;width:100%"><caption style="text-align:left">Advantage {_signed(w.advantage)} as a sum</caption><tbody>{"".join(out)}</tbody></table>{note}</div>')
+            f'<table style="border:0;border-collapse:collapse;width:100%"><caption style="text-align:left">Advantage {_signed(w.advantage)} as a sum</caption><tbody>{"".join(out)}</tbody></table>{note}</div>')
