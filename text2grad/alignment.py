@@ -271,7 +271,7 @@ def token_offsets(
 def _weights(n, spread):
     "How a span's score falls on its `n` tokens"
     if spread=='all': return [1.]*n
-    if spread=='mean': return [1/n]*n
+    if spread=='mean': return [1/max(1, n)]*n
     if spread in ('first','last'): return [float(k==(0 if spread=='first' else n-1)) for k in range(n)]
     raw = [.5**k for k in range(n)]
     return [w/sum(raw) for w in raw]
