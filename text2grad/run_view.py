@@ -57,9 +57,10 @@ def results_html(
 )->str:            # Empty while the run has no results
     "The table of a finished run"
     rows = run.summary.get('table')
-    rows = [{str(k)[:40]:number(v) if number(v) is not None else _short(v) for k,v in r.items()} for r in rows[:40] if isinstance(r, dict)] if isinstance(rows, list) else []
+    cell = lambda v: v if type(v) is int and abs(v)<10**15 else number(v) if number(v) is not None else '' if v is None else _short(v)
+    rows = [{str(k)[:40]:cell(v) for k,v in list(r.items())[:20]} for r in rows[:40] if isinstance(r, dict)] if isinstance(rows, list) else []
     dev = run.summary.get('dev')
-    if isinstance(dev, dict): rows += [dict(metric=str(k)[:40], value=number(v)) for k,v in list(dev.items())[:40]]
+    if isinstance(dev, dict): rows += [dict(metric=str(k)[:40], value=cell(v)) for k,v in list(dev.items())[:40]]
     return table_html(rows) if rows else ''
 
 # %% ../nbs/12f_run_view.ipynb #e1e354da
@@ -121,7 +122,7 @@ def curves_html(
     left = len(main)+len(rest)-MAX_CURVES
     return names + box(main[:MAX_CURVES]) + (fold_html(f'{len(rest)} more', box(rest[:max(0, MAX_CURVES-len(main))]), note_html(f'{left} are not drawn.') if left>0 else '') if rest else '')
 
-# %% ../nbs/12f_run_view.ipynb #a6c4be2b
+# %% ../nbs/12f_run_view.ipynb #8a1bbca4
 MAX_TOKENS,MAX_SPANS = 20_000,2_000
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +140,7 @@ class Sample:
     @property
     def example(self)->Example: return Example(self.prompt, self.response, self.critique)
 
+# %% ../nbs/12f_run_view.ipynb #a6c4be2b
 def _own(cls, d):
     "A dataclass of what a dict holds for it, its strings made strings"
     return cls(**{f.name:str(d[f.name]) if f.type is str else d[f.name] for f in fields(cls) if f.name in d})
@@ -321,6 +323,7 @@ def read_checkpoint(
 
 def _missing(path): raise RunError(f'{path}: is missing; trainers keep the newest checkpoints only, so refresh and choose another')
 
+# %% ../nbs/12f_run_view.ipynb #2e414617
 @contextmanager
 def wearing(
     policy,       # `models.Policy`

@@ -10,7 +10,8 @@ __all__ = ['SHOWN', 'MAX_LISTED', 'TEXTS', 'shelf_of', 'run_names', 'show_sample
            'first_look']
 
 # %% ../nbs/12m_view_runs.ipynb #47236d9e
-from .channels import CHANNELS
+import re
+from .paint import visible
 from .run_view import RunError,Shelf,checkpoint_samples,compare_html,curves_html,facts_html,held_out,held_out_html,list_runs,prompt_html,results_html,sample_of
 from .show import note_html
 from .token_view import export_buttons,heat,heat_map
@@ -40,11 +41,8 @@ def _slider(run, step): return dict(minimum=run.steps[0], maximum=max(run.steps[
 
 def _samples(run, step, i):
     "What the sample chooser offers at a step"
-    n,names = len(run.places.get(step, ())),[]
-    for j in range(min(n, MAX_LISTED)):
-        try: id = str(run.sample(step, j).get('id') or '')[:60]
-        except RunError: id = 'damaged'
-        names.append((f'{j+1} of {n}{": " if id else ""}{id}', j))
+    places = run.places.get(step, ())
+    names = [(f'{j+1} of {len(places)}{": " if id else ""}{visible(id[:60])}', j) for j,(_,_,id) in enumerate(places[:MAX_LISTED])]
     return dict(choices=names, value=min(i, len(names)-1) if names else None, visible=bool(names))
 
 # %% ../nbs/12m_view_runs.ipynb #85e18f8c
@@ -70,9 +68,10 @@ def show_sample(
     if not run.places: return dict(heat='', about='', sample=dict(visible=False))
     s,i = _sample(bench, run, step, i),0 if i is None else i
     view = bench.choice(channel, 'channel', SHOWN),bench.choice(how, 'colours', ('raw','z','rank')),bench.choice(unit, 'unit', ('token','word','sentence','line'))
-    title = f'{run.name}, step {s.step}: {channel}, {CHANNELS[channel]}'
+    title = f'{run.name}, step {s.step}'
     return dict(heat=heat_map(s.table, *view, critique=s.critique, title=title), about=_about(s, step), sample=_samples(run, s.step, i))
 
+# %% ../nbs/12m_view_runs.ipynb #d3392027
 def open_run(
     bench,         # The workbench
     name,          # Of the run
@@ -118,7 +117,15 @@ def tick(
     if step!=seen[5] and seen[5]>=0: return new | dict(step=dict(maximum=max(run.steps[-1], run.steps[0]+1)))
     return new | show_sample(bench, name, run.steps[-1], i, channel, how, unit) | dict(step=_slider(run, run.steps[-1]))
 
-# %% ../nbs/12m_view_runs.ipynb #8227b55a
+# %% ../nbs/12m_view_runs.ipynb #bf9a6421
+def _twin(run, step, i, b):
+    "Where B answers the prompt that is shown: `(step, sample)`, as near in step as can be; the prompt of A itself is no answer"
+    at = _nearest(run.steps, step)
+    id = run.places[at][min(i, len(run.places[at])-1)][2]
+    same = [(abs(s-at), s, j) for s,ps in list(b.places.items()) for j,p in enumerate(ps) if id and p[2]==id and (b is not run or s!=at)]
+    others = [s for s in b.steps if b is not run or s!=at] or b.steps
+    return min(same)[1:] if same else (_nearest(others, at) if b is not run else others[0], i)
+
 def choose_b(
     bench,  # The workbench
     name,   # Of run A
@@ -132,9 +139,10 @@ def choose_b(
     if not name_b: return dict(side='', curves=curves_html(run), step_b=dict(visible=False), sample_b=dict(visible=False))
     b = _run(bench, name_b)
     curves = _curves(bench, run, name_b)
-    if not (b.places and run.places): return dict(side=note_html(f'{(run if b.places else b).name} has no samples, so only the curves can be compared.'), curves=curves, step_b=dict(visible=False), sample_b=dict(visible=False))
-    at = b.steps[0] if b is run else _nearest(b.steps, step)
-    return dict(side=compare(bench, name, step, i, name_b, at, i, channel, how, unit), curves=curves, step_b=_slider(b, at), sample_b=_samples(b, at, 0 if i is None else i))
+    none = dict(curves=curves, step_b=dict(visible=False), sample_b=dict(visible=False))
+    if not (b.places and run.places): return none | dict(side=note_html(f'{(run if b.places else b).name} has no samples, so only the curves can be compared.'))
+    at,j = _twin(run, step, i or 0, b)
+    return dict(side=compare(bench, name, step, i, name_b, at, j, channel, how, unit), curves=curves, step_b=_slider(b, at), sample_b=_samples(b, at, j))
 
 def compare(bench, name, step, i, name_b, step_b, i_b, channel='reward', how='raw', unit='token')->str:
     "Sample A beside sample B, and the difference; empty while there is no B"
@@ -201,8 +209,9 @@ def api_sample(bench, run:str, step:int, sample:int=0)->dict:
     "One logged response: its tokens with their numbers, `null` where one is not known, and what was amiss"
     s = _sample(bench, _run(bench, run), step, sample)
     known = lambda v: float(v) if v==v else None
-    return dict(run=s.run, step=s.step, id=s.id, response=s.response, critique=s.critique.text if s.critique else None, notes=list(s.notes),
-                tokens=[dict(text=t, **{k:known(c[j]) for k,c in s.table.channels.items()}) for j,t in enumerate(s.table.tokens)])
+    half = lambda t: re.sub('[\ud800-\udfff]', '\ufffd', t) # JSON for a browser cannot hold half characters
+    return dict(run=s.run, step=s.step, id=half(s.id), response=half(s.response), critique=half(s.critique.text) if s.critique else None, notes=list(s.notes),
+                tokens=[dict(text=half(t), **{k:known(c[j]) for k,c in s.table.channels.items()}) for j,t in enumerate(s.table.tokens)])
 
 def _endpoints(gr, bench):
     def runs_list()->list[str]:
@@ -239,6 +248,7 @@ def _top(gr, at, names):
         ui['unit'] = gr.Radio(['token','word','sentence','line'], value='token', label='Unit', min_width=200, elem_id=at('unit'))
     return ui
 
+# %% ../nbs/12m_view_runs.ipynb #53b8a5a3
 def _below(gr, at, names):
     "Curves, side by side, before and after, checkpoints"
     html,ui = lambda what: gr.HTML(elem_id=at(what), js_on_load=None),{}
@@ -284,9 +294,10 @@ def first_look(bench, name, *view):
     "The list of runs when the tab is opened; the run that is already shown stays"
     try: names = run_names(bench)
     except InputError as e: return dict(facts=note_html(str(e)))
-    out,first = dict(run=dict(choices=names), run_b=dict(choices=names)),name or getattr(bench, 'run', None) or next(iter(names), None)
+    listed,first = [(visible(n), n) for n in names],name or getattr(bench, 'run', None) or next(iter(names), None)
+    out = dict(run=dict(choices=listed), run_b=dict(choices=listed))
     if first is None: return out | dict(facts=note_html(f'There are no runs in {bench.runs} yet. Train one with: text2grad quickstart'))
-    return out if name else open_run(bench, first, *view) | dict(run=dict(choices=names, value=first), run_b=dict(choices=names, value=None))
+    return out if name else open_run(bench, first, *view) | dict(run=dict(choices=listed, value=first), run_b=dict(choices=listed, value=None))
 
 # %% ../nbs/12m_view_runs.ipynb #6c4ba85d
 def _wire(gr, tab, bench, ui):
