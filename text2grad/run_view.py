@@ -114,8 +114,8 @@ def curves_html(
     main = [k for k in keys if k in _main or (k.endswith('loss') and kind_of(run)=='reward model')]
     rest = [k for k in keys if k not in main]
     def draw(k):
-        if other: return two_curves_svg(points(run.metrics, k), points(other.metrics, k), k)
-        return curve_svg([dict(step=x, y=y) for x,y in points(run.metrics, k)], 'y', label=k)
+        if other: return two_curves_svg(points(run.metrics, k), points(other.metrics, k), k, width=250)
+        return curve_svg([dict(step=x, y=y) for x,y in points(run.metrics, k)], 'y', label=k, width=250)
     box = lambda ks: f'<div style="display:flex;flex-wrap:wrap;gap:1em">{"".join(map(draw, ks))}</div>'
     if not keys: return note_html('No step was finished, so there are no curves yet.')
     names = note_html(f'A, solid: {run.name}. B, dashed: {other.name}.') if other else ''
