@@ -47,20 +47,21 @@ VIEWS = {'Explore':explore_view, 'Your critique':critique_view, 'Apply this crit
 def page(
     gr,    # The module `gradio`
     bench, # The workbench
+    queue:int=16, # Calls that may wait; further ones are refused
 ):         # `gr.Blocks`, not yet launched
     "The five views"
     with gr.Blocks(analytics_enabled=False, title='text2grad') as demo:
-        session = gr.State(NewSession('new'), time_to_live=3600, delete_callback=bench.close)
+        session = gr.State(NewSession('new'))
         gr.Markdown(f'# text2grad\nWhich word earned which reward, and why. Model: {bench.model_name}')
         with gr.Tabs():
             for title,view in VIEWS.items():
                 with gr.Tab(title, elem_id=f't2g-tab-{title.split()[0].lower()}') as tab: view(gr, tab, bench, session)
-    return demo.queue(max_size=16, default_concurrency_limit=4)
+    return demo.queue(max_size=queue, api_open=False, default_concurrency_limit=4)
 
 def _runs(run):
-    "The folder of runs that `run` is, or lies in"
+    "`(folder of runs, the run to open first or None)`: `run` is either"
     p = Path(run or 'runs')
-    return p.parent if any((p/n).is_file() for n in ('metrics.jsonl','config.json','summary.json')) else p
+    return (p.parent,p.resolve().name) if any((p/n).is_file() for n in ('metrics.jsonl','config.json','summary.json')) else (p,None)
 
 def app(
     model=None,  # A folder or Hub name of a chat model, a policy's folder, or a `Policy`; `None`: SmolLM2-135M-Instruct
@@ -71,10 +72,14 @@ def app(
     auth=None,   # 'USER:PASSWORD'; needed to listen on anything but this machine's own address
     device:str|None=None, # `None`: the best there is
     feedback='feedback.jsonl', # Where critiques are saved to
+    queue:int=16,         # Calls that may wait; further ones are refused
     launch:bool=True,     # Start the server, in a thread of its own
 ):               # `gr.Blocks`; `.close()` ends the server
     "Open the app"
     gr,options = import_gradio(),launch_options(host, port, auth)
-    demo = page(gr, Workbench(model, critics_of(critic, device), _runs(run), device, feedback))
+    runs,first = _runs(run)
+    bench = Workbench(model, critics_of(critic, device), runs, device, feedback)
+    bench.run = first
+    demo = page(gr, bench, queue)
     theme = gr.themes.Base(primary_hue='blue', font=['ui-sans-serif','system-ui','sans-serif'], font_mono=['ui-monospace','monospace'])
     return serve(demo, css=CSS, js=JS, theme=theme, **options) if launch else demo

@@ -114,7 +114,7 @@ def apply_view(
         def g(*xs): return _updates(gr, names, f(bench, *xs))
         g.__name__,g.__doc__ = f.__name__,f.__doc__
         named = dict(api_name=api) if api else dict(api_visibility='private')
-        event(shown(gr, g), [session, *(ui[i] for i in inputs)], [ui[n] for n in names], trigger_mode='once', show_progress='minimal', **named, **kw)
+        event(shown(gr, g, names=['session', *inputs]), [session, *(ui[i] for i in inputs)], [ui[n] for n in names], trigger_mode='once', show_progress='minimal', **named, **kw)
     on(tab.select, shown_step, [], out, concurrency_limit=4)
     on(ui['apply'].click, apply_step, ['size','steps','seed','longest'], out, 'apply', concurrency_limit=1, concurrency_id='model')
     on(ui['undo'].click, undo_step, [], out, 'undo', concurrency_limit=4)

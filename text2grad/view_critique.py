@@ -81,6 +81,7 @@ class Desk:
     picked:tuple|None=None      # Characters that are selected
     broken:str=''               # Why the text as typed cannot be read
     note:str=''                 # What happened last
+    fresh:bool=False            # Another response than the page shows
     kept:dict=field(default_factory=dict) # Drafts of other responses, by their ids
 
 def desk_of(bench, sid)->Desk: return bench.session(sid).more.setdefault('critique', Desk())
@@ -123,7 +124,7 @@ def _take(bench, d, prompt, response, meta=None, reference=None, theirs=None):
     new = old or _asked(saved_draft, bench.feedback, prompt, response)
     d.note = '' if old or not new else f'Your critique was opened from {bench.feedback.name}.'
     d.draft = new or Draft(prompt, response, meta=dict(meta or {}), reference=reference)
-    d.theirs,d.key,d.picked,d.broken = theirs,'',None,''
+    d.theirs,d.key,d.picked,d.broken,d.fresh = theirs,'',None,'',True
     _aim(d)
 
 def open_case(
@@ -286,11 +287,12 @@ def render(
 
 # %% ../nbs/12j_view_critique.ipynb #263d5a6b
 def _updates(gr, names, d):
-    "A desk as the values of components"
-    got,out = render(d, *names),[]
+    "A desk as the values of components; the boxes that people type in are written only for another response, lest a late answer empties them"
+    got,out,fresh = render(d, *names),[],d.fresh
+    if 'prompt' in names: d.fresh = False
     for n in names:
         v = got[n]
-        if v is None: out.append(gr.skip())
+        if v is None or (n in ('text','prompt','response') and not fresh): out.append(gr.skip())
         elif n=='phrase': out.append(gr.update(choices=v[0], value=v[1] if any(k==v[1] for _,k in v[0]) else None, visible=bool(v[0])))
         elif n=='places': out.append(gr.update(choices=v[0], value=v[1], visible=bool(v[0])))
         elif n=='base': out.append(gr.update(value=v[0], visible=v[1]))

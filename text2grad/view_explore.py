@@ -178,7 +178,7 @@ def _wire(gr, tab, bench, session, ui):
             def g(*xs): return _updates(gr, names, f(bench, *xs))
         g.__name__,g.__doc__ = f.__name__,f.__doc__
         named = dict(api_name=api) if api else dict(api_visibility='private')
-        return event(shown(gr, g), [*([session] if state else []), *(ui[i] for i in inputs)], [ui[n] for n in names], **named, **(dict(trigger_mode='once', show_progress='minimal', concurrency_limit=4) | kw))
+        return event(shown(gr, g, names=[*(['session'] if state else []), *inputs]), [*([session] if state else []), *(ui[i] for i in inputs)], [ui[n] for n in names], **named, **(dict(trigger_mode='once', show_progress='minimal', concurrency_limit=4) | kw))
     on(ui['example'].input, take_starter, ['example'], ['prompt','response'], state=False)
     on(ui['generate'].click, generate_response, ['prompt','temperature','seed','longest','critic','words',*_lens], out, 'generate', **model)
     on(ui['stop'].click, stop_writing, [], ['note'], 'stop')

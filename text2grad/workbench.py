@@ -71,7 +71,8 @@ def _told(gr, e, f):
 def shown(
     gr,     # The module `gradio`
     f,      # A handler: a function or a generator function
-    *given  # Its first arguments, such as the workbench
+    *given, # Its first arguments, such as the workbench
+    names=(), # What the API calls the others, where `f` takes them as `*args`
 ):          # What an event is bound to
     "A handler whose `InputError`s the page shows, and which tells it nothing of other errors"
     g = partial(f, *given)
@@ -85,7 +86,7 @@ def shown(
         except Exception as e: raise _told(gr, e, f) from None
     run = many if inspect.isgeneratorfunction(f) else once
     run.__name__,run.__doc__ = f.__name__,f.__doc__
-    run.__signature__ = inspect.signature(g)
+    run.__signature__ = inspect.Signature([inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in names]) if names else inspect.signature(g)
     return run
 
 # %% ../nbs/12g_workbench.ipynb #2cec93f9
@@ -152,10 +153,11 @@ class Workbench:
         device:str|None=None,   # `None`: the best there is
         feedback:str|Path='feedback.jsonl', # Where critiques are saved to
         sessions:int=64, # Most that are kept
+        idle:float=3600., # Seconds after which one that nobody asks for is forgotten
     ):
         self.model_lock,self._lock = threading.RLock(),threading.Lock()
         self._policy = None if model is None or isinstance(model, (str,Path)) else model
-        self.model,self.device,self.runs,self.feedback,self.most = (None if self._policy else model),device,Path(runs),Path(feedback),sessions
+        self.model,self.device,self.runs,self.feedback,self.most,self.idle = (None if self._policy else model),device,Path(runs),Path(feedback),sessions,idle
         self.critics = {'rules':TaskRules()} | dict(critics or {})
         self.sessions = {}
     text,number,choice = staticmethod(text),staticmethod(number),staticmethod(choice)
@@ -198,7 +200,9 @@ def session(self:Workbench,
     with self._lock:
         s = self.sessions.pop(sid, None) or Session()
         self.sessions[sid],s.used = s,time.monotonic()
-        for old in [k for k,v in self.sessions.items() if k!=sid and not _busy(v)][:max(0, len(self.sessions)-self.most)]: self.sessions.pop(old).stop.set()
+        free = [k for k,v in self.sessions.items() if k!=sid and not _busy(v)]
+        for k in free:
+            if len(self.sessions)>self.most or s.used-self.sessions[k].used>self.idle: self.sessions.pop(k).stop.set()
         return s
 
 @patch
