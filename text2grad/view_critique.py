@@ -21,7 +21,8 @@ from .mending import SEVERITY,Draft,candidates,critique_of,feedback_id,phrases,r
 from .paint import esc,visible
 from .quotes import find_spans
 from .show import table_html
-from .token_view import export_buttons,heat,heat_map,read_pick
+from .exports import export_buttons
+from .token_view import heat,heat_map,read_pick
 from .workbench import InputError,prompt_text,shown
 
 # %% ../nbs/12j_view_critique.ipynb #bb9dfdb4
@@ -299,7 +300,8 @@ def _updates(gr, names, d):
         else: out.append(v)
     return out if len(out)>1 else out[0]
 
-_pause = '(...xs) => new Promise(go => setTimeout(() => go(xs), 300))'
+_pause = '(...xs) => new Promise(go => { clearTimeout(window.t2gTyping); window.t2gTyping = setTimeout(() => go(xs), 300); })' # the others never go
+
 
 def _own_words(gr, at):
     "The left side: feedback, and marks on selected words"
