@@ -46,7 +46,8 @@ def calm_theme(gr):
     "Blue, the system's fonts, and nothing paler than can be read"
     soft,dark = '*neutral_600','*neutral_400'
     pale = {f'{k}{d}':c for k in ('body_text_color_subdued','block_info_text_color','input_placeholder_color') for d,c in (('', soft), ('_dark', dark))}
-    return gr.themes.Base(primary_hue='blue', font=['ui-sans-serif','system-ui','sans-serif'], font_mono=['ui-monospace','monospace']).set(color_accent='*primary_600', **pale)
+    return gr.themes.Base(primary_hue='blue', font=['ui-sans-serif','system-ui','sans-serif'], font_mono=['ui-monospace','monospace']).set(
+        color_accent='*primary_600', **pale, **{f'button_primary_background_fill{k}':c for k,c in (('','*primary_600'), ('_dark','*primary_600'), ('_hover','*primary_700'), ('_hover_dark','*primary_700'))})
 
 _dark = '\n.dark{--color-accent:#60a5fa}\n'
 
