@@ -185,6 +185,7 @@ def type_feedback(bench, sid, text):
     s,d = bench.session(sid),desk_of(bench, sid)
     new = replace(_have(d), text=bench.text(text, 'feedback', empty=True))
     with s.lock:
+        if new.text==d.draft.text and not d.broken: return d
         try: return _changed(s, d, new)
         except InputError as e: d.broken = d.note = str(e)
         return d
@@ -369,7 +370,7 @@ def _wire(gr, tab, bench, session, ui):
     on(ui['use'].click, use_text, ['prompt','response'], whole, 'critique_use').success(
         shown(gr, lambda sid: _updates(gr, ['note'], measure_text(bench, sid))), [session], ui['note'], api_visibility='private',
         concurrency_limit=1, concurrency_id='model', show_progress='minimal')
-    on(ui['text'].input, type_feedback, ['text'], live, 'critique_feedback', js=_pause, **latest)
+    on(ui['text'].change, type_feedback, ['text'], live, 'critique_feedback', js=_pause, **latest)
     on(ui['base'].input, begin_with, ['base'], live)
     on(ui['picked'].input, pick_words, ['picked'], chosen, **latest)
     on(ui['mark'].click, mark_words, ['words','verdict','severity','reason'], live+['words'], 'critique_mark')
