@@ -1,0 +1,403 @@
+"Whole journeys through the app, in a real browser, with the real program behind it"
+
+import os,re,signal,socket,subprocess,sys,time,urllib.request
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from contextlib import contextmanager
+from pathlib import Path
+from playwright.sync_api import expect
+from types import SimpleNamespace
+from text2grad.core import Critique,Example,Span,dumps,read_records
+
+expect.set_options(timeout=30_000)
+SHOTS = Path(os.environ.get('TEXT2GRAD_SHOTS') or Path(__file__).parent.parent/'build'/'screenshots') # a folder that git ignores
+VIEWS = dict(explore='Explore', critique='Your critique', apply='Apply this critique', why='Why this token?', runs='Runs')
+APP = [sys.executable, '-m', 'text2grad.cli', 'app']
+RESPONSE = 'Neil Armstrong walked there in 1968. He was an American astronaut, but the Moon is dry and the Moon is grey.'
+
+# Findings of axe that are Gradio's own: the rule, and the part of the page where it stands. Everything else must be clean.
+GRADIOS = {}
+
+def _free():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+def _answers(url):
+    try: return urllib.request.urlopen(url, timeout=2).status==200
+    except OSError: return False
+
+@contextmanager
+def running(folder, *args, wait=120):
+    "The program, started as a user would in `folder`; ended by SIGINT, as a user would"
+    port,log = _free(),open(folder/'log.txt', 'w+')
+    env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONUNBUFFERED='1', HF_HUB_OFFLINE='1')
+    p = subprocess.Popen([*APP, *map(str, args), '--port', str(port)], cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT)
+    said = lambda: (folder/'log.txt').read_text()
+    try:
+        url,until = f'http://127.0.0.1:{port}/',time.monotonic()+wait
+        while not _answers(url):
+            assert p.poll() is None, f'the app ended: {said()}'
+            assert time.monotonic()<until, f'no answer in {wait} s: {said()}'
+            time.sleep(.1)
+        yield SimpleNamespace(url=url, folder=folder, said=said, process=p)
+        p.send_signal(signal.SIGINT)
+        assert p.wait(20) in (0, 130), said()
+        assert 'Traceback' not in said(), said()
+    finally:
+        p.kill()
+        log.close()
+
+@pytest.fixture(scope='module')
+def run_folder(tiny, tmp_path_factory):
+    "A folder with one short run in `runs/demo`"
+    from text2grad.models import Policy
+    from text2grad.pretrained import load_model
+    from text2grad.span_ppo import RunFolder,SpanPPO,SpanPPOConfig
+    d = tmp_path_factory.mktemp('app')
+    critic = lambda exs: [Critique('No e.', [Span(i, i+1, -1., 'e', 'an e') for i,c in enumerate(e.response) if c=='e'], source='letters') for e in exs]
+    cfg = SpanPPOConfig(steps=2, batch_size=2, minibatch_size=2, max_new_tokens=12, save_every=1, keep=2)
+    SpanPPO(Policy.create(*load_model(str(tiny), device='cpu')), critic, [Example(f'Write {n} letters.', '') for n in ('one','two')], cfg, callbacks=[RunFolder(d/'runs'/'demo')]).fit()
+    return d
+
+@pytest.fixture(scope='module')
+def server(tiny, run_folder):
+    with running(run_folder, '--model', tiny) as s: yield s
+
+@contextmanager
+def opened(browser, server, theme='light', **kw):
+    "A page of the app; no error in the console and no request to another place until it is closed"
+    ctx = browser.new_context(color_scheme=theme, viewport=dict(width=1280, height=900), accept_downloads=True, **kw)
+    page,wrong = ctx.new_page(),[]
+    page.set_default_timeout(30_000)
+    page.on('console', lambda m: wrong.append(f'console: {m.text}') if m.type=='error' else None)
+    page.on('pageerror', lambda e: wrong.append(f'page: {e}'))
+    page.on('request', lambda r: None if r.url.startswith((server.url, 'data:', 'blob:')) else wrong.append(f'request: {r.url}'))
+    page.goto(server.url)
+    page.get_by_role('tab', name=VIEWS['explore']).wait_for()
+    try: yield page
+    except BaseException:
+        shot(page, 'failed', theme)
+        raise
+    ctx.close()
+    assert not wrong, wrong
+
+def go(page, view):
+    page.get_by_role('tab', name=VIEWS[view], exact=True).click()
+    return lambda what: page.locator(f'#t2g-{view}-{what}')
+
+def box(part): return part.locator('textarea,input').first
+
+def narrow(page, view):
+    "The page at 320 px: nothing sticks out"
+    page.set_viewport_size(dict(width=320, height=800))
+    page.wait_for_timeout(200)
+    wide = page.evaluate('document.documentElement.scrollWidth')
+    outside = page.evaluate('''() => [...document.querySelectorAll('[id^=t2g-]')].filter(x => x.offsetParent && x.getBoundingClientRect().right > 321).map(x => x.id)''')
+    page.set_viewport_size(dict(width=1280, height=900))
+    assert wide<=320, f'{view}: {wide} px wide at 320 px, {outside}'
+
+def axe(page, view):
+    "No serious or critical finding but those of Gradio that are listed by name"
+    found = []
+    for v in Axe().run(page).response['violations']:
+        for n in v['nodes']:
+            where = ' '.join(map(str, n['target']))
+            if v['impact'] in ('serious','critical') and not any(re.search(w, f'{where} {n["html"]}') for w in GRADIOS.get(v['id'], ())): found.append(f'{v["id"]} ({v["impact"]}): {where}\n    {n["html"][:200]}\n    {n.get("failureSummary", "")[:300]}')
+    assert not found, f'{view}: {len(found)} findings\n'+'\n'.join(found[:12])
+
+def shot(page, view, theme):
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SHOTS/f'{view}-{theme}.png', full_page=True)
+
+def looked_at(page, view, theme):
+    shot(page, view, theme)
+    axe(page, view)
+    narrow(page, view)
+
+# One page a theme goes through the five views in order, as a visitor would: what is generated in the first is explained in the fourth.
+
+@pytest.fixture(scope='module', params=['light','dark'])
+def theme(request): return request.param
+
+@pytest.fixture(scope='module')
+def page(browser, server, theme):
+    with opened(browser, server, theme) as p: yield p
+
+def choose(page, part, name):
+    "Choose from a drop-down list"
+    box(part).click()
+    page.get_by_role('option', name=name, exact=True).click()
+
+def lit_both_ways(at, phrase):
+    "A phrase and its words light up together"
+    button = at('heat').locator('.t2g-phrase', has_text=phrase).first
+    button.hover()
+    expect(at('heat').locator('.t2g-u.t2g-on')).not_to_have_count(0)
+    at('heat').locator(f'.t2g-u[data-s="{button.get_attribute("data-span")}"]').first.hover()
+    expect(at('heat').locator('.t2g-phrase.t2g-on')).to_contain_text(phrase)
+
+def test_explore(page, theme):
+    at = go(page, 'explore')
+    box(at('example')).click()
+    page.get_by_role('option').first.click()
+    expect(box(at('prompt'))).not_to_have_value('')
+    box(at('prompt')).fill('Say something.')
+    at('longest').locator('input[type=number]').fill('24')
+    at('generate').click()
+    expect(at('note')).to_contain_text(re.compile(r'\d+ tokens; \d+ spans'))
+    expect(at('heat').locator('.t2g-u')).not_to_have_count(0)
+    sampled = box(at('response')).input_value()
+    assert sampled
+    at('seed').locator('input').fill('1')
+    at('generate').click()
+    expect(box(at('response'))).not_to_have_value(sampled)
+    expect(at('note')).to_contain_text(re.compile(r'\d+ tokens; \d+ spans'))
+    at('seed').locator('input').fill('0')
+    at('generate').click()
+    expect(box(at('response'))).to_have_value(sampled)
+    expect(at('note')).to_contain_text(re.compile(r'\d+ tokens; \d+ spans'))
+    box(at('response')).fill(RESPONSE)
+    choose(page, at('critic'), 'your own words')
+    box(at('words')).fill(dumps(dict(critique='Praise and blame.', missing=[], good_spans=[dict(quote='American astronaut', reason='well said', severity=2)],
+                                     poor_spans=[dict(quote='Buzz Aldrin', reason='no such man', severity=3), dict(quote='Moon is dry', reason='off the point', severity=3)])))
+    at('judge').click()
+    expect(at('spans')).to_contain_text('off the point')
+    expect(at('spans')).to_contain_text('reward nothing')
+    lit_both_ways(at, 'off the point')
+    raw = at('heat').inner_html()
+    choose(page, at('channel'), 'advantage')
+    expect(at('note')).to_contain_text('advantage')
+    at('how').get_by_label('rank').check()
+    expect(at('heat')).to_contain_text('rank')
+    at('unit').get_by_label('word').check()
+    expect(at('heat').locator('.t2g-u', has_text='Armstrong')).to_have_count(1)
+    assert at('heat').inner_html()!=raw
+    with page.expect_download() as d: at('export-html').click()
+    html = Path(d.value.path()).read_text()
+    assert 'Content-Security-Policy' in html and '<script' not in html and 'off the point' in html
+    with page.expect_download() as d: at('export-png').click()
+    assert Path(d.value.path()).read_bytes().startswith(b'\x89PNG')
+    looked_at(page, 'explore', theme)
+
+def test_your_critique(page, server, theme):
+    at = go(page, 'critique')
+    at('texts').get_by_text('Prompt and response').click()
+    box(at('prompt')).fill(f'Who first walked on the Moon? ({theme})')
+    box(at('response')).fill(RESPONSE)
+    at('use').click()
+    expect(at('note')).to_contain_text('other views look at this text too')
+    box(at('feedback')).press_sequentially('"the Moon" is vague. "Buzz Aldrin" is odd. It is good that it says "American astronaut".', delay=5)
+    expect(at('inspector').get_by_role('row')).to_have_count(4)
+    expect(at('inspector')).to_contain_text('American astronaut” (exact)')
+    expect(at('heat').locator('.t2g-phrase')).to_have_count(3)
+    # the aligner took both, and we mean the second
+    at('phrase').get_by_role('radio').nth(0).check()
+    expect(at('places').get_by_role('checkbox', checked=True)).to_have_count(2)
+    at('places').get_by_role('checkbox', checked=True).first.uncheck()
+    expect(at('phrase')).to_contain_text('1. poor, by hand')
+    # what was refused is put on words that we select
+    at('phrase').get_by_role('radio').nth(1).check()
+    expect(at('places').get_by_role('checkbox', checked=True)).to_have_count(0)
+    at('heat').locator('.t2g-u', has_text='Armstrong').click()
+    expect(box(at('words'))).to_have_value('Armstrong')
+    at('phrase').get_by_role('radio').nth(1).check()
+    at('here').click()
+    expect(at('phrase')).to_contain_text('2. poor, by hand')
+    lit_both_ways(at, 'odd')
+    # words without a sentence
+    at('heat').locator('.t2g-u', has_text='grey').click()
+    expect(box(at('words'))).to_have_value('grey')
+    at('verdict').get_by_label('good').check()
+    at('severity').get_by_label('slight').check()
+    box(at('reason')).fill('a colour')
+    at('mark').click()
+    expect(at('note')).to_contain_text('Marked as good')
+    at('flip').click()
+    expect(at('note')).to_contain_text('Turned around')
+    at('automatic').click()
+    expect(at('note')).to_contain_text('aligner again')
+    at('save').click()
+    expect(at('note')).to_contain_text('Saved to feedback.jsonl')
+    looked_at(page, 'critique', theme)
+    r = read_records(server.folder/'feedback.jsonl')[-1]
+    assert [(s['text'], s['score']>0, s.get('match', 'given')) for s in r['spans']]==[('the Moon',False,'given'),('Armstrong',False,'given'),('American astronaut',True,'exact'),('grey',True,'given')]
+    assert r['prompt'].endswith(f'({theme})') and r['spans'][0]['start']==RESPONSE.rindex('the Moon')
+
+def test_a_saved_fix_survives_a_reload(browser, server, page, theme):
+    with opened(browser, server, theme) as again:
+        at = go(again, 'critique')
+        at('texts').get_by_text('Prompt and response').click()
+        box(at('prompt')).fill(f'Who first walked on the Moon? ({theme})')
+        box(at('response')).fill(RESPONSE)
+        at('use').click()
+        expect(at('note')).to_contain_text('opened from feedback.jsonl')
+        expect(at('phrase')).to_contain_text('1. poor, by hand')
+        expect(box(at('feedback'))).to_have_value(re.compile('the Moon. is vague'))
+
+def test_apply_this_critique(page, theme):
+    at = go(page, 'apply')
+    expect(at('note')).to_contain_text('Ready')
+    at('apply').click()
+    expect(at('note')).to_contain_text('bit for bit')
+    expect(at('meter')).to_contain_text('probe set')
+    expect(at('heat')).to_contain_text('Change of log-prob')
+    expect(at('texts')).to_contain_text('After it')
+    looked_at(page, 'apply', theme)
+    at('undo').click()
+    expect(at('note')).to_contain_text('Ready')
+    expect(at('meter')).not_to_contain_text('probe set')
+
+def test_why_this_token(page, theme):
+    at = go(page, 'why')
+    at('heat').locator('.t2g-phrase').first.wait_for()
+    before = at('ledger').inner_text()
+    at('heat').locator('.t2g-u', has_text='M').last.click()
+    expect(at('ledger')).not_to_have_text(before)
+    expect(at('ledger')).to_contain_text('vague')
+    figures = [float(x.replace('−', '-')) for x in re.findall(r'advantage ([+−-]\d+\.\d+)', at('note').inner_text())]
+    expect(at('three').locator('.t2g-view')).to_have_count(3)
+    was = at('three').inner_html()
+    slider = at('gamma').locator('input[type=number]')
+    slider.fill('0.5')
+    slider.press('Enter')
+    page.wait_for_function('was => document.querySelector("#t2g-why-three").innerHTML != was', arg=was)
+    at('reset').click()
+    expect(slider).to_have_value('1')
+    assert figures
+    looked_at(page, 'why', theme)
+
+def test_runs(page, theme):
+    at = go(page, 'runs')
+    expect(at('curves').locator('svg')).not_to_have_count(0)
+    at('heat').locator('.t2g-u').first.wait_for()
+    looked_at(page, 'runs', theme)
+
+def tab_to(page, css, most=250):
+    "Press Tab until the focus is there"
+    for _ in range(most):
+        page.keyboard.press('Tab')
+        if page.evaluate('s => Boolean(document.activeElement && document.activeElement.closest(s))', css): return
+    raise AssertionError(f'{css}: not reached by {most} presses of Tab')
+
+def type_at(page, css, text):
+    tab_to(page, css)
+    page.keyboard.press('Control+a')
+    page.keyboard.type(text)
+
+def press_at(page, css):
+    tab_to(page, css)
+    page.keyboard.press('Enter')
+
+def open_by_key(page, view):
+    tab_to(page, '[role=tab]')
+    for _ in range(8):
+        if page.evaluate('document.activeElement.textContent.trim()')==VIEWS[view]: break
+        page.keyboard.press('ArrowRight' if page.evaluate('document.activeElement.getAttribute("aria-selected")==="true" && document.querySelectorAll("[role=tab][tabindex=\'-1\']").length>0') else 'Tab')
+    page.keyboard.press('Enter')
+    expect(page.get_by_role('tab', name=VIEWS[view], exact=True)).to_have_attribute('aria-selected', 'true')
+    return lambda what: page.locator(f'#t2g-{view}-{what}')
+
+def keyboard_journey(page):
+    at = lambda what: page.locator(f'#t2g-explore-{what}')
+    type_at(page, '#t2g-explore-prompt', 'Say it.')
+    press_at(page, '#t2g-explore-generate')
+    at('heat').locator('.t2g-u').nth(3).wait_for()
+    expect(at('note')).to_contain_text('tokens;')
+    tab_to(page, '#t2g-explore-heat .t2g-u')
+    page.keyboard.press('ArrowRight')
+    expect(page.locator('#t2g-tip')).to_contain_text('advantage')
+    at = open_by_key(page, 'critique')
+    at('heat').locator('.t2g-u').first.wait_for()
+    tab_to(page, '#t2g-critique-heat .t2g-u')
+    for key in ('Home','Shift+ArrowRight'): page.keyboard.press(key)
+    expect(box(at('words'))).not_to_have_value('')
+    type_at(page, '#t2g-critique-reason', 'no word')
+    press_at(page, '#t2g-critique-mark')
+    expect(at('note')).to_contain_text('Marked as poor')
+    tab_to(page, '#t2g-critique-places')
+    press_at(page, '#t2g-critique-flip')
+    expect(at('note')).to_contain_text('Turned around')
+    press_at(page, '#t2g-critique-save')
+    expect(at('note')).to_contain_text('Saved')
+    at = open_by_key(page, 'apply')
+    expect(at('note')).to_contain_text('Ready')
+    press_at(page, '#t2g-apply-apply')
+    expect(at('note')).to_contain_text('bit for bit')
+    press_at(page, '#t2g-apply-undo')
+    expect(at('note')).to_contain_text('Ready')
+    at = open_by_key(page, 'why')
+    at('heat').locator('.t2g-u').first.wait_for()
+    tab_to(page, '#t2g-why-heat .t2g-u')
+    for key in ('ArrowRight','Enter'): page.keyboard.press(key)
+    expect(at('note')).to_contain_text('Token 1 of')
+    expect(page.locator('#t2g-why-heat .t2g-u[aria-current=true]')).to_be_focused()
+    at = open_by_key(page, 'runs')
+    at('heat').locator('.t2g-u').first.wait_for()
+    was = at('heat').inner_html()
+    tab_to(page, '#t2g-runs-step input[type=range]')
+    page.keyboard.press('ArrowLeft')
+    page.wait_for_function('was => document.querySelector("#t2g-runs-heat").innerHTML != was', arg=was)
+
+def test_the_whole_journey_without_a_mouse(browser, server):
+    with opened(browser, server) as page: keyboard_journey(page)
+
+def both_themes(page, view):
+    "The page as it is, in light and dark"
+    for theme in ('light','dark'):
+        page.emulate_media(color_scheme=theme)
+        page.evaluate('on => document.body.classList.toggle("dark", on)', theme=='dark')
+        shot(page, f'smollm2-{view}', theme)
+    page.emulate_media(color_scheme='light')
+    page.evaluate('document.body.classList.remove("dark")')
+
+def test_end_to_end_with_smollm2(browser, run_folder, tmp_path):
+    from text2grad.pretrained import default_model
+    default_model(progress=False)
+    with running(tmp_path, '--run', os.environ.get('TEXT2GRAD_SHOW_RUN', run_folder/'runs')) as server, opened(browser, server) as page:
+        page.set_default_timeout(120_000)
+        at,slow = go(page, 'explore'),dict(timeout=120_000)
+        box(at('example')).click()
+        page.get_by_role('option').first.click()
+        expect(box(at('prompt'))).not_to_have_value('')
+        at('longest').locator('input[type=number]').fill('256')
+        at('generate').click()
+        expect(box(at('response'))).not_to_have_value('', **slow)
+        at('stop').click()
+        expect(at('note')).to_contain_text(re.compile(r'\d+ tokens; \d+ spans'), **slow)
+        assert int(re.search(r'(\d+) tokens', at('note').inner_text())[1])<256
+        at('longest').locator('input[type=number]').fill('32')
+        at('generate').click()
+        expect(at('note')).to_contain_text('Writing', **slow)
+        expect(at('note')).to_contain_text(re.compile(r'\d+ tokens; \d+ spans'), **slow)
+        both_themes(page, 'explore')
+        said = box(at('response')).input_value()
+        words = ' '.join(said.split()[2:5])
+        at = go(page, 'critique')
+        at('heat').locator('.t2g-u').first.wait_for()
+        box(at('feedback')).fill(f'"{words}" is wrong. "Buzz Aldrin" is odd.')
+        expect(at('inspector')).to_contain_text('(exact)')
+        at('heat').locator('.t2g-u').last.click()
+        at('verdict').get_by_label('good').check()
+        box(at('reason')).fill('It ends in time.')
+        at('mark').click()
+        expect(at('note')).to_contain_text('Marked as good')
+        at('phrase').get_by_role('radio').nth(1).check()
+        both_themes(page, 'critique')
+        at('save').click()
+        expect(at('note')).to_contain_text('Saved')
+        at = go(page, 'apply')
+        expect(at('note')).to_contain_text('Ready')
+        at('apply').click()
+        expect(at('note')).to_contain_text('bit for bit', **slow)
+        both_themes(page, 'apply')
+        assert float(re.search(r'change is ([\d.]+) times', at('meter').inner_text())[1])>2, at('meter').inner_text()
+        at = go(page, 'why')
+        at('heat').locator('.t2g-phrase').first.click()
+        expect(at('ledger')).to_contain_text('is wrong')
+        both_themes(page, 'why')
+        at = go(page, 'runs')
+        at('heat').locator('.t2g-u').first.wait_for()
+        both_themes(page, 'runs')
+        r, = read_records(tmp_path/'feedback.jsonl')
+        assert r['response']==said and words in [s['text'] for s in r['spans']] and r['task']=='summarize'
