@@ -30,7 +30,9 @@ def status(url, data=None, **headers):
 def judge(c, words='"the mat" is wrong.'): return c.predict(PROMPT, RESPONSE, 'your own words', words, *LOOK, api_name='/judge')
 
 def test_a_response_is_written_judged_drawn_otherwise_pushed_and_left_as_it_was(client):
-    assert 'Response' in client.predict(PROMPT, .7, 0, 6, 'rules', '', *LOOK, api_name='/generate')[1]
+    said,heat,*_ = client.predict(PROMPT, .7, 0, 6, 'rules', '', *LOOK, api_name='/generate')
+    assert isinstance(said, str) and 'Response' in heat
+    assert client.predict(PROMPT, .7, 0, 6, 'rules', '', *LOOK, api_name='/generate')[0]==said # The same seed
     heat,spans,note = judge(client)
     assert 'the mat' in spans and '1 spans marked' in note
     assert 'kl' in client.predict('kl', 'rank', 'word', api_name='/look')[2]

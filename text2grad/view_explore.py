@@ -106,7 +106,7 @@ def generate_response(bench, sid, prompt, temperature, seed, longest, critic, wo
     yield dict(response=ex.response) | drawn(bench, s.case, channel, how, unit)
     if not ex.response.strip(): return
     s.hold(rejudged(s.case, bench.judge(critic, ex, words)))
-    yield drawn(bench, s.case, channel, how, unit)
+    yield dict(response=ex.response) | drawn(bench, s.case, channel, how, unit)
 
 def stop_writing(bench, sid)->dict:
     "End what is being written for this session"
