@@ -68,6 +68,7 @@ def page(
                 with gr.Tab(title, elem_id=f't2g-tab-{title.split()[0].lower()}') as tab: view(gr, tab, bench, session)
     return demo.queue(max_size=queue, api_open=False, default_concurrency_limit=4)
 
+# %% ../nbs/13_app.ipynb #3830f682
 def _runs(run):
     "`(folder of runs, the run to open first or None)`: `run` is either"
     p = Path(run or 'runs')

@@ -140,6 +140,7 @@ def _writing(gr, bench, at):
     ui['judge'] = gr.Button('Judge', elem_id=at('judge'))
     return ui
 
+# %% ../nbs/12i_view_explore.ipynb #096257c1
 def explore_view(
     gr,       # The module `gradio`
     tab,      # The open `gr.Tab`
