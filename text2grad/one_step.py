@@ -22,7 +22,6 @@ from .losses import gae
 from .measure import Case,as_rollout,shaped,token_scores_of
 from .rollout import Rollout,sample
 from .span_ppo import NonFiniteError,Objective,SpanPPO,SpanPPOConfig
-from .tasks import load_task
 
 # %% ../nbs/12d_one_step.ipynb #bc27ada6
 def _layers(policy):
@@ -121,6 +120,7 @@ def take_steps(
     lr:float,          # Adam step
     steps:int=1,       # Span-PPO steps
     lam:float|None=0., # As for `pushed`
+    old=None,          # (1, T) log-probs before the first step, if they are known
 )->list:               # Per step what `SpanPPO.minibatch` says; `NonFiniteError` if it went wrong
     "Span-PPO steps on one response"
     own = {f.name:getattr(case.config, f.name) for f in fields(Objective)}
@@ -128,21 +128,25 @@ def take_steps(
     adv = pushed(case, lam).float().to(policy.device)
     zero,out = torch.zeros_like(adv),[]
     for _ in range(steps):
-        old = ppo.logps(case.rollout).logps
+        old = ppo.logps(case.rollout).logps if old is None else old
         x = SimpleNamespace(rollout=case.rollout, mask=case.rollout.mask, logps=old, advantages=adv, values=zero, returns=zero)
         out.append(ppo.minibatch(x, torch.arange(1)))
+        old = None
     return out
 
 # %% ../nbs/12d_one_step.ipynb #558ec763
-COLLAPSE = .5 # Nats by which an unmarked token may become less likely on average
+COLLAPSE = .5 # Nats by which the tokens of other texts may become less likely, on average
+
+_probes = (('Why do leaves fall in autumn?', 'The days grow short and cold, and a tree that kept its leaves would lose more water than its roots can find.'),
+           ('Write a sentence about a train.', 'The night train left the station ten minutes late, and nobody on the platform seemed to mind.'),
+           ('How do I say no politely?', 'Thank them for asking, say plainly that you cannot do it, and give one short reason if you have one.'))
 
 def probe_set(
-    n:int=3,      # How many
+    n:int=3,      # How many, at most 3
     but=None,     # A prompt that must not be among them
 )->list:          # `Example`s with a response
-    "Summaries of other texts, as people wrote them"
-    exs = [e for e in load_task('summarize').heldout if e.prompt!=but and e.reference][:n]
-    return [replace(e, response=e.reference if isinstance(e.reference, str) else e.reference[0]) for e in exs]
+    "Ordinary sentences that have nothing to do with any critique"
+    return [Example(q, a) for q,a in _probes if q!=but][:n]
 
 def _mean(x): return float(np.mean(x)) if len(x) else math.nan
 
@@ -150,13 +154,12 @@ def locality(
     dlogp,    # (T,) change of the log-prob of each token of the response
     scores,   # (T,) delta_t: not 0 where the critique marks
     probe=(), # (N,) change over the tokens of the probe set
-)->dict:      # `on`, `off`, `probe`: mean absolute change, NaN where there is no such token; `ratio` = on/off; `asked`: mean change in the direction asked for; `drop`: mean loss of unmarked tokens, the worse of response and probe set
+)->dict:      # `on`, `off`, `probe`: mean absolute change, NaN where there is no such token; `ratio` = on/off; `asked`: mean change in the direction asked for; `drop`: mean loss of the probe set, or of the unmarked tokens where there is none
     "How much of a step landed where the critique points"
     d,s,p = (np.asarray(x, dtype=np.float64) for x in (dlogp, scores, probe))
     on,off = d[s!=0],d[s==0]
     a,b = _mean(abs(on)),_mean(abs(off))
-    drops = [-_mean(x) for x in (off, p) if len(x)]
-    return dict(on=a, off=b, probe=_mean(abs(p)), ratio=a/b if b else math.nan, asked=_mean(on*np.sign(s[s!=0])), drop=max(drops, default=math.nan))
+    return dict(on=a, off=b, probe=_mean(abs(p)), ratio=a/b if b else math.nan, asked=_mean(on*np.sign(s[s!=0])), drop=-_mean(p if len(p) else off))
 
 # %% ../nbs/12d_one_step.ipynb #6a4954f7
 def circling(
@@ -175,7 +178,7 @@ def why_collapsed(
     if not finite:
         return 'The log-probs are no longer finite numbers: the step destroyed the model. Undo it and take a smaller one.'
     if meter['drop']>COLLAPSE:
-        return (f'Words that nobody criticised became {math.exp(meter["drop"]):.1f} times less likely on average ({meter["drop"]:.2f} nats): '
+        return (f'Words of other texts became {math.exp(meter["drop"]):.1f} times less likely on average ({meter["drop"]:.2f} nats): '
                 'the step changed the language of the model, not the phrase. Take a smaller one.')
     if circling(after) and not circling(before): return 'The new text goes round in circles: the step was too large. Take a smaller one.'
     return ''
@@ -301,7 +304,7 @@ def _went(*args):
 def apply_critique(
     policy,                  # `models.Policy`; left bit for bit as it was, on an error or an interrupt too
     case:Case,               # A judged response, measured on this policy
-    lr:float=3e-3,           # Adam step
+    lr:float=5e-4,           # Adam step; training's default is 1e-4
     steps:int=1,             # Span-PPO steps, each on this response
     probe:list=(),           # `Example`s with responses that should not change, e.g. `probe_set()`
     seed:int=0,              # Of the LoRA and of both regenerations
@@ -324,7 +327,7 @@ def apply_critique(
             if not np.allclose(was.logp, case.table['logp'], atol=1e-2): raise ValueError('case: was measured on another policy; measure it again on this one')
         with say('writing before', .15): draft = draft or again()
         with attached(policy, adapter):
-            with say('step', .5): went = _went(policy, adapter, case, lr, steps, lam)
+            with say('step', .5): went = _went(policy, adapter, case, lr, steps, lam, torch.from_numpy(was.logp).float().to(policy.device)[None])
             with say('reading after', .65): now = _seen(policy, case.rollout, others)
             fine = went and np.isfinite(now.logp).all() and np.isfinite(now.probe).all()
             with say('writing after', .7): redraft = again() if fine else None
