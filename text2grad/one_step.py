@@ -177,6 +177,7 @@ def why_collapsed(
     "In a sentence, how the step was too large"
     if not finite:
         return 'The log-probs are no longer finite numbers: the step destroyed the model. Undo it and take a smaller one.'
+    if meter['asked']<-.05: return f'The marked words moved against the critique ({meter["asked"]:+.2f} nats): the step shot past its aim. Take a smaller one.'
     if meter['drop']>COLLAPSE:
         return (f'Words of other texts became {math.exp(meter["drop"]):.1f} times less likely on average ({meter["drop"]:.2f} nats): '
                 'the step changed the language of the model, not the phrase. Take a smaller one.')
@@ -274,11 +275,11 @@ def _seen(policy, rollout, probe):
     other = flat(policy.forward(*probe.forward_args(), with_values=False).logps, probe.mask) if probe else np.zeros(0)
     return SimpleNamespace(logp=flat(out.logps, rollout.mask), entropy=flat(out.entropy, rollout.mask), probe=other)
 
-def _step(case, lr, steps, lam, was, now, draft, redraft, fork, adapter, undo, seconds):
+def _step(case, lr, steps, lam, was, now, finite, draft, redraft, fork, adapter, undo, seconds):
     "Everything that was seen, put together"
     t,scores = case.table,token_scores_of(case.rollout, case.config)
     d = now.logp-was.logp
-    meter,finite = locality(d, scores, now.probe-was.probe),bool(np.isfinite(now.logp).all() and np.isfinite(now.probe).all())
+    meter = locality(d, scores, now.probe-was.probe)
     why = why_collapsed(meter, finite, *(_ids(r) if r else () for r in (draft, redraft)))
     side = lambda o: token_table(case.response, t.offsets, logp=o.logp, entropy=o.entropy)
     return Step(case, lr, steps, with_channels(t, advantage=pushed(case, lam)[0].numpy(), dlogp=d), side(was), side(now), meter, why, undo, draft, redraft, fork,
@@ -304,7 +305,7 @@ def _went(*args):
 def apply_critique(
     policy,                  # `models.Policy`; left bit for bit as it was, on an error or an interrupt too
     case:Case,               # A judged response, measured on this policy
-    lr:float=5e-4,           # Adam step; training's default is 1e-4
+    lr:float=5e-4,           # Adam step, from 0 to 10; training's default is 1e-4
     steps:int=1,             # Span-PPO steps, each on this response
     probe:list=(),           # `Example`s with responses that should not change, e.g. `probe_set()`
     seed:int=0,              # Of the LoRA and of both regenerations
@@ -314,8 +315,9 @@ def apply_critique(
     draft:Rollout|None=None, # The regeneration before the step, if you have it
     stop=None,               # An event that ends it with `Stopped`
     progress=None,           # Called with a fraction and what is being done
-)->Step:                     # `ValueError` if the critique marks nothing or the case is another model's
+)->Step:                     # `ValueError` if the critique marks nothing, or the case was measured on another policy
     "Take a step on this critique, see what it did, and take it back"
+    if not 0<=lr<=10: raise ValueError(f'lr={lr}: must be a number from 0 to 10')
     pushed(case, lam)
     was_all,adapter,say = fingerprint(policy),throw_away(policy, seed=seed),_Phases(progress)
     temp = case.rollout.temperature if temperature is None else temperature
@@ -329,10 +331,10 @@ def apply_critique(
         with attached(policy, adapter):
             with say('step', .5): went = _went(policy, adapter, case, lr, steps, lam, torch.from_numpy(was.logp).float().to(policy.device)[None])
             with say('reading after', .65): now = _seen(policy, case.rollout, others)
-            fine = went and np.isfinite(now.logp).all() and np.isfinite(now.probe).all()
+            fine = went and bool(np.isfinite(now.logp).all() and np.isfinite(now.probe).all())
             with say('writing after', .7): redraft = again() if fine else None
         with say('comparing', .95): fork = forked(policy, adapter, draft, redraft) if draft and redraft else None
-    return _step(case, lr, steps, lam, was, now, draft, redraft, fork, adapter, fingerprint(policy)==was_all, say.seconds)
+    return _step(case, lr, steps, lam, was, now, fine, draft, redraft, fork, adapter, fingerprint(policy)==was_all, say.seconds)
 
 # %% ../nbs/12d_one_step.ipynb #2673c455
 def sweep(
