@@ -148,6 +148,7 @@ def _alike(q, response, a, b):
     x,y = t.to_raw(x, y)
     return Candidate(a+x, a+y, round(sim, 3), 'alike')
 
+# %% ../nbs/12hb_mending.ipynb #965ca2b1
 def candidates(
     response:str,  # The text that is criticised
     phrase:Phrase, # What is to be placed

@@ -13,7 +13,7 @@ from .one_step import Stopped,apply_critique,probe_set
 from .paint import esc
 from .show import columns_html,note_html,table_html
 from .token_view import export_buttons,heat,heat_map
-from .workbench import InputError,shown
+from .workbench import InputError,binder
 
 # %% ../nbs/12k_view_apply.ipynb #944c10bd
 def diff_html(
@@ -44,7 +44,7 @@ def meter_html(
     return table_html(rows, caption='Locality: mean |change of log-prob|')+note_html(f'{ratio}in the direction asked for it is {m["asked"]:+.3f} nats a marked token.' if math.isfinite(m['asked']) else 'No token is marked.')
 
 # %% ../nbs/12k_view_apply.ipynb #7fee97a8
-PRESET = -2.5 # log10 of the learning rate
+PRESET = -3.25 # log10 of the learning rate
 
 def shown_step(bench, sid)->dict:
     "What the session's step did, or what to do to take one"
@@ -59,6 +59,7 @@ def shown_step(bench, sid)->dict:
     texts = columns_html(diff_html(st.diff, 'before'), diff_html(st.diff, 'after'))+note_html(fork_text(st.fork)) if st.redraft else note_html('Nothing could be sampled after this step.')
     return dict(heat=heat_map(st.table, 'dlogp', critique=c.critique, title='Change of log-prob by the step'), texts=texts, meter=meter_html(st.locality), note=note_html(f'{"Collapsed. " if st.collapsed else ""}{said} {kept}'))
 
+# %% ../nbs/12k_view_apply.ipynb #06a4f54d
 def apply_step(bench, sid, size, steps, seed, longest)->dict:
     "Take the step, and show what it did"
     size,steps = bench.number(size, 'step size', -6, 0),bench.number(steps, 'steps', 1, 8, whole=True)
@@ -76,6 +77,7 @@ def apply_step(bench, sid, size, steps, seed, longest)->dict:
         if s.case is c: s.step = st
     return shown_step(bench, sid)
 
+# %% ../nbs/12k_view_apply.ipynb #49d22a1f
 def undo_step(bench, sid)->dict:
     "Forget the step"
     bench.session(sid).step = None
@@ -87,8 +89,6 @@ def stop_step(bench, sid)->dict:
     return dict(note=note_html('Stopping ...'))
 
 # %% ../nbs/12k_view_apply.ipynb #2510219f
-def _updates(gr, names, got): return [got[n] if n in got else gr.skip() for n in names]
-
 def apply_view(
     gr,       # The module `gradio`
     tab,      # The open `gr.Tab`
@@ -110,15 +110,11 @@ def apply_view(
     ui['texts'],ui['meter'] = gr.HTML(elem_id=at('texts'), js_on_load=None),gr.HTML(elem_id=at('meter'), js_on_load=None)
     export_buttons(gr, lambda sid: _export(bench, sid), [session], at('export'))
     out = ['heat','texts','meter','note']
-    def on(event, f, inputs, names, api=None, **kw):
-        def g(*xs): return _updates(gr, names, f(bench, *xs))
-        g.__name__,g.__doc__ = f.__name__,f.__doc__
-        named = dict(api_name=api) if api else dict(api_visibility='private')
-        event(shown(gr, g, names=['session', *inputs]), [session, *(ui[i] for i in inputs)], [ui[n] for n in names], trigger_mode='once', show_progress='minimal', **named, **kw)
-    on(tab.select, shown_step, [], out, concurrency_limit=4)
+    on = binder(gr, bench, ui, session)
+    on(tab.select, shown_step, [], out)
     on(ui['apply'].click, apply_step, ['size','steps','seed','longest'], out, 'apply', concurrency_limit=1, concurrency_id='model')
-    on(ui['undo'].click, undo_step, [], out, 'undo', concurrency_limit=4)
-    on(ui['stop'].click, stop_step, [], ['note'], 'apply_stop', concurrency_limit=4)
+    on(ui['undo'].click, undo_step, [], out, 'undo')
+    on(ui['stop'].click, stop_step, [], ['note'], 'apply_stop')
     return ui
 
 def _export(bench, sid):

@@ -23,7 +23,7 @@ from .quotes import find_spans
 from .show import table_html
 from .exports import export_buttons
 from .token_view import heat,heat_map,read_pick
-from .workbench import InputError,prompt_text,shown
+from .workbench import InputError,binder,prompt_text
 
 # %% ../nbs/12j_view_critique.ipynb #bb9dfdb4
 _word = re.compile(r'\s*(?:\w+|[^\w\s])|\s+')
@@ -128,6 +128,7 @@ def _take(bench, d, prompt, response, meta=None, reference=None, theirs=None):
     d.theirs,d.key,d.picked,d.broken,d.fresh = theirs,'',None,'',True
     _aim(d)
 
+# %% ../nbs/12j_view_critique.ipynb #dea18a48
 def open_case(
     bench,   # The workbench
     sid:str, # The session
@@ -156,6 +157,7 @@ def use_text(
         _take(bench, d, old.prompt if kept else prompt, response, old.meta if kept else None, old.reference if kept else None)
         return d
 
+# %% ../nbs/12j_view_critique.ipynb #8ab5b48e
 def measure_text(
     bench,   # The workbench
     sid:str, # The session
@@ -195,6 +197,7 @@ def begin_with(bench, sid, theirs):
     s,d = bench.session(sid),desk_of(bench, sid)
     with s.lock: return _changed(s, d, replace(_have(d), base=(d.draft.base or d.theirs) if theirs is True else None))
 
+# %% ../nbs/12j_view_critique.ipynb #a70f8679
 def pick_words(bench, sid, what):
     "Take up words or a phrase that were picked in the response"
     s,d = bench.session(sid),desk_of(bench, sid)
@@ -253,6 +256,7 @@ def fix_phrase(
         d.key = key
         return _changed(s, d, new, dict(places='Put there by hand.', here='Put there by hand.', flip='Turned around.', remove='Taken out: it rewards nothing.', automatic='Left to the aligner again.')[what])
 
+# %% ../nbs/12j_view_critique.ipynb #fe8b054b
 def save_critique(bench, sid):
     "Save the critique as a record"
     s,d = bench.session(sid),desk_of(bench, sid)
@@ -356,20 +360,15 @@ def _export(bench, sid):
     c = None if d.broken else critique_of(d.draft) or d.theirs
     return dict(table=word_table(d.draft.response, c), example=Example(d.draft.prompt, d.draft.response, c, meta=d.draft.meta), critique=c)
 
-# %% ../nbs/12j_view_critique.ipynb #d7e49fef
+# %% ../nbs/12j_view_critique.ipynb #aa937f7b
 def _wire(gr, tab, bench, session, ui):
     "Bind every event of the view"
     live,chosen,whole = ['heat','table','phrase','places','note'],['words','phrase','places'],['heat','table','phrase','places','note','words','text','base','prompt','response']
-    def on(event, f, inputs, names, api=None, **kw):
-        g = lambda *xs: _updates(gr, names, f(bench, *xs))
-        g.__name__ = f.__name__
-        named = dict(api_name=api) if api else dict(api_visibility='private')
-        return event(shown(gr, g), [session, *(ui[i] for i in inputs)], [ui[n] for n in names], **named, **(dict(trigger_mode='once', show_progress='hidden', concurrency_limit=4) | kw))
+    on = binder(gr, bench, ui, session, put=_updates, show_progress='hidden')
     latest = dict(trigger_mode='always_last')
     on(tab.select, open_case, [], whole)
-    on(ui['use'].click, use_text, ['prompt','response'], whole, 'critique_use').success(
-        shown(gr, lambda sid: _updates(gr, ['note'], measure_text(bench, sid))), [session], ui['note'], api_visibility='private',
-        concurrency_limit=1, concurrency_id='model', show_progress='minimal')
+    used = on(ui['use'].click, use_text, ['prompt','response'], whole, 'critique_use')
+    on(used.success, measure_text, [], ['note'], concurrency_limit=1, concurrency_id='model', show_progress='minimal')
     on(ui['text'].change, type_feedback, ['text'], live, 'critique_feedback', js=_pause, **latest)
     on(ui['base'].input, begin_with, ['base'], live)
     on(ui['picked'].input, pick_words, ['picked'], chosen, **latest)

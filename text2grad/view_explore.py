@@ -19,7 +19,7 @@ from .paint import esc
 from .rollout import Rollout
 from .show import table_html
 from .token_view import export_buttons,heat,heat_map
-from .workbench import OWN_WORDS,InputError,prompt_text,shown
+from .workbench import OWN_WORDS,InputError,binder,prompt_text
 
 # %% ../nbs/12i_view_explore.ipynb #14e0a3ad
 @lru_cache(maxsize=1)
@@ -113,14 +113,12 @@ def stop_writing(bench, sid)->dict:
     bench.session(sid).stop.set()
     return dict(note=_note('Stopped.'))
 
-def take_starter(bench, title)->dict:
+def take_starter(bench, sid, title)->dict:
     "Put a ready prompt on the page"
     return dict(prompt=prompt_text(starters()[bench.choice(title, 'example', starters())].prompt), response='')
 
 # %% ../nbs/12i_view_explore.ipynb #14673b0a
 _lens = ['channel','how','unit']
-
-def _updates(gr, names, got): return [got[n] if n in got else gr.skip() for n in names]
 
 def _writing(gr, bench, at):
     "The left side: prompt, how it is sampled, the response"
@@ -171,16 +169,8 @@ def _export(bench, sid, channel):
 def _wire(gr, tab, bench, session, ui):
     "Bind every event of the view"
     out,model = ['response','heat','spans','note'],dict(concurrency_limit=1, concurrency_id='model')
-    def on(event, f, inputs, names, api=None, state=True, **kw):
-        if f is generate_response:
-            def g(*xs):
-                for got in f(bench, *xs): yield _updates(gr, names, got)
-        else:
-            def g(*xs): return _updates(gr, names, f(bench, *xs))
-        g.__name__,g.__doc__ = f.__name__,f.__doc__
-        named = dict(api_name=api) if api else dict(api_visibility='private')
-        return event(shown(gr, g, names=[*(['session'] if state else []), *inputs]), [*([session] if state else []), *(ui[i] for i in inputs)], [ui[n] for n in names], **named, **(dict(trigger_mode='once', show_progress='minimal', concurrency_limit=4) | kw))
-    on(ui['example'].input, take_starter, ['example'], ['prompt','response'], state=False)
+    on = binder(gr, bench, ui, session)
+    on(ui['example'].input, take_starter, ['example'], ['prompt','response'])
     on(ui['generate'].click, generate_response, ['prompt','temperature','seed','longest','critic','words',*_lens], out, 'generate', **model)
     on(ui['stop'].click, stop_writing, [], ['note'], 'stop')
     on(ui['judge'].click, judge_response, ['prompt','response','critic','words',*_lens], out[1:], 'judge', **model)

@@ -15,7 +15,7 @@ from .paint import visible
 from .run_view import RunError,Shelf,checkpoint_samples,compare_html,curves_html,facts_html,held_out,held_out_html,list_runs,prompt_html,results_html,sample_of
 from .show import note_html
 from .token_view import export_buttons,heat,heat_map
-from .workbench import InputError,shown
+from .workbench import InputError,binder,shown
 
 # %% ../nbs/12m_view_runs.ipynb #1a837a8d
 SHOWN = ('reward','advantage','value','logp','kl','dlogp') # Channels that a run logs
@@ -304,10 +304,7 @@ def _wire(gr, tab, bench, ui):
     "Bind every event of the view"
     view,a,b = ['channel','how','unit'],['run','step','sample'],['run_b','step_b','sample_b']
     whole = ['facts','curves','step','sample','heat','about','held','before_after','first','second','measured','run_b','side','step_b','sample_b','seen']
-    def on(event, f, inputs, names, **kw):
-        g = lambda *xs: _updates(gr, names, f(bench, *xs))
-        g.__name__ = f.__name__
-        return event(shown(gr, g), [ui[k] for k in inputs], [ui[k] for k in names], api_visibility='private', **(dict(trigger_mode='always_last', show_progress='minimal', concurrency_limit=4) | kw))
+    on = binder(gr, bench, ui, put=_updates, trigger_mode='always_last')
     def both(bench, *xs): return show_sample(bench, *xs[:3], *xs[6:]) | dict(side=compare(bench, *xs))
     def side(bench, *xs): return dict(side=compare(bench, *xs))
     def held(bench, *xs): return dict(before_after=show_held_out(bench, *xs))

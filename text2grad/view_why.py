@@ -19,7 +19,7 @@ from .paint import color_scale,esc
 from .show import note_html
 from .token_view import export_buttons,heat,heat_map,read_pick
 from .why import _settings,ledger,reckoned,three_rewards
-from .workbench import InputError,shown
+from .workbench import InputError,binder
 
 # %% ../nbs/12l_view_why.ipynb #ae7c1c4f
 def example_case():
@@ -161,10 +161,6 @@ def reset_why(bench, sid, channel)->dict:
 # %% ../nbs/12l_view_why.ipynb #ee0cc6e0
 _whole = ['heat','ledger','three','note','token','gamma','lam','beta']
 
-def _updates(gr, names, got):
-    out = [got[n] if n in got else gr.skip() for n in names]
-    return out if len(out)>1 else out[0]
-
 def why_view(
     gr,       # The module `gradio`
     tab,      # The open `gr.Tab`
@@ -192,7 +188,7 @@ def why_view(
     _wire(gr, tab, bench, session, ui)
     return ui
 
-# %% ../nbs/12l_view_why.ipynb #da27efa1
+# %% ../nbs/12l_view_why.ipynb #12611605
 def _export(bench, sid, gamma, lam, beta, channel):
     "What the export buttons take"
     of = look_of(bench, sid)[0].of
@@ -201,12 +197,7 @@ def _export(bench, sid, gamma, lam, beta, channel):
 def _wire(gr, tab, bench, session, ui):
     "Bind every event of the view"
     dials = ['gamma','lam','beta','channel']
-    def on(event, f, inputs, names, api=None, **kw):
-        g = lambda *xs: _updates(gr, names, f(bench, *xs))
-        g.__name__,g.__doc__ = f.__name__,f.__doc__
-        named = dict(api_name=api) if api else dict(api_visibility='private')
-        return event(shown(gr, g), [session, *(ui[i] for i in inputs)], [ui[n] for n in names], concurrency_limit=4, **named,
-                     **(dict(trigger_mode='always_last', show_progress='hidden') | kw))
+    on = binder(gr, bench, ui, session, trigger_mode='always_last', show_progress='hidden')
     one,rest = ['heat','ledger','note'],['heat','ledger','three','note']
     on(tab.select, open_why, dials, _whole, trigger_mode='once', show_progress='minimal')
     on(ui['reset'].click, reset_why, ['channel'], _whole, trigger_mode='once')
