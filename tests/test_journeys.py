@@ -180,12 +180,16 @@ def test_explore(page, theme):
     assert Path(d.value.path()).read_bytes().startswith(b'\x89PNG')
     looked_at(page, 'explore', theme)
 
-def test_your_critique(page, server, theme):
-    at = go(page, 'critique')
+def paste(at, theme):
+    "Put a text of our own on the desk of the second view"
     at('texts').get_by_text('Prompt and response').click()
     box(at('prompt')).fill(f'Who first walked on the Moon? ({theme})')
     box(at('response')).fill(RESPONSE)
     at('use').click()
+
+def test_your_critique(page, server, theme):
+    at = go(page, 'critique')
+    paste(at, theme)
     expect(at('note')).to_contain_text('other views look at this text too')
     box(at('feedback')).press_sequentially('"the Moon" is vague. "Buzz Aldrin" is odd. It is good that it says "American astronaut".', delay=5)
     expect(at('inspector').get_by_role('row')).to_have_count(4)
@@ -227,10 +231,7 @@ def test_your_critique(page, server, theme):
 def test_a_saved_fix_survives_a_reload(browser, server, page, theme):
     with opened(browser, server, theme) as again:
         at = go(again, 'critique')
-        at('texts').get_by_text('Prompt and response').click()
-        box(at('prompt')).fill(f'Who first walked on the Moon? ({theme})')
-        box(at('response')).fill(RESPONSE)
-        at('use').click()
+        paste(at, theme)
         expect(at('note')).to_contain_text('opened from feedback.jsonl')
         expect(at('phrase')).to_contain_text('1. poor, by hand')
         expect(box(at('feedback'))).to_have_value(re.compile('the Moon. is vague'))
