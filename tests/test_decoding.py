@@ -3,8 +3,8 @@ import itertools,re
 import numpy as np, pytest
 from hypothesis import example,given,settings,strategies as st
 from text2grad.core import Span
-from text2grad.decoding import *
-from text2grad.decoding import _runs
+from text2grad.decoding import GRID,_runs,best_path,best_sentences,calibrated,choose_thresholds,class_weights,fit_temperature,label_spans,overlap_f1,sentence_of
+from text2grad.decoding import GRID,_runs,best_path,best_sentences,calibrated,choose_thresholds,class_weights,fit_temperature,label_spans,overlap_f1,sentence_of
 from text2grad.feedback import GOOD,NEUTRAL,POOR,text_offsets
 from text2grad.pretrained import tiny_lm
 
@@ -141,8 +141,39 @@ def test_half_a_chinese_sentence_stays_half():
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 2), max_size=12))
 def test_runs_put_together_are_the_path(path):
-    runs = _runs(np.array(path, int))
+    runs = _runs(np.array(path, int), np.zeros(len(path)))
     assert [c for c,i,j in runs for _ in range(i, j)]==path and all(a[0]!=b[0] for a,b in zip(runs, runs[1:]))
+
+# ---- whole sentences
+
+@settings(max_examples=200, deadline=None)
+@given(cut_texts())
+@example(('Rain. Sun! Wind?', [(0,5),(5,10),(10,16)], np.array([0,0,2]), 0))
+@example(('雨。风。', [(0,2),(2,4)], np.array([0,0]), 0))
+@example(('', [], np.array([], int), 0))
+def test_sentences_are_marked_whole_and_each_by_itself(case):
+    text,offs,_,seed = case
+    P = np.random.default_rng(seed).dirichlet([1,1,1], len(offs))
+    unit = sentence_of(text, offs)
+    path = best_sentences(P, unit, (.5,-.5))
+    assert len(unit)==len(path)==len(offs) and (np.diff(unit)>=0).all()
+    for u in set(unit):
+        value = [np.log(np.clip(P[unit==u], 1e-6, 1))[:,c].mean()+b for c,b in enumerate((.5,0,-.5))]
+        assert set(path[unit==u])=={int(np.argmax(value))}
+    spans = label_spans(path, offs, text, np.ones((len(offs),3)), unit)
+    assert len(spans)<=len(set(unit)) and all(a.end<=b.start for a,b in zip(spans, spans[1:]))
+
+def test_sentences_side_by_side_stay_two_marks():
+    go = lambda text,offs: [text[s.start:s.end] for s in label_spans(np.zeros(len(offs), int), offs, text, np.ones((len(offs),3)), sentence_of(text, offs))]
+    assert go('Rain fell. He sang.', [(0,4),(4,9),(9,10),(10,13),(13,18),(18,19)])==['Rain fell.','He sang.']
+    assert go('雨。风。', [(0,1),(1,2),(2,3),(3,4)])==['雨。','风。']
+
+def test_people_who_mark_sentences_are_read_by_sentences():
+    texts,offs = ['One two. Six ten. Red sea.']*12,[[(0,3),(3,8),(8,12),(12,17),(17,21),(21,26)]]*12
+    gold = [[Span(*((0,8),(9,17),(18,26))[j], -1.) for j in range(3) if (i>>j)&1] for i in range(12)]
+    p = np.array([[.6 if (i>>(t//2))&1 else .05 for t in range(6)] for i in range(12)])
+    got = choose_thresholds(decoder(np.stack([p, .95-p, np.full_like(p, .05)], -1), np.full((12,6), .01), np.full(12, 6), offs, texts), gold)
+    assert got==dict(bias=[0.,None], stick=None, poor=1., good=0.)
 
 # ---- thresholds
 
@@ -160,12 +191,20 @@ def case(seed, n=12, T=8):
     lengths,labels = rng.integers(0, T+1, n),rng.choice(3, (n, T), p=[.25,.6,.15])
     P = rng.dirichlet([1,1,1], (n, T))*.6+.4*np.eye(3)[labels]
     gold = [label_spans(l[:k], offs, text, np.ones((T,3))) for l,k in zip(labels, lengths)]
-    return P,rng.uniform(.2, .8, (n, T)),lengths,lambda p,i: label_spans(p[:lengths[i]], offs, text, np.ones((T,3))),gold
+    return decoder(P, rng.uniform(.2, .8, (n, T)), lengths, [offs]*n, [text]*n),gold
 
-def scores(P, Q, lengths, spans, gold, bias, stick):
-    paths = best_path(P, Q, lengths, [off if b is None else b for b in bias], stick)
+def decoder(P, Q, lengths, offsets, texts):
+    "Thresholds to spans, as `SpanRewardModel` makes them"
+    def decode(bias, stick):
+        units = [sentence_of(t, o[:k]) for t,o,k in zip(texts, offsets, lengths)]
+        paths = best_path(P, Q, lengths, bias, stick) if stick is not None else [best_sentences(p[:k], u, bias) for p,u,k in zip(P, units, lengths)]
+        return [label_spans(p[:k], o[:k], t, np.ones((k,3)), None if stick is not None else u) for p,o,t,u,k in zip(paths, offsets, texts, units, lengths)]
+    return decode
+
+def scores(decode, gold, bias, stick):
     pairs = lambda ss,sign: [(s.start, s.end) for s in ss if s.score*sign>0]
-    return [overlap_f1([pairs(spans(p, i), s) for i,p in enumerate(paths)], [pairs(g, s) for g in gold]) for s in (-1, 1)]
+    found = decode([off if b is None else b for b in bias], stick)
+    return [overlap_f1([pairs(ss, s) for ss in found], [pairs(g, s) for g in gold]) for s in (-1, 1)]
 
 @pytest.mark.parametrize('seed', range(4))
 def test_chosen_thresholds_are_no_worse_than_the_defaults(seed):
@@ -173,28 +212,26 @@ def test_chosen_thresholds_are_no_worse_than_the_defaults(seed):
     got = choose_thresholds(*x)
     assert [got['poor'], got['good']]==scores(*x, got['bias'], got['stick'])
     alone = scores(*x, (got['bias'][0], None), got['stick'])[0]
-    assert alone>=scores(*x, (0, None), 1)[0] and alone>=max(scores(*x, (b, None), k)[0] for b in (-1, 1, 3) for k in (0, 2))
+    assert alone>=scores(*x, (0, None), 1)[0] and alone>=max(scores(*x, (b, None), k)[0] for b in (-1, 1, 3) for k in (0, 2, None))
     assert got['poor']+got['good']>=alone
 
 def test_what_nobody_marked_is_never_marked():
-    P,Q,n,spans,gold = case(0)
+    decode,gold = case(0)
     only = lambda sign: [[s for s in g if s.score*sign>0] for g in gold]
-    assert choose_thresholds(P, Q, n, spans, [[] for _ in gold])==dict(bias=[None,None], stick=1., poor=0., good=0.)
-    assert choose_thresholds(P, Q, n, spans, only(-1))['bias'][1] is None
-    praise = choose_thresholds(P, Q, n, spans, only(1))
+    assert choose_thresholds(decode, [[] for _ in gold])==dict(bias=[None,None], stick=1., poor=0., good=0.)
+    assert choose_thresholds(decode, only(-1))['bias'][1] is None
+    praise = choose_thresholds(decode, only(1))
     assert praise['bias'][0] is None and praise['good']>0 and praise['poor']==0
     places = [[Span(s.start, s.start, s.score) for s in g] for g in gold] # where something is missing
-    assert choose_thresholds(P, Q, n, spans, places)['bias']==[None,None]
+    assert choose_thresholds(decode, places)['bias']==[None,None]
 
 def test_among_equals_the_defaults():
     P = np.zeros((2,1,3)); P[0,0],P[1,0] = (.98,.01,.01),(.01,.98,.01)
-    cut = lambda p,i: label_spans(p, [(0,3)], 'Ann', np.ones((1,3)))
-    got = choose_thresholds(P, np.full((2,1), .5), np.ones(2, int), cut, [[Span(0, 3, -1.)], []])
+    got = choose_thresholds(decoder(P, np.full((2,1), .5), np.ones(2, int), [[(0,3)]]*2, ['Ann']*2), [[Span(0, 3, -1.)], []])
     assert got==dict(bias=[0.,None], stick=1., poor=1., good=0.)
     assert (GRID['bias'][0], GRID['stick'][0])==(0., 1.)
 
 def test_praise_may_not_cost_more_blame_than_it_finds():
     P = np.array([[[.40,.05,.55]], *[[[.45,.04,.51]]]*3])
-    cut = lambda p,i: label_spans(p, [(0,3)], 'Ann', np.ones((1,3)))
-    got = choose_thresholds(P, np.full((4,1), .5), np.ones(4, int), cut, [[Span(0, 3, 1.)], *[[Span(0, 3, -1.)]]*3])
+    got = choose_thresholds(decoder(P, np.full((4,1), .5), np.ones(4, int), [[(0,3)]]*4, ['Ann']*4), [[Span(0, 3, 1.)], *[[Span(0, 3, -1.)]]*3])
     assert got==dict(bias=[0.,None], stick=1., poor=pytest.approx(6/7), good=0.)

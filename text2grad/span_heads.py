@@ -51,14 +51,14 @@ class SpanRewardConfig:
     shares:list=field(default_factory=lambda: [1/3]*3) # Of poor, neutral and good in the training data; measured by the first `prepare`
     temperature:float=1.   # Of the probabilities
     bias:list=field(default_factory=lambda: [0.,0.]) # Thresholds of poor and good, see `best_path`; `None` never marks
-    stick:float=1.         # Price of a change of label
+    stick:float|None=1.    # Price of a change of label, see `best_path`; `None`: whole sentences are marked
     def __post_init__(self):
         bad = next((k for k in ('size','layers','heads','max_length','max_new_tokens','batch_size') if not getattr(self, k)>=1), None)
         if bad: raise ValueError(f'{bad} {getattr(self, bad)!r}: must be 1 or more')
         if self.size%self.heads: raise ValueError(f'size {self.size}: must be a multiple of heads, {self.heads}')
         if not self.depth or not all(0<d<=1 for d in self.depth): raise ValueError(f'depth {self.depth!r}: must be shares above 0, at most 1')
         for k in ('balance','focal','boundary','severity','critique','stick','dropout'):
-            if getattr(self, k)<0: raise ValueError(f'{k} {getattr(self, k)!r}: must not be negative')
+            if (getattr(self, k) or 0)<0: raise ValueError(f'{k} {getattr(self, k)!r}: must not be negative')
         if self.max_prompt is not None and self.max_prompt<16: raise ValueError(f'max_prompt {self.max_prompt!r}: must be 16 or more, or None')
         if self.temperature<=0: raise ValueError(f'temperature {self.temperature!r}: must be above 0')
         if len(self.shares)!=3 or min(self.shares)<0: raise ValueError(f'shares {self.shares!r}: must be three numbers, of poor, neutral and good')

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 
 # %% ../nbs/07e_span_reward.ipynb #27aaed9e
 from .core import Critique,Example,Judgement
-from .decoding import best_path,calibrated,choose_thresholds,fit_temperature,label_spans
+from .decoding import best_path,best_sentences,calibrated,choose_thresholds,fit_temperature,label_spans,sentence_of
 from .feedback import POOR,token_labels
 from .model_critic import ModelCritic
 from .reward_base import RewardModel
@@ -89,10 +89,14 @@ def _padded(raw, probs):
     for i,((_,_,q,_),p) in enumerate(zip(raw, probs)): P[i,:n[i]],Q[i,:n[i]] = p,q
     return P,Q,n
 
-def _cutter(raw, probs, examples):
-    "Function from a path and a row to the spans there"
-    size = [p*s[:,None] for p,(_,s,_,_) in zip(probs, raw)]
-    return lambda path,i: label_spans(path[:len(raw[i][3])], raw[i][3], examples[i].response, size[i])
+def _decoder(raw, probs, examples):
+    "Function from thresholds `(bias, stick)` to the spans of each response"
+    P,Q,n = _padded(raw, probs)
+    rows = [(o, e.response, p*s[:,None], sentence_of(e.response, o)) for (_,s,_,o),p,e in zip(raw, probs, examples)]
+    def spans(bias, stick):
+        if stick is None: return [label_spans(best_sentences(p, u, bias), o, text, size, u) for p,(o,text,size,u) in zip(probs, rows)]
+        return [label_spans(path[:len(o)], o, text, size) for path,(o,text,size,_) in zip(best_path(P, Q, n, bias, stick), rows)]
+    return spans
 
 @patch
 def spans(self:SpanRewardModel,
@@ -105,8 +109,7 @@ def spans(self:SpanRewardModel,
     raw,examples = [raw[i] for i in ok],[examples[i] for i in ok]
     probs = [self._probs(z) for z,*_ in raw]
     bias = [-np.inf if b is None else b for b in self.config.bias]
-    paths,cut = best_path(*_padded(raw, probs), bias, self.config.stick),_cutter(raw, probs, examples)
-    for k,(i,p) in enumerate(zip(ok, paths)): out[i] = cut(p, k)
+    for i,ss in zip(ok, _decoder(raw, probs, examples)(bias, self.config.stick)): out[i] = ss
     return out
 
 # %% ../nbs/07e_span_reward.ipynb #2066ed1d
@@ -157,7 +160,7 @@ def _choose(self:SpanRewardModel, raw, examples):
     labels = [token_labels(e.critique, o)[0] for e,(*_,o) in zip(examples, raw)]
     t = fit_temperature(np.concatenate([z for z,*_ in raw]), np.concatenate(labels), self.weights)
     probs = [calibrated(z, self.weights, t) for z,*_ in raw]
-    got = choose_thresholds(*_padded(raw, probs), _cutter(raw, probs, examples), [e.critique.spans for e in examples])
+    got = choose_thresholds(_decoder(raw, probs, examples), [e.critique.spans for e in examples])
     return dict(temperature=t) | got
 
 @patch
