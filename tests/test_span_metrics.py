@@ -10,7 +10,7 @@ from text2grad import span_metrics as sm
 from text2grad.alignment import token_rewards
 from text2grad.core import Critique,Example,Span,from_record,read_examples
 from text2grad.evaluation import rouge_l
-from text2grad.span_metrics import (BINS,RandomSpans,TokenScores,compare,label_report,mark_everything,mark_nothing,matched,paired,rouge,
+from text2grad.span_metrics import (BINS,RandomSpans,TokenScores,compare,label_report,mark_everything,mark_nothing,mark_sentences,matched,paired,rouge,
                                     span_iou,span_labels,span_report,unshared_words)
 from text2grad.text_rules import pieces
 
@@ -317,7 +317,7 @@ data = Path(__file__).resolve().parent.parent.parent/'shared'/'data'
 @pytest.mark.skipif(not (data/'qa_feedback.jsonl.gz').exists(), reason='the feedback files are not here')
 def test_people_against_the_baselines():
     gold = [e for e in read_examples(data/'qa_feedback.jsonl.gz') if e.critique is not None and e.meta['split']=='train']
-    critics = dict(nothing=mark_nothing, everything=mark_everything, random=RandomSpans(gold), unshared=unshared_words)
+    critics = dict(nothing=mark_nothing, everything=mark_everything, sentences=mark_sentences, random=RandomSpans(gold), unshared=unshared_words)
     reports = {k:span_report(c(gold), gold, draws=50) for k,c in critics.items()} | dict(people=span_report([e.critique for e in gold], gold, draws=50))
     assert reports['people']['poor span F1 exact'].value==1 and reports['people']['critique ROUGE-L'].value==1
     assert reports['everything']['poor character precision'].value==pytest.approx(reports['everything']['poor gold share'].value)

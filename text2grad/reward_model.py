@@ -7,7 +7,8 @@ Docs: https://text2grad.github.io/text2grad/reward_model.html.md"""
 # %% auto #0
 __all__ = ['TrainConfig', 'usable', 'TrainingError', 'Trained', 'train_reward_model', 'GenerativeConfig', 'GenerativeRewardModel',
            'RandomSpans', 'RewardModel', 'SpanRewardConfig', 'SpanRewardModel', 'TokenScores', 'label_report',
-           'mark_everything', 'mark_nothing', 'read_feedback', 'span_report', 'split_by_prompt', 'unshared_words']
+           'mark_everything', 'mark_nothing', 'mark_sentences', 'read_feedback', 'span_report', 'split_by_prompt',
+           'unshared_words']
 
 # %% ../nbs/08_reward_model.ipynb #bac029bb
 import hashlib,logging,math,platform,shutil,time
@@ -26,11 +27,11 @@ from .show import columns_html,curve_svg,fold_html,note_html,page_html,section_h
 from .feedback import read_feedback,split_by_prompt
 from .generative_reward import GenerativeConfig,GenerativeRewardModel
 from .reward_base import RewardModel
-from .span_metrics import RandomSpans,TokenScores,label_report,mark_everything,mark_nothing,span_report,unshared_words
+from .span_metrics import RandomSpans,TokenScores,label_report,mark_everything,mark_nothing,mark_sentences,span_report,unshared_words
 from .span_reward import SpanRewardConfig,SpanRewardModel
 
 # %% ../nbs/08_reward_model.ipynb #646efeaa
-_all_ = ['GenerativeConfig','GenerativeRewardModel','RandomSpans','RewardModel','SpanRewardConfig','SpanRewardModel','TokenScores','label_report','mark_everything','mark_nothing',
+_all_ = ['GenerativeConfig','GenerativeRewardModel','RandomSpans','RewardModel','SpanRewardConfig','SpanRewardModel','TokenScores','label_report','mark_everything','mark_nothing','mark_sentences',
          'read_feedback','span_report','split_by_prompt','unshared_words'] # of the rooms of the reward models
 
 # %% ../nbs/08_reward_model.ipynb #d5ce71a8

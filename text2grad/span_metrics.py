@@ -6,7 +6,8 @@ Docs: https://text2grad.github.io/text2grad/span_metrics.html.md"""
 
 # %% auto #0
 __all__ = ['BINS', 'MAIN', 'TokenScores', 'span_iou', 'matched', 'rouge', 'span_report', 'span_labels', 'label_report',
-           'mark_nothing', 'mark_everything', 'RandomSpans', 'unshared_words', 'Comparison', 'compare', 'paired']
+           'mark_nothing', 'mark_everything', 'mark_sentences', 'RandomSpans', 'unshared_words', 'Comparison',
+           'compare', 'paired']
 
 # %% ../nbs/07a_span_metrics.ipynb #26081ed6
 import random,re
@@ -20,7 +21,7 @@ from rapidfuzz.distance import LCSseq
 from .agreement import Estimate,Report,wilson,_auroc,_chars,_ratios,_share
 from .core import Critique,Example,Span
 from .show import table_html
-from .text_rules import content,pieces,vocabulary
+from .text_rules import content,pieces,sentences,vocabulary
 
 # %% ../nbs/07a_span_metrics.ipynb #fa2f72a1
 @dataclass(frozen=True, eq=False)
@@ -341,6 +342,12 @@ def mark_everything(
 )->list:           # A `Critique` of each that blames every character
     "The critic that is never content"
     return [Critique('', [Span(0, len(e.response), -1.)]*bool(e.response), source='baseline/everything') for e in examples]
+
+def mark_sentences(
+    examples:list, # `Example`s to judge
+)->list:           # A `Critique` of each that blames every sentence, each as a mark of its own
+    "The critic that is never content and knows how people mark"
+    return [Critique('', [Span(a, b, -1.) for a,b in sentences(e.response)], source='baseline/sentences') for e in examples]
 
 # %% ../nbs/07a_span_metrics.ipynb #47034c5a
 class RandomSpans:
