@@ -208,7 +208,7 @@ def test_who_cancels_or_leaves_does_not_hold_the_model(served):
     while not gone.outputs(): time.sleep(.02)
     b.close()
     start = time.monotonic()
-    assert '1 spans marked' in c.predict(PROMPT, RESPONSE, 'your own words', WORDS, *LOOK, api_name='/judge')[2]
+    assert '1 span marked' in c.predict(PROMPT, RESPONSE, 'your own words', WORDS, *LOOK, api_name='/judge')[2]
     assert time.monotonic()-start<15
 
 def test_stop_ends_a_response_and_keeps_it(served):

@@ -113,7 +113,7 @@ def test_zero_is_zero_at_the_end_of_every_slider(bench):
 
 @pytest.mark.parametrize('args,why', [
     ((13, *dials), 'token: is 13'), ((-1, *dials), 'token: is -1'), ((1.5, *dials), 'token: .*whole'), (('1', *dials), 'token: must be'), ((math.nan, *dials), 'token'),
-    ((0, 1.01, *dials[1:]), 'gamma'), ((0, 1., math.inf, .05, 'advantage'), 'lambda'), ((0, 1., 1., None, 'advantage'), 'beta'), ((0, *dials[:3], 'kl'), 'colour'), ((0, *dials[:3], None), 'colour')])
+    ((0, 1.01, *dials[1:]), 'gamma'), ((0, 1., math.inf, .05, 'advantage'), 'lambda'), ((0, 1., 1., None, 'advantage'), 'beta'), ((0, *dials[:3], 'kl'), 'channel'), ((0, *dials[:3], None), 'channel')])
 def test_bad_input_is_refused_by_name(bench, args, why):
     bench.session('a').hold(case())
     for f in (slide_why, choose_why):

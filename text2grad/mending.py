@@ -62,6 +62,7 @@ class Phrase:
     state:str                # 'aligned', 'ambiguous', 'unaligned', 'missing' (names what is not there), 'by hand' or 'removed'
     origin:str               # 'critic', 'text' or 'mark'
 
+# %% ../nbs/12hb_mending.ipynb #b7d2169e
 def _of_quotes(quotes, response, origin):
     for q in quotes:
         missing = q.reason=='missing'

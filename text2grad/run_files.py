@@ -228,6 +228,7 @@ def _rows(self:RunReader, name, parse):
             self._bad[name] = n+1,first
     return again,out
 
+# %% ../nbs/12ea_run_files.ipynb #c5a1e0b2
 @patch
 def _metrics(self:RunReader):
     def parse(where, raw):
@@ -303,6 +304,7 @@ def notes(self:RunReader)->list: # Sentences
     if self.over: out.append(f'metrics.jsonl: only the last {MAX_ROWS:,} steps are shown, {self.over:,} earlier ones are not.')
     return out
 
+# %% ../nbs/12ea_run_files.ipynb #d3f07a91
 @patch
 def held_out(self:RunReader)->tuple: # `(before, after, notes)`: rows as they stand in the files; an empty list while there are none
     "The held-out prompts, answered before the training and after"

@@ -289,6 +289,7 @@ def held_out(
     if after and len(after)!=len(before): notes = [*notes, f'{len(before)} rows before but {len(after)} after.']
     return out,notes
 
+# %% ../nbs/12f_run_view.ipynb #a90b4c17
 def held_out_html(
     h:HeldOut, # From `held_out`
 )->str:

@@ -76,7 +76,7 @@ def _phrases(critique, response):
     if critique.unresolved:
         lost = ''.join(f'<li>{_score_html(q.score)} {esc(q.text)}{esc(f": {q.reason}" if q.reason else "")}</li>' for q in critique.unresolved)
         out += f'<div class="t2g-lost">Not in the response, rewards nothing:<ul>{lost}</ul></div>'
-    return out + (f'<div style="{_small}">{esc(critique.source)}</div>' if critique.source else '')
+    return out + (f'<div style="{_small}">Critic: {esc(critique.source)}</div>' if critique.source else '')
 
 # %% ../nbs/12b_token_view.ipynb #bd795d3b
 def _pieces(table, unit, total):
@@ -168,6 +168,8 @@ button.t2g-phrase:hover,button.t2g-phrase.t2g-on{background:rgba(128,128,128,.14
   font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;white-space:pre-wrap;overflow-wrap:anywhere;pointer-events:none}
 .dark .t2g-tip{background:#e6edf3;color:#0d1117}
 .t2g-tip[hidden]{display:none}
+.prose :is(table,tr:not([style])){border:0!important}
+.prose :is(td,th){border-left:0!important;border-right:0!important;border-top:0!important}
 @media print{.t2g-tip{display:none}.t2g-view span{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 @media (forced-colors:active){.t2g-u.t2g-on{outline:2px dashed Highlight}}
 """

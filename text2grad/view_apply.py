@@ -39,7 +39,7 @@ def meter_html(
 )->str:
     "How much of the step landed where the critique points"
     n = lambda v: None if v is None or not math.isfinite(v) else float(v)
-    rows = [dict(tokens='under the critique', mean_change_nats=n(m['on'])), dict(tokens='elsewhere in the response', mean_change_nats=n(m['off'])), dict(tokens='of other texts (probe set)', mean_change_nats=n(m['probe']))]
+    rows = [{'tokens':k, 'mean change, nats':n(m[v])} for k,v in (('under the critique','on'), ('elsewhere in the response','off'), ('of other texts (probe set)','probe'))]
     ratio = f'On the marked words the change is {m["ratio"]:.1f} times that elsewhere; ' if math.isfinite(m['ratio']) else ''
     return table_html(rows, caption='Locality: mean |change of log-prob|')+note_html(f'{ratio}in the direction asked for it is {m["asked"]:+.3f} nats a marked token.' if math.isfinite(m['asked']) else 'No token is marked.')
 
@@ -52,12 +52,12 @@ def shown_step(bench, sid)->dict:
     c,st = s.case,s.step
     if c is None: return dict(heat='', texts='', meter='', note=note_html('Generate and judge a response in Explore first.'))
     if st is None:
-        ready = 'Ready: the policy is as it was.' if c.critique and any(x.score for x in c.critique.spans) else 'Nothing is marked in this response, so there is nothing to push. Judge it, or mark words in Your critique.'
+        ready = 'Ready: the policy is as it was. At a step size of 10^-3.25 the marked words move and little else; at 10^-1 the language breaks.' if c.critique and any(x.score for x in c.critique.spans) else 'Nothing is marked in this response, so there is nothing to push. Judge it, or mark words in Your critique.'
         return dict(heat=heat_map(c.table, 'reward', critique=c.critique, title='What the critique pays'), texts='', meter='', note=note_html(ready))
     said = st.why or f'One critique, {st.steps} step{"s"[:st.steps>1]} of {st.lr:.2g}.'
     kept = 'The policy was compared afterwards and is bit for bit as it was.' if st.undo else 'The policy differs from before: restart the app.'
     texts = columns_html(diff_html(st.diff, 'before'), diff_html(st.diff, 'after'))+note_html(fork_text(st.fork)) if st.redraft else note_html('Nothing could be sampled after this step.')
-    return dict(heat=heat_map(st.table, 'dlogp', critique=c.critique, title='Change of log-prob by the step'), texts=texts, meter=meter_html(st.locality), note=note_html(f'{"Collapsed. " if st.collapsed else ""}{said} {kept}'))
+    return dict(heat=heat_map(st.table, 'dlogp', critique=c.critique, title='Change of log-prob by the step', label='change'), texts=texts, meter=meter_html(st.locality), note=note_html(f'{"Collapsed. " if st.collapsed else ""}{said} {kept}'))
 
 # %% ../nbs/12k_view_apply.ipynb #06a4f54d
 def apply_step(bench, sid, size, steps, seed, longest)->dict:
@@ -99,7 +99,7 @@ def apply_view(
     at = lambda what: f't2g-apply-{what}'
     ui = dict(note=gr.HTML(elem_id=at('note'), js_on_load=None))
     with gr.Row():
-        ui['size'] = gr.Slider(-5, -1, value=PRESET, step=.25, label='Step size, as a power of ten', min_width=220, elem_id=at('size'))
+        ui['size'] = gr.Slider(-5, -1, value=PRESET, step=.25, label='Step size, 10^x', min_width=220, elem_id=at('size'))
         ui['steps'] = gr.Slider(1, 8, value=1, step=1, label='Steps', min_width=120, elem_id=at('steps'))
         ui['seed'] = gr.Number(0, label='Seed', precision=0, minimum=0, maximum=2**31-1, min_width=90, elem_id=at('seed'))
         ui['longest'] = gr.Slider(0, 256, value=32, step=1, label='Regenerate, tokens', min_width=140, elem_id=at('longest'))

@@ -38,7 +38,7 @@ def word_table(
 
 def _short(s, n=70): return visible(s if len(s)<=n else s[:n-1]+'…').replace('\n', ' ')
 def _sign(v): return 'good' if v>0 else 'poor' if v<0 else 'neutral'
-def _how(s): return s.match if s.similarity==1 else f'{s.match} {s.similarity:.2f}'
+def _how(s): return 'by hand' if s.match=='given' else s.match if s.similarity==1 else f'{s.match} {s.similarity:.2f}'
 def _verb(n, one): return f'{n} {one}'+'s'*(n!=1)
 
 def inspector_html(
@@ -85,6 +85,7 @@ class Desk:
     fresh:bool=False            # Another response than the page shows
     kept:dict=field(default_factory=dict) # Drafts of other responses, by their ids
 
+# %% ../nbs/12j_view_critique.ipynb #f1862d3a
 def desk_of(bench, sid)->Desk: return bench.session(sid).more.setdefault('critique', Desk())
 
 def _have(d):
@@ -269,7 +270,7 @@ def save_critique(bench, sid):
 # %% ../nbs/12j_view_critique.ipynb #149aeb09
 def _heat(d, c):
     if d.draft is None: return ''
-    return heat_map(word_table(d.draft.response, c), critique=c or Critique(''), view='spans')
+    return heat_map(word_table(d.draft.response, c), critique=c or Critique(''), view='spans', title='Response: select words to mark them')
 
 def _note(d, c):
     empty = 'There is no response yet. Generate one in Explore, or open “Prompt and response”, paste one and press “Use this text”.'
@@ -307,7 +308,7 @@ def _updates(gr, names, d):
 
 _pause = '(...xs) => new Promise(go => { clearTimeout(window.t2gTyping); window.t2gTyping = setTimeout(() => go(xs), 300); })' # the others never go
 
-
+# %% ../nbs/12j_view_critique.ipynb #9c47e5b0
 def _own_words(gr, at):
     "The left side: feedback, and marks on selected words"
     ui = dict(text=gr.Textbox(label='Your feedback', lines=4, max_lines=12, max_length=20_000, elem_id=at('feedback'), placeholder='Say what is good and what is wrong, in your own words. Quotation marks help.'),

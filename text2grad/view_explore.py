@@ -9,7 +9,7 @@ __all__ = ['CHOICES', 'starters', 'asked', 'spans_table', 'drawn', 'judge_respon
            'stop_writing', 'take_starter', 'explore_view']
 
 # %% ../nbs/12i_view_explore.ipynb #208944b4
-import threading
+import textwrap,threading
 from dataclasses import replace
 from functools import lru_cache
 from .channels import CHANNELS
@@ -17,7 +17,7 @@ from .core import Example
 from .measure import measure,rejudged
 from .paint import esc
 from .rollout import Rollout
-from .show import table_html
+from .show import fold_html,table_html
 from .token_view import export_buttons,heat,heat_map
 from .workbench import OWN_WORDS,InputError,binder,prompt_text
 
@@ -28,8 +28,8 @@ def starters(
 )->dict:        # Title -> `Example` without a response
     "Examples that are ready to be clicked"
     from text2grad.tasks import load_task
-    start = lambda e: max(prompt_text(e.prompt).split('\n'), key=len)[:60].rstrip()
-    return {f'{t} {i}: {start(e)}':replace(e, response='', critique=None) for t in ('summarize','answer','code') for i,e in enumerate(load_task(t).heldout[:each], 1)}
+    about = lambda m: textwrap.shorten(m.get('question') or m.get('description') or m['document'], 40, placeholder=' …')
+    return {f'{t} {i}: {about(e.meta)}':replace(e, response='', critique=None) for t in ('summarize','answer','code') for i,e in enumerate(load_task(t).heldout[:each], 1)}
 
 @lru_cache(maxsize=1)
 def _known():
@@ -55,16 +55,18 @@ def spans_table(
     rows = [{'#':i, 'quote':case.response[s.start:s.end], 'score':s.score, 'reason':s.reason, 'match':s.match, 'similarity':s.similarity} for i,s in enumerate(c.spans, 1)]
     lost = [dict(quote=q.text, score=q.score, reason=q.reason) for q in c.unresolved]
     out = table_html(rows, caption='What was marked') if rows else '<p>Judged, nothing marked.</p>'
-    return out+(table_html(lost, caption='Not in the response: these reward nothing') if lost else '')
+    out += table_html(lost, caption='Not in the response: these reward nothing') if lost else ''
+    return fold_html(f'As a table, with how each quote was found: {_found(c)}', out)
+
+def _found(c): return f'{len(c.spans)} span{"s"*(len(c.spans)!=1)} marked, {len(c.unresolved)} quote{"s"*(len(c.unresolved)!=1)} not found'
 
 def drawn(bench, case, channel, how, unit)->dict:
     "Heat map, table and a line for screen readers"
     channel,how,unit = bench.choice(channel, 'channel', CHOICES),bench.choice(how, 'scale', ('raw','z','rank')),bench.choice(unit, 'unit', ('token','word','sentence'))
     if case is None: return dict(heat='<p>Generate a response, or paste one and judge it.</p>', spans='', note=_note('Nothing is under the lens yet.'))
     c = case.critique
-    said = 'not judged' if c is None else f'{len(c.spans)} spans marked, {len(c.unresolved)} quotes not found, by {c.source or "a critic"}'
-    note = f'{len(case)} tokens; {said}. {channel}: {CHANNELS[channel]}.'
-    return dict(heat=heat_map(case.table, channel, how, unit, critique=c, title='Response'), spans=spans_table(case), note=_note(note))
+    said = 'not judged' if c is None else f'{_found(c)}, by {c.source or "a critic"}'
+    return dict(heat=heat_map(case.table, channel, how, unit, critique=c, title='Response'), spans=spans_table(case), note=_note(f'{len(case)} tokens; {said}. Coloured by {channel}.'))
 
 def _note(t): return f'<div role="status" class="t2g-note">{esc(t)}</div>'
 
@@ -125,9 +127,9 @@ def _writing(gr, bench, at):
     ui = dict(example=gr.Dropdown(list(starters()), value=None, label='Ready example', elem_id=at('example')),
               prompt=gr.Textbox(label='Prompt', lines=3, max_lines=10, max_length=20_000, elem_id=at('prompt'), placeholder='Choose an example, or paste a prompt.'))
     with gr.Row():
-        ui['temperature'] = gr.Slider(.05, 2, value=.7, step=.05, label='Temperature', min_width=140, elem_id=at('temperature'))
+        ui['temperature'] = gr.Slider(.05, 2, value=.7, step=.05, label='Temperature', min_width=200, elem_id=at('temperature'))
         ui['seed'] = gr.Number(0, label='Seed', precision=0, minimum=0, maximum=2**31-1, min_width=90, elem_id=at('seed'))
-        ui['longest'] = gr.Slider(1, 256, value=48, step=1, label='Longest response, tokens', min_width=140, elem_id=at('longest'))
+        ui['longest'] = gr.Slider(1, 256, value=48, step=1, label='Longest response, tokens', min_width=260, elem_id=at('longest'))
     with gr.Row():
         ui['generate'] = gr.Button('Generate', variant='primary', min_width=120, elem_id=at('generate'))
         ui['stop'] = gr.Button('Stop', min_width=80, elem_id=at('stop'))

@@ -67,7 +67,7 @@ def show_sample(
     run = _run(bench, name)
     if not run.places: return dict(heat='', about='', sample=dict(visible=False))
     s,i = _sample(bench, run, step, i),0 if i is None else i
-    view = bench.choice(channel, 'channel', SHOWN),bench.choice(how, 'colours', ('raw','z','rank')),bench.choice(unit, 'unit', ('token','word','sentence','line'))
+    view = bench.choice(channel, 'channel', SHOWN),bench.choice(how, 'scale', ('raw','z','rank')),bench.choice(unit, 'unit', ('token','word','sentence','line'))
     title = f'{run.name}, step {s.step}'
     return dict(heat=heat_map(s.table, *view, critique=s.critique, title=title), about=_about(s, step), sample=_samples(run, s.step, i))
 
@@ -144,10 +144,11 @@ def choose_b(
     at,j = _twin(run, step, i or 0, b)
     return dict(side=compare(bench, name, step, i, name_b, at, j, channel, how, unit), curves=curves, step_b=_slider(b, at), sample_b=_samples(b, at, j))
 
+# %% ../nbs/12m_view_runs.ipynb #e4c8305d
 def compare(bench, name, step, i, name_b, step_b, i_b, channel='reward', how='raw', unit='token')->str:
     "Sample A beside sample B, and the difference; empty while there is no B"
     if not name_b: return ''
-    view = bench.choice(channel, 'channel', SHOWN),bench.choice(how, 'colours', ('raw','z','rank')),bench.choice(unit, 'unit', ('token','word','sentence','line'))
+    view = bench.choice(channel, 'channel', SHOWN),bench.choice(how, 'scale', ('raw','z','rank')),bench.choice(unit, 'unit', ('token','word','sentence','line'))
     a,b = (_sample(bench, _run(bench, n), s, j) for n,s,j in ((name, step, i), (name_b, step_b, i_b)))
     return compare_html(a, b, *view)
 
@@ -192,7 +193,7 @@ def measure_checkpoints(
     a,b = _asked(checkpoint_samples, bench.policy, run, (first, second), ex, None, bench.model_lock)
     channel = bench.choice(channel, 'channel', SHOWN)
     same = note_html(f'{channel} does not depend on the weights; logp is shown.') if channel in ('reward','dlogp') else ''
-    return same+compare_html(a, b, 'logp' if same else channel, bench.choice(how, 'colours', ('raw','z','rank')), bench.choice(unit, 'unit', ('token','word','sentence','line')))
+    return same+compare_html(a, b, 'logp' if same else channel, bench.choice(how, 'scale', ('raw','z','rank')), bench.choice(unit, 'unit', ('token','word','sentence','line')))
 
 # %% ../nbs/12m_view_runs.ipynb #246c41a2
 def _export(bench, name, step, i, channel):
@@ -244,7 +245,7 @@ def _top(gr, at, names):
         ui['sample'] = gr.Dropdown([], label='Sample', visible=False, scale=2, min_width=180, elem_id=at('sample'))
     with gr.Row():
         ui['channel'] = gr.Radio(list(SHOWN), value='reward', label='Channel', min_width=280, elem_id=at('channel'))
-        ui['how'] = gr.Radio([('raw','raw'),('normalised','z'),('rank','rank')], value='raw', label='Colours', min_width=200, elem_id=at('how'))
+        ui['how'] = gr.Radio([('raw','raw'),('normalised','z'),('rank','rank')], value='raw', label='Scale', min_width=200, elem_id=at('how'))
         ui['unit'] = gr.Radio(['token','word','sentence','line'], value='token', label='Unit', min_width=200, elem_id=at('unit'))
     return ui
 

@@ -135,7 +135,7 @@ def open_why(bench, sid, gamma, lam, beta, channel)->dict:
 def slide_why(bench, sid, i, gamma, lam, beta, channel)->dict:
     "Everything, under these settings"
     l,_ = look_of(bench, sid)
-    s,channel = _dials(bench, l.of, gamma, lam, beta),bench.choice(channel, 'colour', CHANNELS_SHOWN)
+    s,channel = _dials(bench, l.of, gamma, lam, beta),bench.choice(channel, 'channel', CHANNELS_SHOWN)
     if not len(l.of.table): return dict(heat='', ledger='', three='', note=note_html('The response has no tokens, so there is nothing to explain.'))
     l.i = l.i if i is None else _token(bench, l.of, i)
     return _one(l, s, channel) | dict(three=three_html(l, s, channel))
@@ -144,7 +144,7 @@ def choose_why(bench, sid, i, gamma, lam, beta, channel)->dict:
     "Explain token number `i`; while the field is empty, the one before"
     l,_ = look_of(bench, sid)
     if i is not None: l.i = _token(bench, l.of, i)
-    return _one(l, _dials(bench, l.of, gamma, lam, beta), bench.choice(channel, 'colour', CHANNELS_SHOWN))
+    return _one(l, _dials(bench, l.of, gamma, lam, beta), bench.choice(channel, 'channel', CHANNELS_SHOWN))
 
 def pick_why(bench, sid, what, gamma, lam, beta, channel)->dict:
     "Explain the token that was picked, or the first one under the phrase that was"
@@ -176,9 +176,9 @@ def why_view(
         ui['lam'] = dial('lambda: 1 trusts rewards, 0 values', 'lambda', .95)
         ui['beta'] = dial('beta: price of one nat of KL', 'beta', .05)
     with gr.Row():
-        ui['channel'] = gr.Radio(list(CHANNELS_SHOWN), value='advantage', label='Colour', min_width=260, elem_id=at('channel'))
+        ui['channel'] = gr.Radio(list(CHANNELS_SHOWN), value='advantage', label='Channel', min_width=260, elem_id=at('channel'))
         ui['token'] = gr.Number(0, label='Number of the token, from 0', precision=0, minimum=0, min_width=120, elem_id=at('token'))
-        ui['reset'] = gr.Button('As it was computed', size='sm', min_width=140, elem_id=at('reset'))
+        ui['reset'] = gr.Button('Reset the sliders', size='sm', min_width=140, elem_id=at('reset'))
     with gr.Row():
         with gr.Column(scale=1, min_width=280): ui['heat'],ui['picked'] = heat(gr, at('heat'), label='Response')
         with gr.Column(scale=1, min_width=280): ui['ledger'] = gr.HTML(elem_id=at('ledger'), js_on_load=None)
@@ -192,7 +192,7 @@ def why_view(
 def _export(bench, sid, gamma, lam, beta, channel):
     "What the export buttons take"
     of = look_of(bench, sid)[0].of
-    return dict(table=_reckoned(of, _dials(bench, of, gamma, lam, beta)), example=of.example, critique=of.critique, channel=bench.choice(channel, 'colour', CHANNELS_SHOWN))
+    return dict(table=_reckoned(of, _dials(bench, of, gamma, lam, beta)), example=of.example, critique=of.critique, channel=bench.choice(channel, 'channel', CHANNELS_SHOWN))
 
 def _wire(gr, tab, bench, session, ui):
     "Bind every event of the view"

@@ -113,7 +113,8 @@ class Mark:
     "A span over a token: from the phrase to the share that this token gets"
     span:int          # Its place in the critique, counted from 0
     phrase:str        # The feedback phrase that it comes from
-    quote:str         # The words as the critic quoted them, or as they stand in the response
+    words:str         # As they stand in the response
+    quote:str         # As the critic quoted them; the same if it did not
     match:str         # How they were found: 'given', 'exact', 'normalized', 'fuzzy'
     similarity:float  # 0 to 1
     severity:float    # Score of the span, -1 to 1
@@ -222,12 +223,13 @@ class Ledger:
     def html(self)->str: return ledger_html(self)
 
 def _folded(rows, part, most=8):
-    "The rows of a part; of many, the `most` largest in order and one for the rest"
+    "The rows of a part; of later tokens, the `most` largest that are not 0, in order, and one row for the rest"
     rows = [r for r in rows if r.part==part]
-    keep = {id(r) for r in sorted(rows, key=lambda r: -abs(r.value))[:most]}
+    if part!='later': return rows
+    keep = {id(r) for r in sorted(rows, key=lambda r: -abs(r.value))[:most] if round(r.value, 4)}
     rest = [r for r in rows if id(r) not in keep]
-    more = [Row(part, f'{len(rest)} more tokens', math.fsum(r.value for r in rest), 'each smaller than those above')] if rest and part=='later' else rest
-    return [r for r in rows if id(r) in keep]+more
+    more = Row(part, f'{len(rest)} {"more" if keep else "later"} token{"s"*(len(rest)>1)}', math.fsum(r.value for r in rest), 'each smaller than those above' if keep else 'each as good as 0')
+    return [r for r in rows if id(r) in keep]+[more]*bool(rest)
 
 # %% ../nbs/12e_why.ipynb #2ee86d19
 def ledger(
@@ -252,8 +254,8 @@ def ledger(
 
 def _marks(t, i, table, critique):
     "The spans over token `i`"
-    text = table.response
-    return tuple(Mark(k, o.reason, o.quote or text[o.start:o.end], o.match, o.similarity, o.score, float(t.share[k,i]), float(t.s.reward_scale*t.paid[k,i]))
+    text = lambda o: table.response[o.start:o.end]
+    return tuple(Mark(k, o.reason, text(o), o.quote or text(o), o.match, o.similarity, o.score, float(t.share[k,i]), float(t.s.reward_scale*t.paid[k,i]))
                  for k,o in enumerate(critique.spans if critique else ()) if t.over[k,i])
 
 # %% ../nbs/12e_why.ipynb #9647b753
@@ -280,8 +282,9 @@ def _tr(name, note, v, bar, sum_=False):
 def _mark_html(m):
     words = f'<q>{esc(_short(m.phrase, 200))}</q>' if m.phrase else 'no phrase given'
     how = dict(given='marked by hand', exact='found word for word', normalized='found but for case, quotes or spaces', fuzzy='found approximately')[m.match]
-    return (f'<li value="{m.span+1}">{words}: <b>{"praised" if m.severity>0 else "blamed" if m.severity<0 else "not scored"}</b>, severity {abs(m.severity):.2f}, on <q>{esc(_short(m.quote, 120))}</q> '
-            f'({how}, similarity {m.similarity:.2f}); this token gets {m.share:.3g} of it and is paid {_signed(m.paid)}</li>')
+    asked = f' for <q>{esc(_short(m.quote, 120))}</q>' if m.match in ('normalized','fuzzy') else ''
+    return (f'<li value="{m.span+1}">{words}: <b>{"praised" if m.severity>0 else "blamed" if m.severity<0 else "not scored"}</b>, severity {abs(m.severity):.2f}, on <q>{esc(_short(m.words, 120))}</q> '
+            f'({how}{asked}, similarity {m.similarity:.2f}); this token gets {m.share:.3g} of it and is paid {_signed(m.paid)}</li>')
 
 def _token_html(w): return f'<span style="{_mono}white-space:pre-wrap;border:1px solid rgba(128,128,128,.5);padding:0 .2em;overflow-wrap:anywhere">{_text_html(w.token, _kinds(w.token)) or "(no text)"}</span>'
 
