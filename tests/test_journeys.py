@@ -3,11 +3,12 @@
 import os,re,signal,socket,subprocess,sys,time,urllib.request
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from contextlib import contextmanager
 from pathlib import Path
 from playwright.sync_api import expect
 from types import SimpleNamespace
-from text2grad.core import Critique,Example,Span,dumps,read_records
+from text2grad.core import Critique,Example,Span,dumps,loads,read_records
 
 expect.set_options(timeout=30_000)
 SHOTS = Path(os.environ.get('TEXT2GRAD_SHOTS') or Path(__file__).parent.parent/'build'/'screenshots') # a folder that git ignores
@@ -108,7 +109,7 @@ def axe(page, view):
 
 def shot(page, view, theme):
     SHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SHOTS/f'{view}-{theme}.png', full_page=True)
+    page.screenshot(path=SHOTS/f'{view}-{theme}.png', full_page=True, animations='disabled')
 
 def looked_at(page, view, theme):
     shot(page, view, theme)
@@ -268,11 +269,30 @@ def test_why_this_token(page, theme):
     assert figures
     looked_at(page, 'why', theme)
 
-def test_runs(page, theme):
+def full_colours(part): return [re.search(r'full colour at ([\d.e-]+)', t)[1] for t in part.locator('.t2g-view').all_inner_texts()]
+
+def test_runs(page, server, theme):
     at = go(page, 'runs')
     expect(at('curves').locator('svg')).not_to_have_count(0)
     at('heat').locator('.t2g-u').first.wait_for()
-    looked_at(page, 'runs', theme)
+    shot(page, 'runs', theme)
+    at('side-fold').get_by_text('Side by side').click()
+    choose(page, at('run-b'), 'demo')
+    expect(at('side').locator('.t2g-view')).to_have_count(3) # A and B on one scale, and the difference
+    assert len(set(full_colours(at('side'))[:2]))==1
+    at('checkpoints-fold').get_by_text('Two checkpoints').click()
+    at('measure').click()
+    expect(at('measured').locator('.t2g-view')).to_have_count(3)
+    assert len(set(full_colours(at('measured'))[:2]))==1
+    axe(page, 'runs')
+    narrow(page, 'runs')
+    # another step is written while we watch
+    at('live').get_by_role('checkbox').check()
+    log = server.folder/'runs'/'demo'/'metrics.jsonl'
+    last = loads(log.read_text().splitlines()[-1])
+    with log.open('a') as f: f.write(dumps(last | dict(step=last['step']+1))+'\n')
+    expect(at('facts')).to_contain_text(f'step {last["step"]+1}')
+    at('live').get_by_role('checkbox').uncheck()
 
 def tab_to(page, css, most=250):
     "Press Tab until the focus is there"
@@ -344,11 +364,13 @@ def test_the_whole_journey_without_a_mouse(browser, server):
     with opened(browser, server) as page: keyboard_journey(page)
 
 def both_themes(page, view):
-    "The page as it is, in light and dark"
+    "The page as it is, in light and dark, in 128 colours: two of these pictures stand in the README, as index_files/app-*.png"
     for theme in ('light','dark'):
         page.emulate_media(color_scheme=theme)
         page.evaluate('on => document.body.classList.toggle("dark", on)', theme=='dark')
         shot(page, f'smollm2-{view}', theme)
+        picture = SHOTS/f'smollm2-{view}-{theme}.png'
+        Image.open(picture).convert('RGB').quantize(128, dither=Image.Dither.NONE).save(picture, optimize=True)
     page.emulate_media(color_scheme='light')
     page.evaluate('document.body.classList.remove("dark")')
 
@@ -373,14 +395,14 @@ def test_end_to_end_with_smollm2(browser, run_folder, tmp_path):
         expect(at('note')).to_contain_text(re.compile(r'\d+ tokens; \d+ spans?'), **slow)
         both_themes(page, 'explore')
         said = box(at('response')).input_value()
-        words = ' '.join(said.split()[2:5])
+        words = ' '.join(said.split()[4:6]) # 'is closing'
         at = go(page, 'critique')
         at('heat').locator('.t2g-u').first.wait_for()
-        box(at('feedback')).fill(f'"{words}" is wrong. "Buzz Aldrin" is odd.')
+        box(at('feedback')).fill(f'"{words}" is the wrong tense. "the mayor" is made up.')
         expect(at('inspector')).to_contain_text('(exact)')
-        at('heat').locator('.t2g-u').last.click()
+        at('heat').locator('.t2g-u').nth(1).click()
         at('verdict').get_by_label('good').check()
-        box(at('reason')).fill('It ends in time.')
+        box(at('reason')).fill('The right place.')
         at('mark').click()
         expect(at('note')).to_contain_text('Marked as good')
         at('phrase').get_by_role('radio').nth(1).check()
@@ -393,9 +415,15 @@ def test_end_to_end_with_smollm2(browser, run_folder, tmp_path):
         expect(at('note')).to_contain_text('bit for bit', **slow)
         both_themes(page, 'apply')
         assert float(re.search(r'change is ([\d.]+) times', at('meter').inner_text())[1])>2, at('meter').inner_text()
+        at('size').locator('input[type=number]').fill('-1')
+        at('apply').click()
+        expect(at('note')).to_contain_text('Collapsed', **slow)
+        expect(at('note')).to_contain_text('bit for bit')
+        at('undo').click()
+        expect(at('note')).to_contain_text('Ready')
         at = go(page, 'why')
-        at('heat').locator('.t2g-phrase').first.click()
-        expect(at('ledger')).to_contain_text('is wrong')
+        at('heat').locator('.t2g-phrase', has_text='wrong tense').click()
+        expect(at('ledger')).to_contain_text('wrong tense')
         both_themes(page, 'why')
         at = go(page, 'runs')
         at('heat').locator('.t2g-u').first.wait_for()

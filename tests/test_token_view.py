@@ -187,6 +187,12 @@ def test_phrase_and_words_light_together_and_all_numbers_show(show_page):
     assert p.locator('.t2g-tip').is_hidden() and lit('.t2g-u')==[] and p.locator('.t2g-u[data-tip]').count()==0 and p.locator('.t2g-u:not([title])').count()==0
     assert 'river' in p.locator('.t2g-lost').text_content() and 'fuzzy match, 0.90' in p.locator('.t2g-phrase').nth(1).text_content()
 
+def test_a_reason_that_repeats_is_folded_and_still_said(show_page):
+    c = Critique('c', [Span(0, 5, .5, reason='long reason'), Span(6, 8, .5, reason='long reason'), Span(9, 12, .5), Span(13, 15, .5)])
+    p = show_page(whole(hosted(heat_map(TABLE, critique=c))))
+    assert [p.locator('.t2g-again').count(), p.locator('.t2g-phrase').nth(1).evaluate('x => x.textContent').count('long reason')]==[1, 1]
+    assert p.locator('.t2g-again').evaluate('x => [getComputedStyle(x).fontSize, getComputedStyle(x, "::after").content]')==['0px', '"as above"']
+
 def test_focus_survives_a_redraw(show_page):
     p = show_page(whole(hosted(heat_map(TABLE))))
     p.locator('.t2g-u').nth(7).focus()

@@ -62,7 +62,7 @@ def page(
     "The five views"
     with gr.Blocks(analytics_enabled=False, title='text2grad') as demo:
         session = gr.State(NewSession('new'))
-        gr.Markdown(f'# text2grad\nWhich word earned which reward, and why. Begin in Explore: choose an example and press Generate; the next three views look at the same response. Model: {bench.model_name}')
+        gr.Markdown(f'# text2grad\nWhich word earned which reward, and why. Begin in Explore: choose an example and press Generate; the next three views look at the same response.\n\nModel: {bench.model_name}')
         with gr.Tabs():
             for title,view in VIEWS.items():
                 with gr.Tab(title, elem_id=f't2g-tab-{title.split()[0].lower()}') as tab: view(gr, tab, bench, session)

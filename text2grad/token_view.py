@@ -61,17 +61,18 @@ def _unit_html(i, a, t, kinds, style, name, tip, on, picked, tab, end=True):
             f'aria-label="{name}" title="{tip}" style="unicode-bidi:isolate;{style}">{body}</span>')
 
 # %% ../nbs/12b_token_view.ipynb #e24365f3
-def _phrase_html(n, s, response):
-    "One phrase of the critique as a button"
+def _phrase_html(n, s, response, again):
+    "One phrase of the critique as a button; a reason that is said `again` is folded to two words by the style, not for a screen reader"
     how = f' ({s.match} match, {s.similarity:.2f})' if s.match not in ('given','exact') else ''
-    words = response[s.start:s.end] or '(insert here)'
+    words,why = response[s.start:s.end] or '(insert here)',f'<span class="t2g-again">{esc(s.reason)}</span>' if again else esc(s.reason)
     return (f'<li><button type="button" class="t2g-phrase" data-span="{n}" data-a="{s.start}" data-b="{s.end}">{_score_html(s.score)} '
-            f'<q>{esc(words[:200])}{"…" if len(words)>200 else ""}</q> {esc(s.reason)}{how}</button></li>')
+            f'<q>{esc(words[:200])}{"…" if len(words)>200 else ""}</q> {why}{how}</button></li>')
 
 def _phrases(critique, response):
     "The critique beside the text: prose, phrases, what could not be placed"
     p = lambda s: f'<div style="white-space:pre-wrap;overflow-wrap:anywhere;margin:0 0 .6em">{s}</div>'
-    items = ''.join(_phrase_html(n, s, response) for n,s in enumerate(critique.spans))
+    said = [None,*(s.reason or None for s in critique.spans)]
+    items = ''.join(_phrase_html(n, s, response, s.reason==said[n]) for n,s in enumerate(critique.spans))
     out = p(esc(critique.text)) + (f'<ol class="t2g-phrases">{items}</ol>' if items else p('Judged, nothing marked.'))
     if critique.unresolved:
         lost = ''.join(f'<li>{_score_html(q.score)} {esc(q.text)}{esc(f": {q.reason}" if q.reason else "")}</li>' for q in critique.unresolved)
@@ -164,6 +165,8 @@ CSS = """
 button.t2g-phrase{display:block;width:100%;min-height:24px;margin:0;padding:.2em .5em;border:0;border-left:3px solid transparent;background:none;color:inherit;
   font:inherit;text-align:left;white-space:pre-wrap;overflow-wrap:anywhere;cursor:pointer}
 button.t2g-phrase:hover,button.t2g-phrase.t2g-on{background:rgba(128,128,128,.14);border-left-color:currentColor}
+.t2g-again{font-size:0}
+.t2g-again::after{content:'as above';font-size:.875rem;opacity:.8}
 .t2g-tip{position:fixed;z-index:1000;max-width:min(28rem,calc(100vw - 16px));padding:.4em .7em;border-radius:4px;background:#1f2328;color:#fff;
   font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;white-space:pre-wrap;overflow-wrap:anywhere;pointer-events:none}
 .dark .t2g-tip{background:#e6edf3;color:#0d1117}

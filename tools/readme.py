@@ -50,6 +50,8 @@ def readme():
 if __name__=='__main__':
     text,images = readme()
     files = {root/'README.md':text.encode()} | {root/'index_files'/k:v for k,v in images.items()}
+    lost = [p for p in re.findall(r'!\[[^\]]*\]\(([^)\s]+)\)', text) if '://' not in p and root/p not in files and not (root/p).exists()]
+    if lost: sys.exit(f'{", ".join(lost)}: no such picture')
     if '--check' in sys.argv:
         stale = [p.name for p,data in files.items() if not p.exists() or p.read_bytes()!=data]
         sys.exit(f'{", ".join(stale)}: not what index.ipynb says; run python tools/readme.py' if stale else 0)
