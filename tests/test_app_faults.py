@@ -268,7 +268,8 @@ def test_no_traceback_of_ours_was_logged(served):
 
 # Row 21: killed in the middle of a step
 
-def test_a_kill_while_a_step_runs_changes_no_model(tiny, tmp_path):
+@pytest.mark.parametrize('after', [0, .2, .5])
+def test_a_kill_while_a_step_runs_changes_no_model(tiny, tmp_path, after):
     import shutil
     from text2grad.pretrained import load_model
     shutil.copytree(tiny, tmp_path/'model')
@@ -279,10 +280,12 @@ def test_a_kill_while_a_step_runs_changes_no_model(tiny, tmp_path):
         c.predict(PROMPT, RESPONSE, 'your own words', WORDS, *LOOK, api_name='/judge')
         job = c.submit(-2.5, 8, 0, 256, api_name='/apply')
         while job.status().code.value!='PROCESSING': time.sleep(.01)
-        time.sleep(.2)
+        time.sleep(after)
         assert not job.done(), 'the step was over before the kill; make it longer'
         s.process.send_signal(signal.SIGKILL)
         s.process.wait()
     assert digest()==before
     assert {p.name for p in tmp_path.iterdir()}<={'model','log.txt','runs'} # no adapter, no half-written file
     load_model(str(tmp_path/'model'), device='cpu')
+    if not after:
+        with serving(tmp_path, 'model') as s: assert 'data-i' in client(s).predict(PROMPT, RESPONSE, 'your own words', WORDS, *LOOK, api_name='/judge')[0] # It starts again
