@@ -5,12 +5,14 @@ from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, pytest, torch
 import torch.nn.functional as F
+from hypothesis import example,given,settings,strategies as st
 from safetensors.torch import load_file,save_file
 from text2grad.core import Critique,Example,Span,loads
 from text2grad.decoding import class_weights
 from text2grad.feedback import text_ids,text_offsets,token_labels
 from text2grad.models import lm_logits
 from text2grad.pretrained import ModelError,tiny_lm
+from text2grad.reader import _word_ids,copies,told
 from text2grad.reward_base import RewardModel
 from text2grad.span_reward import *
 from text2grad.span_heads import _key,_marks
@@ -82,7 +84,7 @@ def test_critique_and_marks_do_not_reach_the_scores(rm):
     def front(c):
         x = rm.collate([replace(cast[0], critique=c)])
         n = int(((x['region']>0)&(x['region']<3)).sum())
-        with torch.no_grad(): out,_ = rm.read(x['ids'], x['region'])
+        with torch.no_grad(): out,_ = rm.read(x['ids'], x['region'], x['told'])
         assert out.shape[1]==n
         return out,x
     a,x = front(cast[0].critique)
@@ -101,7 +103,7 @@ def ends(rm, ex):
     x = rm._stack([r], [None])
     with torch.no_grad():
         states,_ = rm._states(x['ids'], (x['region']>0).long(), len(r.ids))
-        out,_ = rm.read(x['ids'], x['region'])
+        out,_ = rm.read(x['ids'], x['region'], x['told'])
     return states[0],out[0],r
 
 def test_the_reader_sees_what_follows_and_the_backbone_does_not(rm):
@@ -117,12 +119,40 @@ def test_the_reader_sees_the_prompt(rm):
     a,b = (ends(rm, Example(p, 'Ann won it.'))[1][-3:] for p in ('Who won the race?','Who won the cap?'))
     assert (a-b).abs().max()>1e-4
 
+# ---- what the reader is told
+
+tok = tiny_lm()[1]
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.integers(0, 4), max_size=9), st.lists(st.integers(0, 4), max_size=12))
+def test_copies_one_by_one(p, r):
+    pairs = list(zip(p, p[1:]))
+    hand = [[r[t] in p, t>0 and (r[t-1], r[t]) in pairs, t>0 and (r[t-1], r[t]) in list(zip(r, r[1:t]))] for t in range(len(r))]
+    assert copies(p, r).astype(bool).tolist()==hand
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=30), st.text(alphabet=st.characters(codec='utf-8'), max_size=40))
+@example('二 7 Ann', 'Ann 七 👨‍👩‍👧 7 won.')
+@example('', '')
+def test_each_token_is_told_something_whatever_the_texts(prompt, response):
+    offs = text_offsets(tok, response)
+    x = told(tok, _word_ids(tok), [dict(role='user', content=prompt)], response, offs)
+    assert x.shape==(len(offs), 6) and set(np.unique(x))<={0,1} and (x[:,4:]<=x[:,3:4]).all()
+    assert not told(tok, _word_ids(tok), response, response, offs)[:,4].any() # nothing is strange to itself
+
+def test_the_reader_knows_of_the_part_of_a_prompt_that_is_cut(rm):
+    m = make(max_prompt=40)
+    filler = ' '.join(['the rain fell on the town and on the hills']*20)
+    rows = [m.encode(Example(f'{filler} {name} {filler}', 'Pomona sang.')) for name in ('Pomona','Nobody')]
+    assert rows[0].ids==rows[1].ids and [r.told[:,4].any() for r in rows]==[True,True] # "sang" is strange to both
+    assert [bool(r.told[0,4]) for r in rows]==[False,True]
+
 # ---- formulas by hand
 
 def test_token_loss_by_hand():
     m = make(focal=1.5, balance=.7, critique=0., boundary=.3, severity=.5, shares=[.2,.7,.1])
     x = m.collate(cast[:2])
-    with torch.no_grad(): out,_ = m.read(x['ids'], x['region'])
+    with torch.no_grad(): out,_ = m.read(x['ids'], x['region'], x['told'])
     w,token,boundary,severity = class_weights([.2,.7,.1], .7),[],[],[]
     for i,e in enumerate(cast[:2]):
         r = m.encode(e)

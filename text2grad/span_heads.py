@@ -26,7 +26,7 @@ from .decoding import class_weights
 from .feedback import NEUTRAL,chat_pieces,fit_prompt,text_offsets,token_labels
 from .model_critic import _name
 from .models import LORA,Policy,lm_logits
-from .reader import Reader,_word_ids,copies
+from .reader import Reader,_word_ids,told
 from .reward_base import RewardModel
 
 # %% ../nbs/07da_span_heads.ipynb #4448c248
@@ -79,7 +79,7 @@ class SpanHeads(RewardModel):
         cfg = self.lm.config.get_text_config()
         self.at = [max(1, round(d*cfg.num_hidden_layers)) for d in config.depth]
         self.reader = Reader(cfg.hidden_size, 1+len(self.at), config)
-        self.register_buffer('word_ids', _word_ids(tokenizer), persistent=False)
+        self.word_ids = _word_ids(tokenizer)
         self.kept,self.states_dir = {},None
         self.most = min(config.max_length, getattr(cfg, 'max_position_embeddings', None) or 1<<30, tokenizer.model_max_length)
         if self.writes: self._check_head()
@@ -120,7 +120,7 @@ def encode(self:SpanHeads,
     ex:Example,         # With a critique if it is to be taught
     write:bool=False,   # With marks and critique behind the response
     spare:int=0,        # Tokens to leave free behind them
-)->SimpleNamespace:     # `ids`; `before`: tokens before the response; `offsets` of the response's tokens; `ask` and `target`: ids of marks and critique
+)->SimpleNamespace:     # `ids`; `before`: tokens before the response; `offsets` of the response's tokens; what is `told` of them; `ask` and `target`: ids of marks and critique
     "One row; `ValueError` if the response does not fit"
     tok,c,msgs = self.tokenizer,self.config,_messages(ex)
     ask,target = self._tail(ex, ex.critique) if write else ([], [])
@@ -132,8 +132,8 @@ def encode(self:SpanHeads,
         if limit<16: raise ValueError(f'the response{" and its critique" if write else ""} leave{"s"*(not write)} {max(0, room)} of {self.most} tokens for the prompt; '
                                       +('raise max_length' if self.most==c.max_length else 'the model takes no more'))
         pieces = chat_pieces(tok, [*_fitted(ex.prompt, limit, tok), msgs[-1]], reply=True)
-    ids,n = _flat(pieces),len(pieces[-1][0])
-    return SimpleNamespace(ids=ids, before=len(ids)-n, offsets=text_offsets(tok, ex.response), ask=ask, target=target)
+    ids,n,offsets = _flat(pieces),len(pieces[-1][0]),text_offsets(tok, ex.response)
+    return SimpleNamespace(ids=ids, before=len(ids)-n, offsets=offsets, told=told(tok, self.word_ids, ex.prompt, ex.response, offsets), ask=ask, target=target)
 
 def _fitted(prompt, n, tok):
     p = fit_prompt(prompt, n, tok)
@@ -143,7 +143,7 @@ def _fitted(prompt, n, tok):
 @patch
 def collate(self:SpanHeads,
     examples:list, # `Example`s; without a critique a row has no labels
-)->dict:           # Tensors (B, L) on the CPU: `ids`; `region`: 0 padding, 1 prompt, 2 response, 3 marks and critique; `classes`, -1 where there is no label, `severity`, `change`, `target`; `states` if they are kept
+)->dict:           # Tensors (B, L) on the CPU: `ids`; `region`: 0 padding, 1 prompt, 2 response, 3 marks and critique; `told` (B, L, 6); `classes`, -1 where there is no label, `severity`, `change`, `target`; `states` if they are kept
     "A batch, padded on the right"
     return self._stack([self.encode(e, self._teaches(e)) for e in examples], [e.critique for e in examples])
 
@@ -152,12 +152,13 @@ def _stack(self:SpanHeads, rows, critiques):
     B,L = len(rows),max(len(r.ids)+len(r.ask)+len(r.target) for r in rows)
     x = {k:torch.zeros(B, L, dtype=t) for k,t in dict(ids=torch.long, region=torch.long, classes=torch.long, severity=torch.float, change=torch.float, target=torch.bool).items()}
     x['classes'] -= 1
+    x['told'] = torch.zeros(B, L, 6)
     for i,(r,critique) in enumerate(zip(rows, critiques)):
         a,n,k = r.before,len(r.ids),len(r.ids)+len(r.ask)
         full = r.ids+r.ask+r.target
         x['ids'][i,:len(full)] = torch.tensor(full)
         x['region'][i,:len(full)],x['region'][i,:n],x['region'][i,:a] = 3,2,1
-        x['target'][i,k:k+len(r.target)] = True
+        x['target'][i,k:k+len(r.target)],x['told'][i,a:n] = True,torch.from_numpy(r.told)
         if critique is None: continue
         y,s = (torch.from_numpy(o) for o in token_labels(critique, r.offsets))
         x['classes'][i,a:n],x['severity'][i,a:n],x['change'][i,a+1:n] = y,s.float(),(y[1:]!=y[:-1]).float()
@@ -203,6 +204,7 @@ def _states(self:SpanHeads, ids, mask, n):
 def read(self:SpanHeads,
     ids,         # (B, L)
     region,      # (B, L), as `collate` makes it
+    told,        # (B, L, 6), as `collate` makes it
     states=None, # (B, P, K, d) if they are known
 )->tuple:        # `(out, last)`: (B, P, 5) of the reader over the first P columns; (B, L, d) last states of the backbone, `None` if they were not needed
     "Run backbone and reader"
@@ -210,20 +212,19 @@ def read(self:SpanHeads,
     last = None
     if states is None: states,last = self._states(ids, (region>0).long(), n)
     words = self.lm.get_input_embeddings()(ids[:,:n])
-    front = region[:,:n]*(region[:,:n]<3)
-    return self.reader([words, *states.unbind(2)], front, copies(self.word_ids[ids[:,:n]], front)),last
+    return self.reader([words, *states.unbind(2)], region[:,:n]*(region[:,:n]<3), told[:,:n]),last
 
 # %% ../nbs/07da_span_heads.ipynb #eaecf0cb
 @patch
 def forward(self:SpanHeads,
-    ids, region, classes, severity, change, target, states=None, # As `collate` makes them
+    ids, region, told, classes, severity, change, target, states=None, # As `collate` makes them
 )->dict: # `loss`, and its parts detached
     "The loss of a batch"
     c = self.config
     frozen = c.lora=='frozen'
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
         if states is None and frozen: states = self._states(ids, (region>0).long(), int((((region>0)&(region<3)).sum(1)).max()))[0]
-    out,last = self.read(ids, region, states)
+    out,last = self.read(ids, region, told, states)
     m = (region[:,:out.shape[1]]==2)&(classes[:,:out.shape[1]]>=0)
     share = (m/m.sum(1, keepdim=True).clamp(min=1))[m]/len(ids)
     z,s,b = out[m].split([3,1,1], -1)

@@ -48,7 +48,7 @@ def _raw(self:SpanRewardModel, examples):
         for k in range(0, len(order), self.config.batch_size):
             now = order[k:k+self.config.batch_size]
             x = self._stack([rows[i] for i in now], [None]*len(now))
-            got,_ = self.read(**{n:v.to(self.device) for n,v in x.items() if n in ('ids','region','states')})
+            got,_ = self.read(**{n:v.to(self.device) for n,v in x.items() if n in ('ids','region','told','states')})
             for i,o in zip(now, got.float().cpu()):
                 o = o[rows[i].before:len(rows[i].ids)]
                 out[i] = (o[:,:3].numpy(), o[:,3].sigmoid().numpy(), o[:,4].sigmoid().numpy(), rows[i].offsets)
