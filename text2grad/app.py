@@ -49,7 +49,7 @@ def calm_theme(gr):
     return gr.themes.Base(primary_hue='blue', font=['ui-sans-serif','system-ui','sans-serif'], font_mono=['ui-monospace','monospace']).set(
         color_accent='*primary_600', **pale, **{f'button_primary_background_fill{k}':c for k,c in (('','*primary_600'), ('_dark','*primary_600'), ('_hover','*primary_700'), ('_hover_dark','*primary_700'))})
 
-_dark = '\n.dark{--color-accent:#60a5fa}\n'
+_own = '\n.dark{--color-accent:#60a5fa}\n[data-testid=status-tracker] :is(.error,.clear-status){display:none}\n' # An error is said once, in words, and not stamped on every part that it left as it was
 
 # %% ../nbs/13_app.ipynb #9cacb001
 VIEWS = {'Explore':explore_view, 'Your critique':critique_view, 'Apply this critique':apply_view, 'Why this token?':why_view, 'Runs':runs_view} # Title -> what builds it
@@ -92,4 +92,4 @@ def app(
     bench = Workbench(model, critics_of(critic, device), runs, device, feedback)
     bench.run = first
     demo = page(gr, bench, queue)
-    return serve(demo, css=CSS+_dark, js=JS, theme=calm_theme(gr), **options) if launch else demo
+    return serve(demo, css=CSS+_own, js=JS, theme=calm_theme(gr), **options) if launch else demo

@@ -61,7 +61,8 @@ def results_html(
     rows = [{str(k)[:40]:cell(v) for k,v in list(r.items())[:20]} for r in rows[:40] if isinstance(r, dict)] if isinstance(rows, list) else []
     dev = run.summary.get('dev')
     if isinstance(dev, dict): rows += [dict(metric=str(k)[:40], value=cell(v)) for k,v in list(dev.items())[:40]]
-    return table_html(rows) if rows else ''
+    caption = 'Held-out prompts, before and after; low to high is the 95% interval of the difference' if any('low' in r for r in rows) else ''
+    return table_html(rows, caption=caption) if rows else ''
 
 # %% ../nbs/12f_run_view.ipynb #e1e354da
 def points(

@@ -61,21 +61,25 @@ def _unit_html(i, a, t, kinds, style, name, tip, on, picked, tab, end=True):
             f'aria-label="{name}" title="{tip}" style="unicode-bidi:isolate;{style}">{body}</span>')
 
 # %% ../nbs/12b_token_view.ipynb #e24365f3
+def _reason(s, again):
+    "A reason; the style folds one that is said `again` to two words, but not for a screen reader"
+    return f'<span class="t2g-again">{esc(s)}</span>' if again else esc(s)
+
 def _phrase_html(n, s, response, again):
-    "One phrase of the critique as a button; a reason that is said `again` is folded to two words by the style, not for a screen reader"
+    "One phrase of the critique as a button"
     how = f' ({s.match} match, {s.similarity:.2f})' if s.match not in ('given','exact') else ''
-    words,why = response[s.start:s.end] or '(insert here)',f'<span class="t2g-again">{esc(s.reason)}</span>' if again else esc(s.reason)
+    words = response[s.start:s.end] or '(insert here)'
     return (f'<li><button type="button" class="t2g-phrase" data-span="{n}" data-a="{s.start}" data-b="{s.end}">{_score_html(s.score)} '
-            f'<q>{esc(words[:200])}{"…" if len(words)>200 else ""}</q> {why}{how}</button></li>')
+            f'<q>{esc(words[:200])}{"…" if len(words)>200 else ""}</q> {_reason(s.reason, again)}{how}</button></li>')
 
 def _phrases(critique, response):
     "The critique beside the text: prose, phrases, what could not be placed"
     p = lambda s: f'<div style="white-space:pre-wrap;overflow-wrap:anywhere;margin:0 0 .6em">{s}</div>'
-    said = [None,*(s.reason or None for s in critique.spans)]
+    said,last = ([None,*(s.reason or None for s in xs)] for xs in (critique.spans, critique.unresolved))
     items = ''.join(_phrase_html(n, s, response, s.reason==said[n]) for n,s in enumerate(critique.spans))
     out = p(esc(critique.text)) + (f'<ol class="t2g-phrases">{items}</ol>' if items else p('Judged, nothing marked.'))
     if critique.unresolved:
-        lost = ''.join(f'<li>{_score_html(q.score)} {esc(q.text)}{esc(f": {q.reason}" if q.reason else "")}</li>' for q in critique.unresolved)
+        lost = ''.join(f'<li>{_score_html(q.score)} {esc(q.text)}{": " if q.reason else ""}{_reason(q.reason, q.reason==last[n])}</li>' for n,q in enumerate(critique.unresolved))
         out += f'<div class="t2g-lost">Not in the response, rewards nothing:<ul>{lost}</ul></div>'
     return out + (f'<div style="{_small}">Critic: {esc(critique.source)}</div>' if critique.source else '')
 
