@@ -140,6 +140,10 @@ def lit_both_ways(at, phrase):
 
 def test_explore(page, theme):
     at = go(page, 'explore')
+    at('judge').click()
+    expect(page.get_by_text('prompt: is empty; type or paste something')).to_be_visible() # said once, and stamped on nothing
+    assert not page.locator('[data-testid=status-tracker] .error').filter(visible=True).count()
+    page.locator('.toast-close').click()
     box(at('example')).click()
     page.get_by_role('option').first.click()
     expect(box(at('prompt'))).not_to_have_value('')
