@@ -10,8 +10,8 @@ from text2grad import span_metrics as sm
 from text2grad.alignment import token_rewards
 from text2grad.core import Critique,Example,Span,from_record,read_examples
 from text2grad.evaluation import rouge_l
-from text2grad.span_metrics import (BINS,RandomSpans,TokenScores,compare,label_report,mark_everything,mark_nothing,mark_sentences,matched,paired,rouge,
-                                    span_iou,span_labels,span_report,unshared_words)
+from text2grad.span_baselines import RandomSpans,mark_everything,mark_nothing,mark_sentences,unshared_words
+from text2grad.span_metrics import BINS,TokenScores,compare,label_report,matched,paired,rouge,span_iou,span_labels,span_report
 from text2grad.text_rules import pieces
 
 WORDS = 'rain delayed the match and everyone was furious because nobody had told them when it would start again'.split()
@@ -267,7 +267,7 @@ def test_random_spans_mark_as_much_as_people_and_do_not_depend_on_the_batch():
     with pytest.raises(ValueError, match='none of the 1 training examples has a critique'): RandomSpans([Example('', 'x')])
 
 def test_random_spans_are_the_same_in_another_process():
-    code = ("from text2grad.core import *\nfrom text2grad.span_metrics import RandomSpans\n"
+    code = ("from text2grad.core import *\nfrom text2grad.span_baselines import RandomSpans\n"
             "t = Example('', 'a b c d e f', Critique('', [Span(0, 5, -1.), Span(2, 3, 1.)]))\nprint(RandomSpans([t])([t])[0].spans)")
     a,b = (subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, env=dict(PYTHONHASHSEED=s, PYTHONPATH=str(Path(__file__).parent.parent))).stdout for s in '12')
     assert a==b and 'Span' in a

@@ -27,7 +27,8 @@ from .show import columns_html,curve_svg,fold_html,note_html,page_html,section_h
 from .feedback import read_feedback,split_by_prompt
 from .generative_reward import GenerativeConfig,GenerativeRewardModel
 from .reward_base import RewardModel
-from .span_metrics import RandomSpans,TokenScores,label_report,mark_everything,mark_nothing,mark_sentences,span_report,unshared_words
+from .span_baselines import RandomSpans,mark_everything,mark_nothing,mark_sentences,unshared_words
+from .span_metrics import TokenScores,label_report,span_report
 from .span_reward import SpanRewardConfig,SpanRewardModel
 
 # %% ../nbs/08_reward_model.ipynb #646efeaa

@@ -1,4 +1,4 @@
-"""How well predicted spans, token probabilities and critiques match those of people, and what a critic without any idea would get
+"""How well predicted spans, token probabilities and critiques match those of people
 
 Docs: https://text2grad.github.io/text2grad/span_metrics.html.md"""
 
@@ -6,11 +6,10 @@ Docs: https://text2grad.github.io/text2grad/span_metrics.html.md"""
 
 # %% auto #0
 __all__ = ['BINS', 'MAIN', 'TokenScores', 'span_iou', 'matched', 'rouge', 'span_report', 'span_labels', 'label_report',
-           'mark_nothing', 'mark_everything', 'mark_sentences', 'RandomSpans', 'unshared_words', 'Comparison',
-           'compare', 'paired']
+           'Comparison', 'compare', 'paired']
 
 # %% ../nbs/07a_span_metrics.ipynb #26081ed6
-import random,re
+import re
 import numpy as np
 from collections import Counter
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from rapidfuzz.distance import LCSseq
 from .agreement import Estimate,Report,wilson,_auroc,_chars,_ratios,_share
 from .core import Critique,Example,Span
 from .show import table_html
-from .text_rules import content,pieces,sentences,vocabulary
+from .text_rules import pieces
 
 # %% ../nbs/07a_span_metrics.ipynb #fa2f72a1
 @dataclass(frozen=True, eq=False)
@@ -329,65 +328,6 @@ def label_report(
         count = [l for _,_,ls in rows for l in ls]
         for label in sorted(set(count), key=lambda l: (-count.count(l), l)): stats |= _label_stats(name, label, rows, said, free, toks)
     return Report(title, _estimates(stats, _draw(len(gold), draws, seed)), _counts(predicted, gold, scores))
-
-# %% ../nbs/07a_span_metrics.ipynb #70b9a487
-def mark_nothing(
-    examples:list, # `Example`s to judge
-)->list:           # A `Critique` without spans for each
-    "The critic that is always content"
-    return [Critique('', source='baseline/nothing') for _ in examples]
-
-def mark_everything(
-    examples:list, # `Example`s to judge
-)->list:           # A `Critique` of each that blames every character
-    "The critic that is never content"
-    return [Critique('', [Span(0, len(e.response), -1.)]*bool(e.response), source='baseline/everything') for e in examples]
-
-def mark_sentences(
-    examples:list, # `Example`s to judge
-)->list:           # A `Critique` of each that blames every sentence, each as a mark of its own
-    "The critic that is never content and knows how people mark"
-    return [Critique('', [Span(a, b, -1.) for a,b in sentences(e.response)], source='baseline/sentences') for e in examples]
-
-# %% ../nbs/07a_span_metrics.ipynb #47034c5a
-class RandomSpans:
-    "The critic that marks as much as people do, anywhere"
-    def __init__(self,
-        train:list, # `Example`s with gold spans, from which numbers, lengths and scores are drawn
-        seed:int=0, # Same seed, same spans
-    ):
-        self.seed,judged = seed,[e for e in train if e.critique is not None]
-        self.drawn = [[(int(_under([s], np.array(pieces(e.response), int).reshape(-1, 2)).sum()), s.score) for s in e.critique.spans if s.start<s.end] for e in judged]
-        if not self.drawn: raise ValueError(f'none of the {len(train)} training examples has a critique, so there are no lengths to draw from')
-    source = 'baseline/random'
-    def _spans(self, e):
-        rng,toks = random.Random(f'{self.seed}\n{e.response}'),pieces(e.response)
-        for n,score in rng.choice(self.drawn) if toks else ():
-            k = min(max(n, 1), len(toks))
-            i = rng.randrange(len(toks)-k+1)
-            yield Span(toks[i][0], toks[i+k-1][1], score)
-    def __call__(self,
-        examples:list, # `Example`s to judge
-    )->list:           # A `Critique` for each
-        return [Critique('', self._spans(e), source=self.source) for e in examples]
-
-# %% ../nbs/07a_span_metrics.ipynb #29191c58
-def _strange(e):
-    "Runs of content words of the response whose stems the prompt does not have"
-    words,_,_,numbers = vocabulary(e.prompt if isinstance(e.prompt, str) else '\n'.join(m['content'] for m in e.prompt))
-    out,last = [],None
-    for w in content(e.response):
-        if (w.stem[1:] in numbers) if w.stem[0]=='#' else w.stem in words: last = None; continue
-        if last is not None and not re.search(r'[.!?\n]', e.response[last:w.start]): out[-1] = (out[-1][0], w.end)
-        else: out.append((w.start, w.end))
-        last = w.end
-    return out
-
-def unshared_words(
-    examples:list, # `Example`s to judge
-)->list:           # A `Critique` for each
-    "The critic that blames every content word which the prompt does not have"
-    return [Critique('', [Span(a, b, -1.) for a,b in _strange(e)], source='baseline/unshared words') for e in examples]
 
 # %% ../nbs/07a_span_metrics.ipynb #b66f02e0
 MAIN = ('parse rate','negative recall','poor token precision','poor token F1','poor span F1@.5','poor AUROC','good token F1','good span F1@.5','good AUROC',
