@@ -133,6 +133,14 @@ def test_a_duplicate_is_replaced_in_its_place_and_others_stay(tmp_path):
     now = read_records(f)
     assert now[0]==was[0] and now[2]==was[2] and len(now[1]['spans'])==3
 
+def test_a_box_that_the_page_filled_has_no_news(bench):
+    "Its answer may come late, and must not take back what was said since"
+    d = use_text(bench, 's', '', R)
+    d.note = 'The other views look at this text too.'
+    late = render(type_feedback(bench, 's', ''), 'heat', 'note')
+    assert late['note'] is None and late['heat'] and d.note.startswith('The other views')
+    assert 'Nothing is said' in render(type_feedback(bench, 's', '"dry" is vague.') and type_feedback(bench, 's', ' '), 'note')['note']
+
 def test_a_file_that_is_no_feedback_file_is_left_alone(bench):
     use_text(bench, 's', '', R)
     type_feedback(bench, 's', '"dry" is vague.')

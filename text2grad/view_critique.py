@@ -81,7 +81,7 @@ class Desk:
     key:str=''                  # Phrase that is being looked at
     picked:tuple|None=None      # Characters that are selected
     broken:str=''               # Why the text as typed cannot be read
-    note:str=''                 # What happened last
+    note:str|None=''            # What happened last; `None`: nothing
     fresh:bool=False            # Another response than the page shows
     kept:dict=field(default_factory=dict) # Drafts of other responses, by their ids
 
@@ -186,9 +186,10 @@ def _changed(s, d, draft, note=''):
 def type_feedback(bench, sid, text):
     "Align feedback as it is typed"
     s,d = bench.session(sid),desk_of(bench, sid)
-    new = replace(_have(d), text=bench.text(text, 'feedback', empty=True))
+    text = bench.text(text, 'feedback', empty=True)
     with s.lock:
-        if new.text==d.draft.text and not d.broken: return d
+        new = replace(_have(d), text=text)
+        if text==d.draft.text and not d.broken: return replace(d, note=None) # a box that we filled ourselves says nothing new
         try: return _changed(s, d, new)
         except InputError as e: d.broken = d.note = str(e)
         return d
@@ -273,6 +274,7 @@ def _heat(d, c):
     return heat_map(word_table(d.draft.response, c), critique=c or Critique(''), view='spans', title='Response: select words to mark them')
 
 def _note(d, c):
+    if d.note is None: return None
     empty = 'There is no response yet. Generate one in Explore, or open “Prompt and response”, paste one and press “Use this text”.'
     said = d.note or (empty if d.draft is None else 'Nothing is said of it yet.' if c is None else 'This is what the critic said; yours is still empty.' if c is d.theirs else '')
     return f'<div role="status" class="t2g-note">{esc(said)}</div>'
@@ -286,7 +288,7 @@ _parts = dict(heat=_heat, note=_note, table=lambda d,c: inspector_html(d.draft) 
 def render(
     d:Desk,  # The desk
     *names,  # Of `heat`, `note`, `table`, `phrase`, `places`, `words`, `text`, `base`, `prompt`, `response`
-)->dict:     # The value of each; `None` for what stays as it is while the text cannot be read
+)->dict:     # The value of each; `None` for what stays as it is: what cannot be drawn while the text cannot be read, and a note of which there is no news
     "What the page shows of a desk"
     stays = ('heat','table','phrase','places') if d.broken else ()
     c = None if d.broken or d.draft is None else critique_of(d.draft) or d.theirs
