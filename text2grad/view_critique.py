@@ -309,6 +309,7 @@ def _updates(gr, names, d):
     return out if len(out)>1 else out[0]
 
 _pause = '(...xs) => new Promise(go => { clearTimeout(window.t2gTyping); window.t2gTyping = setTimeout(() => go(xs), 300); })' # the others never go
+_drawn = '(...xs) => new Promise(go => setTimeout(() => go(xs), 300))' # Gradio was seen to lose an answer that came while it drew the one before
 
 # %% ../nbs/12j_view_critique.ipynb #9c47e5b0
 def _own_words(gr, at):
@@ -371,7 +372,7 @@ def _wire(gr, tab, bench, session, ui):
     latest = dict(trigger_mode='always_last')
     on(tab.select, open_case, [], whole)
     used = on(ui['use'].click, use_text, ['prompt','response'], whole, 'critique_use')
-    on(used.success, measure_text, [], ['note'], concurrency_limit=1, concurrency_id='model', show_progress='minimal')
+    on(used.success, measure_text, [], ['note'], concurrency_limit=1, concurrency_id='model', show_progress='minimal', js=_drawn)
     on(ui['text'].change, type_feedback, ['text'], live, 'critique_feedback', js=_pause, **latest)
     on(ui['base'].input, begin_with, ['base'], live)
     on(ui['picked'].input, pick_words, ['picked'], chosen, **latest)
