@@ -14,7 +14,7 @@ from torch import nn
 
 # %% ../nbs/07cb_reader.ipynb #6cb8d8c9
 from .feedback import text_ids
-from .text_rules import content,vocabulary
+from .span_baselines import looked_up
 
 # %% ../nbs/07cb_reader.ipynb #7e58e549
 def copies(
@@ -49,11 +49,8 @@ def told(
     text = prompt if isinstance(prompt, str) else '\n'.join(m['content'] for m in prompt)
     out = np.zeros((len(offsets), 6), np.float32)
     out[:,:3] = copies(*(word_ids[np.array(text_ids(tokenizer, t), int)] for t in (text, response)))
-    stems,_,_,numbers = vocabulary(text)
     a,b = np.array(offsets, int).reshape(-1, 2).T
-    for w in content(response):
-        known = w.stem[1:] in numbers if w.stem[0]=='#' else w.stem in stems
-        out[(a<w.end)&(b>w.start),3:] = 1,not known,w.name
+    for w,known in looked_up(text, response): out[(a<w.end)&(b>w.start),3:] = 1,not known,w.name
     return out
 
 # %% ../nbs/07cb_reader.ipynb #a3327fa5

@@ -309,7 +309,7 @@ def _updates(gr, names, d):
     return out if len(out)>1 else out[0]
 
 _pause = '(...xs) => new Promise(go => { clearTimeout(window.t2gTyping); window.t2gTyping = setTimeout(() => go(xs), 300); })' # the others never go
-_drawn = '(...xs) => new Promise(go => setTimeout(() => go(xs), 300))' # Gradio was seen to lose an answer that came while it drew the one before
+_drawn = '(...xs) => new Promise(go => setTimeout(() => go(xs), 300))' # asked at once, its answer was now and then not on the page
 
 # %% ../nbs/12j_view_critique.ipynb #9c47e5b0
 def _own_words(gr, at):
