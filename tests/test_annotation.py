@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 import pytest
 from hypothesis import given,settings,strategies as st
-from text2grad.annotation import AnnotationError,Stopped,annotate
-from text2grad.answers import AnswerCache,Journal,annotated_row,cache_file,pack,question_key,redact,secrets_here,shown
-from text2grad.api_critic import ApiError
+from text2grad.data.annotation import AnnotationError,Stopped,annotate
+from text2grad.data.store import AnswerCache,Journal,annotated_row,cache_file,pack,question_key,redact,secrets_here,shown
+from text2grad.critics.api import ApiError
 from text2grad.core import Critique,Example,Judgement,Quote,RecordError,SCHEMA,Span,from_record,read_examples,read_jsonl,to_record,write_jsonl
 
 root = Path(__file__).resolve().parent.parent
@@ -201,7 +201,7 @@ def test_dry_run_asks_nothing_and_writes_nothing(tmp_path, capsys):
 CHILD = '''
 import asyncio,os,random,sys
 sys.path.insert(0, {root!r})
-from text2grad.annotation import annotate
+from text2grad.data.annotation import annotate
 from text2grad.core import Critique,Judgement,Span
 class C:
     fingerprint = 'kill/1'
@@ -480,7 +480,7 @@ def test_eight_writers(tmp_path):
     code = f'''
 import sys
 sys.path[:0] = [{str(root)!r}]
-from text2grad.answers import AnswerCache
+from text2grad.data.store import AnswerCache
 c,w = AnswerCache({str(tmp_path/"c.sqlite")!r}),int(sys.argv[1])
 for i in range(60):
     c.put(f'k{{i}}', dict(n=i)); c.put(f'w{{w}}-{{i}}', dict(n=i)); got = c.get(f'k{{i}}')

@@ -2,7 +2,7 @@
 import asyncio,gzip,json,logging,pickle,re,socket,struct,sys,threading,time,traceback
 from http.server import BaseHTTPRequestHandler,ThreadingHTTPServer
 import openai,pytest
-from text2grad.api_critic import ApiCritic,ApiError
+from text2grad.critics.api import ApiCritic,ApiError
 from text2grad.core import Example
 
 KEY = 'sk-canary-7f3a91c2d4e5'
@@ -52,7 +52,7 @@ def server():
 def clean(monkeypatch):
     for k in ('OPENAI_BASE_URL','HTTP_PROXY','http_proxy','ALL_PROXY'): monkeypatch.delenv(k, raising=False)
     monkeypatch.setenv('OPENAI_API_KEY', KEY)
-    monkeypatch.setattr('text2grad.api_critic._pause.__defaults__', (.01,))
+    monkeypatch.setattr('text2grad.critics.api._pause.__defaults__', (.01,))
 
 def critic(server, **kw): return ApiCritic('m', server.url, **dict(dict(timeout=.5, total_timeout=2., max_retries=2, max_wait=1.), **kw))
 def judge(server, **kw): return critic(server, **kw).judgements([example])[0]

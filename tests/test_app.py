@@ -3,9 +3,9 @@
 import os,signal,socket,subprocess,sys,urllib.error,urllib.request
 import pytest
 from pathlib import Path
-from text2grad.app import app,critics_of
-from text2grad.cli import main
-from text2grad.models import Policy
+from text2grad.app.page import app,critics_of
+from text2grad.cli.command import main
+from text2grad.span_ppo.policy import Policy
 from text2grad.pretrained import tiny_lm
 
 PROMPT,RESPONSE = 'Where is the cat?','The cat sat on the mat.'
@@ -58,7 +58,7 @@ def test_the_command_serves_and_ends(tmp_path):
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
     before = {p.name:p.read_bytes() for p in (tmp_path/'tiny').iterdir()}
-    p = subprocess.Popen([sys.executable, '-m', 'text2grad.cli', 'app', '--model', 'tiny', '--port', str(port)], cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=os.environ|dict(PYTHONPATH=str(Path(__file__).parent.parent)))
+    p = subprocess.Popen([sys.executable, '-m', 'text2grad.cli.command', 'app', '--model', 'tiny', '--port', str(port)], cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=os.environ|dict(PYTHONPATH=str(Path(__file__).parent.parent)))
     try:
         assert f'http://127.0.0.1:{port}' in p.stdout.readline()
         assert status(f'http://127.0.0.1:{port}/')==200

@@ -20,7 +20,7 @@ socket.socket.connect = connect
 '''
 SERVE = OUTSIDE+'''
 import signal
-from text2grad.app import app
+from text2grad.app.page import app
 d = app(sys.argv[1], run='runs', feedback='feedback.jsonl', port=int(sys.argv[2]), device='cpu', queue=int(sys.argv[3]))
 print('serving', flush=True)
 signal.pause()
@@ -55,9 +55,10 @@ def served(tiny, run_folder):
 def run_folder(tiny, tmp_path_factory):
     "A folder with one short run in `runs/demo`"
     from text2grad.core import Critique,Example,Span
-    from text2grad.models import Policy
+    from text2grad.span_ppo.policy import Policy
     from text2grad.pretrained import load_model
-    from text2grad.span_ppo import RunFolder,SpanPPO,SpanPPOConfig
+    from text2grad.span_ppo.callbacks import RunFolder
+    from text2grad.span_ppo.trainer import SpanPPO,SpanPPOConfig
     d = tmp_path_factory.mktemp('run')
     critic = lambda exs: [Critique('No e.', [Span(i, i+1, -1., 'e', 'an e') for i,c in enumerate(e.response) if c=='e']) for e in exs]
     cfg = SpanPPOConfig(steps=1, batch_size=2, minibatch_size=2, max_new_tokens=8)

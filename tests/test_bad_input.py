@@ -5,7 +5,7 @@ import gzip,io,json,os,sys
 from pathlib import Path
 import pytest
 from text2grad import core
-from text2grad.cli import main
+from text2grad.cli.command import main
 from text2grad.core import *
 
 good = dict(schema=SCHEMA, id='1', prompt='p', response='Rain stopped play.', spans=[dict(start=0, end=4, text='Rain', score=1.)])

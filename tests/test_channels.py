@@ -2,9 +2,9 @@
 import re,time
 import numpy as np, pytest, torch
 from hypothesis import given,settings,strategies as st
-from text2grad.alignment import decode_with_offsets
-from text2grad.channels import CHANNELS,TokenTable,cut,grouped,groups,normalised,token_table,with_channels
-from text2grad.losses import whiten
+from text2grad.alignment.critiques import decode_with_offsets
+from text2grad.viz.channels import CHANNELS,TokenTable,cut,grouped,groups,normalised,token_table,with_channels
+from text2grad.span_ppo.losses import whiten
 from text2grad.pretrained import tiny_lm
 
 UNITS = ('token','word','sentence','line')
@@ -124,7 +124,7 @@ def test_unknown_words_are_refused():
 
 def test_cut_as_a_rollout_does():
     from text2grad.core import Example
-    from text2grad.rollout import Rollout
+    from text2grad.span_ppo.rollout import Rollout
     _,tok = tiny_lm()
     text,offs = decode_with_offsets(tok, tok('née 🌙👩\u200d👧 x')['input_ids'])
     r = Rollout([Example('', text)], *[None]*5, offsets=[offs])

@@ -3,7 +3,7 @@ import json,os,re,signal,subprocess,sys,threading,time
 from http.server import BaseHTTPRequestHandler,ThreadingHTTPServer
 from pathlib import Path
 import pytest
-from text2grad.cli import main,summary_text
+from text2grad.cli.command import main,summary_text
 from text2grad.core import read_jsonl,write_jsonl
 
 root = Path(__file__).resolve().parent.parent
@@ -38,7 +38,7 @@ def test_run_folder_is_not_overwritten(tiny, tmp_path, capsys):
     assert '--resume' in capsys.readouterr().err and (tmp_path/'r/summary.json').read_bytes()==before
 
 def start(tiny, out, *more):
-    return subprocess.Popen([sys.executable,'-m','text2grad.cli','quickstart','--model',str(tiny),'--steps','40','--batch-size','2','--heldout','2','--out',str(out),*more],
+    return subprocess.Popen([sys.executable,'-m','text2grad.cli.command','quickstart','--model',str(tiny),'--steps','40','--batch-size','2','--heldout','2','--out',str(out),*more],
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root)
 
 @pytest.mark.parametrize('sig,code', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -71,7 +71,7 @@ def test_full_disk_says_so(tiny, tmp_path):
     "A limit on file size stands in for the full disk"
     code = f'''
 import resource,signal,sys
-from text2grad.cli import main
+from text2grad.cli.command import main
 import torch,transformers,peft
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
@@ -100,7 +100,7 @@ def test_align_with_the_tokens_of_a_model(tiny, tmp_path, capsys):
     assert any('winner' in o['text'] for o in d['unresolved'])
 
 def test_align_reads_standard_input(tmp_path):
-    r = subprocess.run([sys.executable,'-m','text2grad.cli','align','Everyone was furious.','--critique','-'], input='"furious" is too strong.', capture_output=True, text=True, cwd=root)
+    r = subprocess.run([sys.executable,'-m','text2grad.cli.command','align','Everyone was furious.','--critique','-'], input='"furious" is too strong.', capture_output=True, text=True, cwd=root)
     assert r.returncode==0 and 'furious' in r.stdout
 
 def test_align_prints_nothing_that_moves_the_terminal(tmp_path, capsys):
@@ -118,7 +118,7 @@ def test_doctor(tmp_path, capsys, monkeypatch):
     assert re.search(r'^NO  model .*nowhere', out, re.M) and '->' in out
 
 def test_doctor_without_a_sandbox_makes_a_note_and_no_fault(capsys, monkeypatch):
-    from text2grad import selftest
+    from text2grad.sandbox import selftest
     def none(*_): raise selftest.SandboxUnavailable('There is no sandbox.\nInstall it:\nnow')
     before = main(['doctor'])
     assert re.search(r'^ok  sandbox ', capsys.readouterr().out, re.M)
@@ -134,7 +134,7 @@ def responses(path, n=6, **more):
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     "Answers of these tests stay out of the user's cache"
-    from text2grad import annotation
+    from text2grad.data import annotation
     monkeypatch.setattr(annotation, 'cache_file', lambda: tmp_path/'cache'/'critiques.sqlite')
 
 def annotate(*args): return main(['annotate', *map(str, args)])
@@ -235,7 +235,7 @@ def test_annotate_stopped_and_gone_on_with(tmp_path, server, sig, code):
     Server.delay = .15
     responses(tmp_path/'in.jsonl', 40, response='x')
     write_jsonl(tmp_path/'in.jsonl', [r | dict(response=f'Boat {i} sank near Crete.') for i,r in enumerate(read_jsonl(tmp_path/'in.jsonl'))])
-    cmd = [sys.executable,'-m','text2grad.cli','annotate',str(tmp_path/'in.jsonl'),'--critic','api','--model','m','--base-url',server,'--out',str(tmp_path/'o.jsonl'),'--no-cache','--concurrency','4']
+    cmd = [sys.executable,'-m','text2grad.cli.command','annotate',str(tmp_path/'in.jsonl'),'--critic','api','--model','m','--base-url',server,'--out',str(tmp_path/'o.jsonl'),'--no-cache','--concurrency','4']
     p = subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root)
     part,until = tmp_path/'o.jsonl.part',time.time()+60
     while time.time()<until and p.poll() is None and not (part.exists() and part.read_bytes().count(b'\n')>=3): time.sleep(.02)

@@ -3,10 +3,12 @@ import math,time
 from dataclasses import replace
 import pytest
 from hypothesis import given,settings,strategies as st
-from text2grad import answer_rules as A,code_rules as C,text_rules as T
+from text2grad.critics import answer_rules as A
+from text2grad.critics import code_rules as C
+from text2grad.critics import text_rules as T
 from text2grad.core import Critique,Example,Judgement,Quote,Span,loads
-from text2grad.critics import Majority,RuleCritic,RuleError,Weighted,critic_reward,rule_critic
-from text2grad.tasks import load_task
+from text2grad.critics.base import Majority,RuleCritic,RuleError,Weighted,critic_reward,rule_critic
+from text2grad.data.tasks import load_task
 
 DOC = ('A ferry with 148 passengers ran aground on a sandbank near the island of Soro on Sunday afternoon after its engine lost power. '
        'Nobody was hurt. Two fishing boats brought the passengers to the harbour within three hours, and the ferry was pulled free at '

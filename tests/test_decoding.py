@@ -3,9 +3,9 @@ import itertools,re
 import numpy as np, pytest
 from hypothesis import example,given,settings,strategies as st
 from text2grad.core import Span
-from text2grad.decoding import GRID,_runs,best_path,best_sentences,calibrated,choose_thresholds,class_weights,fit_temperature,label_spans,overlap_f1,sentence_of
-from text2grad.decoding import GRID,_runs,best_path,best_sentences,calibrated,choose_thresholds,class_weights,fit_temperature,label_spans,overlap_f1,sentence_of
-from text2grad.feedback import GOOD,NEUTRAL,POOR,text_offsets
+from text2grad.reward_model.decoding import GRID,_runs,best_path,best_sentences,calibrated,choose_thresholds,class_weights,fit_temperature,label_spans,overlap_f1,sentence_of
+from text2grad.reward_model.decoding import GRID,_runs,best_path,best_sentences,calibrated,choose_thresholds,class_weights,fit_temperature,label_spans,overlap_f1,sentence_of
+from text2grad.reward_model.preprocessing import GOOD,NEUTRAL,POOR,text_offsets
 from text2grad.pretrained import tiny_lm
 
 tok = tiny_lm()[1]

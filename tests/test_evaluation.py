@@ -8,9 +8,9 @@ from fastcore.test import test_close as close
 from hypothesis import given,settings,strategies as st
 from test_show import ATTRS,HOSTILE,TAGS,Checker
 
-from text2grad import evaluation as ev
+from text2grad.evaluation import report as ev
 from text2grad.core import Critique,Example,RecordError,Span,read_jsonl,to_record,write_jsonl
-from text2grad.show import visible
+from text2grad.viz.color import visible
 
 TAGS |= {'h3'}
 
@@ -152,7 +152,8 @@ def test_measure_and_compare_rows():
 
 def test_evaluate_a_policy():
     from types import SimpleNamespace
-    from text2grad.models import Policy,tiny_lm
+    from text2grad.span_ppo.policy import Policy
+    from text2grad.pretrained import tiny_lm
     policy,n = Policy.create(*tiny_lm()),[]
     exs = [Example('Rain delayed the match.', '', reference=['Rain']), Example('Who won?', '', reference=['Nobody'])]
     critic = lambda es: [Critique('All good', [Span(0, len(es[0].response), .5)]), None]
@@ -284,6 +285,6 @@ def test_compare_groups_seeds(tmp_path):
     with pytest.raises(FileNotFoundError, match='nothing: no summary.json'): ev.compare([tmp_path/'nothing'])
 
 def test_no_torch():
-    code = 'import sys, text2grad.evaluation; print([m for m in ("torch","transformers","matplotlib","scipy","rouge_score") if m in sys.modules])'
+    code = 'import sys, text2grad.evaluation.report; print([m for m in ("torch","transformers","matplotlib","scipy","rouge_score") if m in sys.modules])'
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert out.stdout.strip()=='[]', out.stdout+out.stderr

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import example,given,settings,strategies as st
 from tokenizers import processors
 from text2grad.core import Critique,Example,RecordError,Span,dumps,to_record,write_examples
-from text2grad.feedback import *
-from text2grad.feedback import _controls
+from text2grad.reward_model.preprocessing import *
+from text2grad.reward_model.preprocessing import _controls
 from text2grad.pretrained import tiny_lm
 
 tok = tiny_lm()[1]

@@ -13,7 +13,7 @@ from text2grad.core import Critique,Example,Span,dumps,loads,read_records
 expect.set_options(timeout=30_000)
 SHOTS = Path(os.environ.get('TEXT2GRAD_SHOTS') or Path(__file__).parent.parent/'build'/'screenshots') # a folder that git ignores
 VIEWS = dict(explore='Explore', critique='Your critique', apply='Apply this critique', why='Why this token?', runs='Runs')
-APP = [sys.executable, '-m', 'text2grad.cli', 'app']
+APP = [sys.executable, '-m', 'text2grad.cli.command', 'app']
 RESPONSE = 'Neil Armstrong walked there in 1968. He was an American astronaut, but the Moon is dry and the Moon is grey.'
 
 # Findings of axe that are Gradio's own: the rule, and the part of the page where it stands. Everything else must be clean.
@@ -52,9 +52,10 @@ def running(folder, *args, wait=120):
 @pytest.fixture(scope='module')
 def run_folder(tiny, tmp_path_factory):
     "A folder with one short run in `runs/demo`"
-    from text2grad.models import Policy
+    from text2grad.span_ppo.policy import Policy
     from text2grad.pretrained import load_model
-    from text2grad.span_ppo import RunFolder,SpanPPO,SpanPPOConfig
+    from text2grad.span_ppo.callbacks import RunFolder
+    from text2grad.span_ppo.trainer import SpanPPO,SpanPPOConfig
     d = tmp_path_factory.mktemp('app')
     critic = lambda exs: [Critique('No e.', [Span(i, i+1, -1., 'e', 'an e') for i,c in enumerate(e.response) if c=='e'], source='letters') for e in exs]
     cfg = SpanPPOConfig(steps=2, batch_size=2, minibatch_size=2, max_new_tokens=12, save_every=1, keep=2)

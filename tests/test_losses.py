@@ -2,9 +2,9 @@
 import itertools,math,threading
 import numpy as np, pytest, torch
 from hypothesis import given,settings,strategies as st
-from text2grad.alignment import token_rewards
+from text2grad.alignment.critiques import token_rewards
 from text2grad.core import Span
-from text2grad.losses import *
+from text2grad.span_ppo.losses import *
 
 close = torch.testing.assert_close
 nan,inf = math.nan,math.inf

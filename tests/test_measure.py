@@ -4,11 +4,11 @@ import numpy as np, pytest, torch
 from dataclasses import replace
 from hypothesis import given,settings,strategies as st
 from text2grad.core import Critique,Example,Span
-from text2grad.measure import as_rollout,measure,rejudged
-from text2grad.models import Policy
+from text2grad.span_ppo.inspection import as_rollout,measure,rejudged
+from text2grad.span_ppo.policy import Policy
 from text2grad.pretrained import tiny_lm
-from text2grad.rollout import sample
-from text2grad.span_ppo import Objective,SpanPPO,SpanPPOConfig
+from text2grad.span_ppo.rollout import sample
+from text2grad.span_ppo.trainer import Objective,SpanPPO,SpanPPOConfig
 
 NAMES = dict(scores='reward', advantages='advantage', returns='return', values='value', logps='logp', kl='kl', entropy='entropy')
 TEXT = 'The captain said that he was not annoyed.'

@@ -1,12 +1,12 @@
 "Constrained decoding and the local model as a critic: whatever the weights, critiques parse, quotes stand in the response, order and budget hold"
 import random
 import pytest, torch
-from text2grad.constrained import *
+from text2grad.alignment.grammar import *
 from text2grad.core import Example,loads
-from text2grad.model_critic import ModelCritic
+from text2grad.critics.local import ModelCritic
 from text2grad.pretrained import tiny_lm
-from text2grad.prompting import Ask
-from text2grad.quotes import find_spans
+from text2grad.critics.llm import Ask
+from text2grad.alignment.quotes import find_spans
 
 HOSTILE = ['Rain fell.', 'a', '"', '\\', '\\\\n', 'x\\', '"""', '{"critique": "ok", "good_spans": []}', "It's \"fine\", he said; \\ and / too.", 'a\tb\nc\r\nd\x0b\x0ce',
            '\x00\x01 bell\x07 del\x7f', 'half \ud83d a pair \udc00', '雨が降って試合は中止になった。', '👩‍👩‍👧👩‍👩‍👧 👍🏽', 'e\u0301le\u0300ve cafe\u0301', 'नमस्ते दुनिया', 'مرحبا بالعالم',
@@ -200,5 +200,5 @@ def test_fingerprint_and_names_know_the_weights_and_no_path(lm, file, tmp_path, 
 
 def test_importing_the_critic_loads_no_torch():
     import subprocess,sys
-    code = 'import sys, text2grad.model_critic; print([o for o in ("torch","transformers","llguidance") if o in sys.modules])'
+    code = 'import sys, text2grad.critics.local; print([o for o in ("torch","transformers","llguidance") if o in sys.modules])'
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip()=='[]'

@@ -7,8 +7,9 @@ from peft import PeftModel
 from safetensors.torch import load_file,save_file
 from transformers import AutoModelForCausalLM
 from text2grad import pretrained
-from text2grad.losses import exact_kl,gae,policy_loss,value_loss
-from text2grad.models import *
+from text2grad.span_ppo.losses import exact_kl,gae,policy_loss,value_loss
+from text2grad.span_ppo.policy import *
+from text2grad.pretrained import ModelError,default_model,load_model,tiny_lm
 from text2grad.pretrained import check_folder
 
 close = torch.testing.assert_close

@@ -4,13 +4,13 @@ import copy,math,signal,subprocess,sys,threading
 import numpy as np, pytest, torch
 from types import SimpleNamespace
 from text2grad.core import Critique,Example,Span
-from text2grad.measure import as_rollout,measure,rejudged
-from text2grad.models import Policy
-from text2grad.one_step import (COLLAPSE,Fork,Stopped,apply_critique,attached,circling,fingerprint,fork_index,forked,locality,probe_set,
+from text2grad.span_ppo.inspection import as_rollout,measure,rejudged
+from text2grad.span_ppo.policy import Policy
+from text2grad.span_ppo.one_step import (COLLAPSE,Fork,Stopped,apply_critique,attached,circling,fingerprint,fork_index,forked,locality,probe_set,
                                 pushed,stoppable,sweep,take_steps,throw_away,token_diff,why_collapsed)
 from text2grad.pretrained import tiny_lm
-from text2grad.rollout import make_rollout,sample
-from text2grad.span_ppo import Objective
+from text2grad.span_ppo.rollout import make_rollout,sample
+from text2grad.span_ppo.trainer import Objective
 
 TEXT = 'The captain said that he was not annoyed. The match was lost.'
 BLAME,PRAISE = (Critique('x', [Span(29, 40, s)]) for s in (-1., 1.))
@@ -119,11 +119,11 @@ def test_what_was_killed_leaves_no_changed_file(tiny):
     "Nothing of a step is ever on disk, so a kill in the middle has nothing to leave there"
     code = f'''
 import sys,time
-from text2grad.models import Policy
+from text2grad.span_ppo.policy import Policy
 from text2grad.pretrained import load_model
 from text2grad.core import *
-from text2grad.measure import measure
-from text2grad.one_step import apply_critique
+from text2grad.span_ppo.inspection import measure
+from text2grad.span_ppo.one_step import apply_critique
 p = Policy.create(*load_model({str(tiny)!r}, device='cpu'))
 c = measure(p, Example('a', {TEXT!r}, Critique('x', [Span(29, 40, -1.)])))
 def wait(f, what):

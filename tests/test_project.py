@@ -6,18 +6,36 @@ import pytest
 from fastcore.nbio import read_nb
 
 root = Path(__file__).resolve().parent.parent
-modules = {}
-for f in sorted((root/'nbs').glob('[0-9]*.ipynb')):
-    code = '\n'.join(c.source for c in read_nb(f).cells if c.cell_type=='code')
-    if m := re.search(r'#\|\s*default_exp\s+(\S+)', code): modules[m[1]] = f
+wings = ['core','text','pretrained','checkpoints','alignment','viz','sandbox','data','critics','span_ppo','evaluation','reward_model','app','cli','all']
+light = ['core','alignment','viz','sandbox','data','critics','evaluation']
 
-def imports(name):
-    "Rooms that a module imports, at any depth of its code"
-    tree,found = ast.parse((root/'text2grad'/f'{name}.py').read_text()),set()
-    for n in ast.walk(tree):
-        if isinstance(n, ast.ImportFrom) and n.level==1 and n.module: found.add(n.module.split('.')[0])
-        if isinstance(n, ast.ImportFrom) and (n.module or '').startswith('text2grad.'): found.add(n.module.split('.')[1])
-    return found
+def exported(f):
+    m = re.search(r'#\|\s*default_exp\s+(\S+)', '\n'.join(c.source for c in read_nb(f).cells if c.cell_type=='code'))
+    return m and m[1]
+
+notebooks = {f:exported(f) for f in sorted((root/'nbs').rglob('*.ipynb')) if not f.is_symlink() and '.ipynb_checkpoints' not in f.parts}
+modules = {m:f for f,m in notebooks.items() if m}
+faces = {m.removesuffix('.__init__') for m in modules if m.endswith('.__init__')}
+
+def path_of(name): return root/'text2grad'/f'{name.replace(".", "/")}.py'
+
+def imported(name):
+    "`(module, name)` of what a module imports from this library, relative or not, at any depth of its code"
+    package = ['text2grad', *name.split('.')[:-1]]
+    for n in ast.walk(ast.parse(path_of(name).read_text())):
+        if not isinstance(n, ast.ImportFrom): continue
+        base = package[:len(package)-n.level+1] if n.level else []
+        source = [*base, *(n.module.split('.') if n.module else [])]
+        if source[:1]!=['text2grad']: continue
+        for a in n.names:
+            inner = '.'.join([*source[1:], a.name])                              # `from text2grad.viz import color`
+            yield (inner, '') if inner in modules or inner in faces else ('.'.join(source[1:]), a.name)
+
+def place(name):
+    "Where a module stands: floor of its wing, then its number in the wing"
+    wing,_,room = name.partition('.')
+    number = modules[name].stem.split('_')[0] if name in modules else '99'       # a face stands above its wing's modules
+    return wings.index(wing),int(number) if number.isdigit() else 99
 
 def python(code):
     r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=root)
@@ -26,13 +44,28 @@ def python(code):
 
 @pytest.mark.parametrize('name', modules)
 def test_imports_point_down(name):
-    above = list(modules)[:list(modules).index(name)]
-    wrong = imports(name)-set(above)
-    assert not wrong, f'{name} imports {wrong}, which stand below it'
+    wrong = {m for m,_ in imported(name) if m and place(m)>=place(name)}
+    assert not wrong, f'{name} imports {wrong}, which stand above it'
+
+@pytest.mark.parametrize('name', modules)
+def test_path_is_module(name):
+    f = modules[name].relative_to(root/'nbs')
+    room = '__init__' if f.stem=='index' else re.fullmatch(r'\d\d_(\w+)', f.stem)[1]
+    assert name=='.'.join([*f.parent.parts, room])
 
 def test_every_module_comes_from_a_notebook():
-    made = {p.stem for p in (root/'text2grad').glob('*.py')}-{'__init__','_modidx'}
+    made = {'.'.join(p.relative_to(root/'text2grad').with_suffix('').parts) for p in (root/'text2grad').rglob('*.py')}-{'__init__','_modidx'}
     assert made==set(modules)
+
+def test_every_wing_has_a_face():
+    assert faces=={m.split('.')[0] for m in modules if '.' in m}
+
+@pytest.mark.parametrize('wing', sorted(faces))
+def test_a_face_gives_what_it_lists(wing):
+    "No public name may be that of a module of the wing: which of the two `from wing import name` gave would depend on what was imported before"
+    names = set(python(f'import text2grad.{wing} as w; print(*w.__all__); assert all(hasattr(w, n) for n in w.__all__)').split())
+    rooms = {m.split('.')[1] for m in modules if m.startswith(f'{wing}.')}
+    assert names and not names & rooms
 
 def test_settings_agree():
     ini = ConfigParser(delimiters=['='])
@@ -57,14 +90,14 @@ def test_import_is_light():
     seconds,torch = out.split()
     assert float(seconds)<.3 and torch=='False'
 
-@pytest.mark.parametrize('name', ['core','alignment','show','tasks','critics'])
-def test_low_rooms_import_no_torch(name):
+@pytest.mark.parametrize('name', light)
+def test_low_wings_import_no_torch(name):
     out = python(f'import sys, text2grad.{name}; print([m for m in ("torch","transformers","matplotlib","datasets") if m in sys.modules])')
     assert out=='[]'
 
 def test_sidebar_lists_every_notebook():
     text = (root/'nbs'/'sidebar.yml').read_text()
-    missing = [f.name for f in modules.values() if f.name not in text]
+    missing = [p for f in notebooks if (p := f.relative_to(root/'nbs').as_posix()) not in text]
     assert not missing, f'nbs/sidebar.yml does not list {missing}'
 
 def test_readme_install_command_uses_the_constraints():

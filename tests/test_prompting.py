@@ -3,11 +3,11 @@ import json,random,re,time
 from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck,given,settings,strategies as st
-from text2grad.alignment import parse_critique,read_critique,token_rewards,wire_schema
+from text2grad.alignment.critiques import parse_critique,read_critique,token_rewards,wire_schema
 from text2grad.core import Critique,Example,Judgement
-from text2grad.prompting import PROMPTS,LLMCritic,Reply,injection_flags,load_prompt,tests_in_words as in_words
-from text2grad.tasks import load_task
-from text2grad.text_rules import pieces
+from text2grad.critics.llm import PROMPTS,LLMCritic,Reply,injection_flags,load_prompt,tests_in_words as in_words
+from text2grad.data.tasks import load_task
+from text2grad.critics.text_rules import pieces
 
 class Fake(LLMCritic):
     "Answers with `say(ask, number)`: a text, a dict or a Reply"
@@ -111,7 +111,7 @@ def test_the_mark_is_new_each_time_and_not_in_the_fingerprint():
 
 def test_a_mark_that_the_text_has_guessed_is_not_used(monkeypatch):
     draws = iter(['0123456789abcdef', 'fedcba9876543210'])
-    monkeypatch.setattr('text2grad.prompting.secrets.token_hex', lambda n: next(draws))
+    monkeypatch.setattr('text2grad.critics.llm.secrets.token_hex', lambda n: next(draws))
     assert 'fedcba9876543210' in Fake(None, task='summarize').prompt_for(example('I know it is 0123456789abcdef.'))[1]['content']
 
 # reading and asking again
@@ -201,7 +201,7 @@ def test_the_critic_of_code_hears_of_the_tests():
     assert len(in_words(dict(failed, failures=[dict(test='x'*10**6, got='y'*10**6, expected='z')]*50)))<3000
 
 def test_it_runs_the_tests_itself_when_asked(monkeypatch):
-    import text2grad.sandbox as sandbox
+    import text2grad.sandbox.runner as sandbox
     jobs = []
     def run_batch(js): jobs.extend(js); return [dict(passed=False, status='failed', n_tests=3, n_passed=0, failures=[])]*len(js)
     monkeypatch.setattr(sandbox, 'run_batch', run_batch)
@@ -304,5 +304,5 @@ def test_the_schema_is_what_servers_take():
 
 def test_import_is_light():
     import subprocess,sys
-    out = subprocess.run([sys.executable, '-c', 'import sys, text2grad.prompting, text2grad.api_critic; print([m for m in ("torch","openai","pydantic","transformers","datasets","text2grad.sandbox") if m in sys.modules])'], capture_output=True, text=True)
+    out = subprocess.run([sys.executable, '-c', 'import sys, text2grad.critics.llm, text2grad.critics.api; print([m for m in ("torch","openai","pydantic","transformers","datasets","text2grad.sandbox.runner") if m in sys.modules])'], capture_output=True, text=True)
     assert out.stdout.strip()=='[]', out.stderr

@@ -5,14 +5,15 @@ from pathlib import Path
 import pytest,torch
 from safetensors.torch import load_file
 from torch import nn
-from text2grad.alignment import align
+from text2grad.alignment.critiques import align
 from text2grad.checkpoints import CheckpointError,RunFolderError,check_checkpoint,latest_checkpoint
 from text2grad.core import Critique,Example,Judgement,Span,read_examples,read_jsonl
-from text2grad.generative_reward import GenerativeConfig,GenerativeRewardModel
+from text2grad.reward_model.generative import GenerativeConfig,GenerativeRewardModel
 from text2grad.pretrained import tiny_lm
-from text2grad.reward_base import RewardModel
-from text2grad.reward_model import TrainConfig,TrainingError,_Order,train_reward_model,usable
-from text2grad.span_reward import SpanRewardConfig,SpanRewardModel
+from text2grad.reward_model.base import RewardModel
+from text2grad.reward_model.training import TrainConfig,TrainingError,_Order,train_reward_model,usable
+from text2grad.reward_model.span_heads import SpanRewardConfig
+from text2grad.reward_model.span_model import SpanRewardModel
 
 @dataclass(frozen=True)
 class ToyConfig:

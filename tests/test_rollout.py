@@ -2,9 +2,9 @@
 import torch,pytest
 from scipy import stats
 from text2grad.core import Critique,Example,Span
-from text2grad.models import Policy
+from text2grad.span_ppo.policy import Policy
 from text2grad.pretrained import tiny_lm
-from text2grad.rollout import OffPolicyError,Rollout,check_on_policy,judge,make_rollout,response_mask,sample
+from text2grad.span_ppo.rollout import OffPolicyError,Rollout,check_on_policy,judge,make_rollout,response_mask,sample
 
 @pytest.fixture(scope='module')
 def policy(): return Policy.create(*tiny_lm())

@@ -3,20 +3,22 @@ import hashlib,json,os,random,re,shutil,subprocess,sys,threading,time
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest, torch
-from text2grad.channels import TokenTable
+from text2grad.viz.channels import TokenTable
 from text2grad.checkpoints import append_log,trim_log,write_checkpoint
-from text2grad.cli import main
+from text2grad.cli.command import main
 from text2grad.core import Critique,Example,Span,dumps
-from text2grad.models import Policy
+from text2grad.span_ppo.policy import Policy
 from text2grad.pretrained import tiny_lm
-from text2grad.run_files import LogTail,RunBase,RunError,RunReader,Shelf,list_runs,open_inside
-from text2grad.run_view import *
-from text2grad.run_view import kind_of
-from text2grad.span_ppo import RunFolder,SpanPPO,SpanPPOConfig
-from text2grad.view_runs import *
-from text2grad.view_runs import TEXTS
-from text2grad.workbench import InputError,Workbench
-import text2grad.run_files as rf, text2grad.run_view as rv
+from text2grad.evaluation.runs import LogTail,RunBase,RunError,RunReader,Shelf,list_runs,open_inside
+from text2grad.evaluation.run_html import *
+from text2grad.evaluation.runs import RunError,RunReader,Shelf,list_runs
+from text2grad.evaluation.run_html import kind_of
+from text2grad.span_ppo.callbacks import RunFolder
+from text2grad.span_ppo.trainer import SpanPPO,SpanPPOConfig
+from text2grad.app.view_runs import *
+from text2grad.app.view_runs import TEXTS
+from text2grad.app.workbench import InputError,Workbench
+import text2grad.evaluation.runs as rf, text2grad.evaluation.run_html as rv
 
 def toy(r=4): return Policy.create(*tiny_lm(0), lora=dict(r=r, alpha=8))
 def e_critic(examples): return [Critique('More e.', [Span(i, i+1, .5 if c=='e' else -.1, reason='more e') for i,c in enumerate(x.response)]) for x in examples]
@@ -436,7 +438,7 @@ def test_two_checkpoints_and_the_policy_comes_back(trained):
     assert (a.table['logp']==c.table['logp']).all() and (a.table['logp']!=b.table['logp']).any() and (a.table['kl']==0).all()
     fresh = train(trained.parent/'unused')
     fresh.load_state(trained/'b/checkpoints/ckpt-000002')
-    from text2grad.measure import measure
+    from text2grad.span_ppo.inspection import measure
     np.testing.assert_array_equal(measure(fresh.policy, ex).table['logp'], b.table['logp'])
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt, ValueError, MemoryError])
@@ -444,7 +446,7 @@ def test_the_policy_comes_back_after_an_error(trained, monkeypatch, error):
     r,policy = RunReader(RunBase(trained), 'b'),toy()
     mine = own(policy)
     def boom(*a): raise error('boom')
-    monkeypatch.setattr('text2grad.measure.measure', boom)
+    monkeypatch.setattr('text2grad.span_ppo.inspection.measure', boom)
     with pytest.raises(RunError if error is ValueError else error): checkpoint_samples(policy, r, (2,), Example('p', 'e'))
     assert same(own(policy), mine)
     with pytest.raises(RunError, match='does not fit the model.*start it with the model'):
@@ -452,7 +454,7 @@ def test_the_policy_comes_back_after_an_error(trained, monkeypatch, error):
 
 def test_the_lock_is_held_and_given_back(trained, monkeypatch):
     r,lock,seen = RunReader(RunBase(trained), 'b'),threading.RLock(),[]
-    import text2grad.measure as m
+    import text2grad.span_ppo.inspection as m
     real = m.measure
     def watched(*a):
         t = threading.Thread(target=lambda: seen.append(lock.acquire(blocking=False)))
@@ -575,7 +577,7 @@ def test_two_visitors_share_what_was_read(bench):
 
 def test_no_gradio_below_the_view():
     "The rooms below are imported without Gradio, and so is this one"
-    code = "import sys, text2grad.run_view, text2grad.view_runs; assert 'gradio' not in sys.modules"
+    code = "import sys, text2grad.evaluation.run_html, text2grad.app.view_runs; assert 'gradio' not in sys.modules"
     assert subprocess.run([sys.executable,'-c',code]).returncode==0
 
 def test_the_page_is_built_and_names_its_endpoints(bench, monkeypatch):

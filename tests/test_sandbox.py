@@ -5,13 +5,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given,settings,strategies as st
 from hostile import ATTACKS,BOXED,FORGERIES,HARMLESS,SIMPLE,mutants
-from text2grad import box as box_room,selftest
-from text2grad.box import Box,BoxError,Limits,Tier,bwrap_command,container_command
-from text2grad.inside import encode
-from text2grad.sandbox import Failure,Result,SandboxUnavailable,run,run_batch,self_test
-from text2grad.selftest import advice
-from text2grad.tasks import load_humaneval,load_task
-from text2grad.verdict import decode,divergence,plan,show
+from text2grad.sandbox import box as box_room
+from text2grad.sandbox import selftest
+from text2grad.sandbox.box import Box,BoxError,Limits,Tier,bwrap_command,container_command
+from text2grad.sandbox.worker import encode
+from text2grad.sandbox.grading import Failure,Result
+from text2grad.sandbox.selftest import SandboxUnavailable,self_test
+from text2grad.sandbox.runner import run,run_batch
+from text2grad.sandbox.selftest import advice
+from text2grad.data.tasks import load_humaneval,load_task
+from text2grad.sandbox.grading import decode,divergence,plan,show
 
 root = Path(__file__).resolve().parent.parent
 
@@ -334,7 +337,7 @@ def test_a_bwrap_that_does_not_work(monkeypatch, tmp_path, text, why):
 
 def test_user_namespaces_switched_off():
     "For real: inside a bubblewrap that forbids them"
-    code = 'from text2grad.sandbox import *\ntry: print(run("1"))\nexcept SandboxUnavailable as e: print("refused:", e)'
+    code = 'from text2grad.sandbox.runner import *\ntry: print(run("1"))\nexcept SandboxUnavailable as e: print("refused:", e)'
     r = subprocess.run(['bwrap','--unshare-user','--disable-userns','--dev-bind','/','/','--',sys.executable,'-c',code], capture_output=True, text=True, cwd=root, env={**os.environ, 'PYTHONPATH':str(root)})
     assert r.stdout.startswith('refused: There is no sandbox'), r.stdout+r.stderr
 
@@ -397,7 +400,7 @@ def test_an_interrupted_batch_leaves_nothing():
     assert time.monotonic()-start<4 and others(str(903<<20))==[]
 
 def test_a_killed_parent_leaves_nothing():
-    code = 'from text2grad.sandbox import *\nself_test()\nprint("go", flush=True)\nrun("import time\\ntime.sleep(60)", timeout=60., memory_mb=904)'
+    code = 'from text2grad.sandbox.runner import *\nself_test()\nprint("go", flush=True)\nrun("import time\\ntime.sleep(60)", timeout=60., memory_mb=904)'
     p = subprocess.Popen([sys.executable,'-c',code], stdout=subprocess.PIPE, text=True, cwd=root, env={**os.environ, 'PYTHONPATH':str(root)})
     assert p.stdout.readline()=='go\n'
     time.sleep(.5)

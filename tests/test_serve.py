@@ -3,11 +3,11 @@ import os,signal,socket,subprocess,sys,time,urllib.request
 from contextlib import contextmanager
 from urllib.error import URLError
 import fastapi,openai,pytest,uvicorn # without the extra dev this test fails, it does not skip
-from text2grad.api_critic import ApiCritic
+from text2grad.critics.api import ApiCritic
 from text2grad.core import Example
-from text2grad.model_critic import ModelCritic
+from text2grad.critics.local import ModelCritic
 from text2grad.pretrained import default_model,load_model
-from text2grad.prompting import Ask
+from text2grad.critics.llm import Ask
 
 def free_port():
     with socket.socket() as s:

@@ -4,12 +4,14 @@ from dataclasses import asdict,replace
 from pathlib import Path
 import numpy as np, pytest, torch
 from text2grad.core import Critique,Example,Span,read_jsonl
-from text2grad.losses import masked_mean
-from text2grad.models import Policy
+from text2grad.span_ppo.losses import masked_mean
+from text2grad.span_ppo.policy import Policy
 from text2grad.pretrained import tiny_lm
-from text2grad.rollout import judge
-from text2grad.span_ppo import *
-from text2grad.span_ppo import check_checkpoint,latest_checkpoint
+from text2grad.span_ppo.rollout import judge
+from text2grad.span_ppo.trainer import *
+from text2grad.checkpoints import CheckpointError,StopOnSignal,check_checkpoint,latest_checkpoint
+from text2grad.span_ppo.callbacks import RunFolder
+from text2grad.checkpoints import check_checkpoint,latest_checkpoint
 
 prompts = [Example(f'Write {n} letters.', '') for n in 'one two three four five six seven'.split()]
 small = SpanPPOConfig(steps=4, batch_size=4, minibatch_size=4, micro_batch_size=4, max_new_tokens=8, lr=1e-3, save_every=1)
@@ -64,7 +66,7 @@ def test_row_21_and_22_returns_use_raw_advantages_and_whitening_spans_the_batch(
     x = experience(make())
     assert abs(float(masked_mean(x.advantages, x.mask)))<1e-5
     assert abs(float(masked_mean(x.advantages**2, x.mask))-1)<.05
-    from text2grad.losses import gae
+    from text2grad.span_ppo.losses import gae
     adv,ret = gae(x.rewards, x.values, x.mask, 1., .95)
     torch.testing.assert_close(ret[x.mask], (adv+x.values)[x.mask])
     torch.testing.assert_close(x.returns[x.mask], ret[x.mask])
@@ -79,7 +81,7 @@ def test_row_8_missing_eos_penalty_once_and_only_where_cut_off():
     assert (d!=0).any()
 
 def test_a_judged_response_that_says_nothing_pays_on_its_end_token():
-    from text2grad.rollout import make_rollout
+    from text2grad.span_ppo.rollout import make_rollout
     t = make()
     eos,exs = t.policy.eos_ids[0],prompts[:3]
     r = make_rollout(t.policy, exs, *t.policy.encode([e.prompt for e in exs]), torch.tensor([[eos,0,0],[20,21,eos],[eos,0,0]]))

@@ -8,14 +8,15 @@ import torch.nn.functional as F
 from hypothesis import example,given,settings,strategies as st
 from safetensors.torch import load_file,save_file
 from text2grad.core import Critique,Example,Span,loads
-from text2grad.decoding import class_weights
-from text2grad.feedback import text_ids,text_offsets,token_labels
-from text2grad.models import lm_logits
+from text2grad.reward_model.decoding import class_weights
+from text2grad.reward_model.preprocessing import text_ids,text_offsets,token_labels
+from text2grad.span_ppo.policy import lm_logits
 from text2grad.pretrained import ModelError,tiny_lm
-from text2grad.reader import _word_ids,copies,told
-from text2grad.reward_base import RewardModel
-from text2grad.span_reward import *
-from text2grad.span_heads import _key,_marks
+from text2grad.reward_model.token_head import _word_ids,copies,told
+from text2grad.reward_model.base import RewardModel
+from text2grad.reward_model.span_model import *
+from text2grad.reward_model.span_heads import SpanRewardConfig
+from text2grad.reward_model.span_heads import _key,_marks
 
 SMALL = dict(size=16, layers=1, heads=2, dropout=0., max_new_tokens=12)
 LORA = dict(r=4, alpha=8)
@@ -414,7 +415,7 @@ def test_calibrate_writes_what_evaluate_only_looks_at():
     chosen = m.calibrate(cast)
     assert (m.config.temperature, m.config.bias, m.config.stick)==(chosen['temperature'], chosen['bias'], chosen['stick']) and got['span_f1']==chosen['poor']
     json.dumps(chosen)
-    from text2grad.decoding import overlap_f1
+    from text2grad.reward_model.decoding import overlap_f1
     pairs = lambda ss: [(s.start, s.end) for s in ss if s.score<0]
     assert overlap_f1([pairs(ss) for ss in m.spans(cast)], [pairs(e.critique.spans) for e in cast])==pytest.approx(chosen['poor'])
     again = make()

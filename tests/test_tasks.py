@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given,settings,strategies as st
 
 from text2grad.core import RecordError,read_examples,write_examples,write_jsonl
-from text2grad.tasks import *
-from text2grad import tasks
+from text2grad.data.tasks import *
+from text2grad.data import tasks
 
 NAMES = ('summarize','answer','code')
 SHARED = Path(__file__).parents[2]/'shared'/'data'
@@ -38,7 +38,7 @@ def test_sizes_and_shape(name, train, heldout, new):
     assert {e.meta['split'] for e in t.train}=={'train'} and {e.meta['split'] for e in t.heldout}=={'heldout'}
 
 def test_total_size():
-    assert sum(f.stat().st_size for f in Path(str(files('text2grad')/'data')).iterdir()) < 300_000
+    assert sum(f.stat().st_size for f in Path(str(files('text2grad')/'data')).rglob('*') if f.suffix in ('.jsonl','.json','.md')) < 300_000
 
 def test_each_load_is_fresh():
     a = summarize()
@@ -202,7 +202,7 @@ def test_examples_survive_the_disk(name, tmp_path):
     assert read_examples(tmp_path/'x.jsonl')==exs
 
 def test_import_is_light():
-    src = 'import sys, text2grad.tasks as t; t.load_task("code"); print([m for m in ("torch","datasets","pyarrow","transformers","numpy") if m in sys.modules])'
+    src = 'import sys, text2grad.data.tasks as t; t.load_task("code"); print([m for m in ("torch","datasets","pyarrow","transformers","numpy") if m in sys.modules])'
     out = subprocess.run([sys.executable, '-c', src], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]).stdout
     assert out.strip()=='[]'
 
@@ -396,7 +396,7 @@ def test_hub_failure_says_how_to_go_on(error, monkeypatch):
         assert all(s in str(e.value) for s in (type(error).__name__, 'hf download', '--repo-type dataset', 'pass its path', '.parquet')) and e.value.__cause__ is error
 
 def test_offline_for_real():
-    src = "import os; os.environ['HF_HUB_OFFLINE']='1'\nfrom text2grad.tasks import *\nfor f in (load_slf5k, load_kodcode):\n    try: f(limit=2)\n    except DatasetUnavailable as e: print('refused', 'hf download' in str(e))"
+    src = "import os; os.environ['HF_HUB_OFFLINE']='1'\nfrom text2grad.data.tasks import *\nfor f in (load_slf5k, load_kodcode):\n    try: f(limit=2)\n    except DatasetUnavailable as e: print('refused', 'hf download' in str(e))"
     out = subprocess.run([sys.executable, '-c', src], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]).stdout
     assert out.split('\n')[:2]==['refused True']*2
 

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given,settings,strategies as st
 
-from text2grad import show
-from text2grad.channels import CHANNELS,TokenTable,grouped
+from text2grad.viz import html as show
+from text2grad.viz.channels import CHANNELS,TokenTable,grouped
 from text2grad.core import Critique,Example,Quote,Span,loads
-from text2grad.token_view import CSS,JS,MAX_TOKENS,export_html,export_jsonl,export_png,export_svg,export_text,heat,heat_map,packed,read_pick
+from text2grad.viz.heatmap import CSS,JS,heat,heat_map,read_pick
+from text2grad.viz.html import MAX_TOKENS
+from text2grad.viz.exports import export_html,export_jsonl,export_png,export_svg,export_text,packed
 from test_show import drawn
 
 def table(pieces, **channels):
@@ -331,7 +333,7 @@ def test_in_gradio(context, monkeypatch):
     "A pick reaches Python, the answer redraws the map and keeps the focus, every export arrives, a wrong pick is refused in words"
     monkeypatch.setenv('GRADIO_ANALYTICS_ENABLED', 'False')
     import gradio as gr
-    from text2grad.token_view import export_buttons
+    from text2grad.viz.exports import export_buttons
     with gr.Blocks(analytics_enabled=False) as demo:
         html,pick = heat(gr, 'm', heat_map(TABLE, critique=CRITIQUE), 'tokens')
         said = gr.Textbox(elem_id='said', label='said')

@@ -1,12 +1,12 @@
 "The critic that runs tests: what each kind of failure says, and which words it blames"
 from dataclasses import replace
 import pytest
-from text2grad import unit_tests as U
+from text2grad.critics import unit_tests as U
 from text2grad.core import Example,loads
-from text2grad.critics import critic_reward,rule_critic
-from text2grad.sandbox import Failure,Result
-from text2grad.tasks import load_humaneval,load_task
-from text2grad.unit_tests import UnitTestCritic,sentence
+from text2grad.critics.base import critic_reward,rule_critic
+from text2grad.sandbox.grading import Failure,Result
+from text2grad.data.tasks import load_humaneval,load_task
+from text2grad.critics.unit_tests import UnitTestCritic,sentence
 
 critic = UnitTestCritic(timeout=3.)
 TESTS = 'assert f([3, 1, 2]) == [1, 2, 3]\nassert f([]) == []\nassert f([2, 1]) == [1, 2]\n'

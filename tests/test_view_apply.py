@@ -2,12 +2,12 @@
 import math
 import pytest
 from text2grad.core import Critique,Example,Span
-from text2grad.measure import measure
-from text2grad.models import Policy
-from text2grad.one_step import Fork,fingerprint
+from text2grad.span_ppo.inspection import measure
+from text2grad.span_ppo.policy import Policy
+from text2grad.span_ppo.one_step import Fork,fingerprint
 from text2grad.pretrained import tiny_lm
-from text2grad.view_apply import PRESET,apply_step,diff_html,fork_text,meter_html,shown_step,stop_step,undo_step
-from text2grad.workbench import InputError,Workbench
+from text2grad.app.view_apply import PRESET,apply_step,diff_html,fork_text,meter_html,shown_step,stop_step,undo_step
+from text2grad.app.workbench import InputError,Workbench
 
 EVIL = '<img src=x onerror=alert(1)>'
 CAT = Example('Where is the cat?', 'The cat sat on the mat.', Critique('It sat on a chair.', (Span(15, 22, -1., 'the mat', EVIL, 'exact'),)))
@@ -50,7 +50,7 @@ def test_stop_ends_a_step_and_leaves_no_trace(bench):
     assert 'Stopped; the policy is as it was' in got['note'] and bench.session('a').step is None and fingerprint(bench.policy)==before
 
 def test_a_step_on_a_response_that_is_gone_is_not_kept(bench, monkeypatch):
-    import text2grad.view_apply as room
+    import text2grad.app.view_apply as room
     other,real = measure(bench.policy, CAT),room.apply_critique
     def slow(*args, **kw):
         st = real(*args, **kw)

@@ -4,14 +4,14 @@ import gzip,json,threading
 import pytest
 from hypothesis import given,settings,strategies as st
 from pathlib import Path
-from text2grad.alignment import align
-from text2grad.annotation import annotate
+from text2grad.alignment.critiques import align
+from text2grad.data.annotation import annotate
 from text2grad.core import Critique,Example,Quote,RecordError,Span,dumps,from_record,problems,read_examples,read_records,to_record,write_jsonl
-from text2grad.feedback import read_feedback,token_labels
-from text2grad.mending import (SEVERITY,Draft,Fix,candidates,critique_of,draft_of,feedback_id,phrases,record_of,save_record,saved_draft)
-from text2grad.view_critique import (begin_with,desk_of,fix_phrase,inspector_html,mark_words,measure_text,open_case,phrase_choices,pick_phrase,
+from text2grad.reward_model.preprocessing import read_feedback,token_labels
+from text2grad.app.drafts import (SEVERITY,Draft,Fix,candidates,critique_of,draft_of,feedback_id,phrases,record_of,save_record,saved_draft)
+from text2grad.app.view_critique import (begin_with,desk_of,fix_phrase,inspector_html,mark_words,measure_text,open_case,phrase_choices,pick_phrase,
     pick_words,place_choices,render,save_critique,type_feedback,use_text,word_table)
-from text2grad.workbench import InputError,Workbench
+from text2grad.app.workbench import InputError,Workbench
 
 R = 'Neil Armstrong walked there in 1968. He was an American astronaut. It is far away, but the Moon is dry and the Moon is grey.'
 P = [dict(role='system', content='Be brief.'), dict(role='user', content='Who first walked on the Moon?')]
@@ -22,7 +22,7 @@ def bench(tmp_path): return Workbench(feedback=tmp_path/'feedback.jsonl')
 
 @pytest.fixture(scope='module')
 def policy():
-    from text2grad.models import Policy
+    from text2grad.span_ppo.policy import Policy
     from text2grad.pretrained import tiny_lm
     return Policy.create(*tiny_lm())
 
@@ -116,7 +116,7 @@ def test_what_is_saved_is_what_annotate_and_training_read(bench, policy, tmp_pat
     assert ex.critique==critique_of(d.draft) and ex.critique.source=='human'
     labels,severity = token_labels(ex.critique, word_table(R).offsets)
     assert [R[a:b].strip() for (a,b),l in zip(word_table(R).offsets, labels) if l==0]==['the','Moon'] and severity.max()==1
-    from text2grad.critics import RuleCritic
+    from text2grad.critics.base import RuleCritic
     critic = RuleCritic([lambda e: [Quote('dry', -1., 'dull')]], 'one')
     out = tmp_path/'critiques.jsonl'
     assert annotate(bench.feedback, critic, out, cache=None, progress=False).judged==1
@@ -215,7 +215,7 @@ def test_the_phrase_that_needs_a_hand_is_looked_at_first(bench):
     assert 'Buzz' in d.key and render(d, 'places')['places'][1]==[]
 
 def test_the_other_views_see_the_critique_and_the_critic_s_comes_back(bench, policy):
-    from text2grad.measure import measure
+    from text2grad.span_ppo.inspection import measure
     b = Workbench(policy, feedback=bench.feedback)
     theirs = Critique('Bad.', [Span(0, 4, -1., 'Neil', 'no')], source='rules')
     s = b.session('s')
@@ -257,5 +257,5 @@ def test_a_chat_prompt_is_kept_when_only_the_response_is_edited(bench):
 
 def test_the_room_imports_no_gradio():
     import subprocess,sys
-    code = 'import sys,text2grad.view_critique,text2grad.mending; sys.exit(any(m in sys.modules for m in ("gradio","torch","transformers")))'
+    code = 'import sys,text2grad.app.view_critique,text2grad.app.drafts; sys.exit(any(m in sys.modules for m in ("gradio","torch","transformers")))'
     assert subprocess.run([sys.executable, '-c', code]).returncode==0

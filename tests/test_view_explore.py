@@ -1,13 +1,14 @@
 "The first view of the app: its handlers as plain functions, with every channel and every kind of critic"
 import pytest
-from text2grad.app import critics_of
+from text2grad.app.page import critics_of
 from text2grad.core import Critique,Example,Quote,Span
-from text2grad.measure import measure
-from text2grad.models import Policy
+from text2grad.span_ppo.inspection import measure
+from text2grad.span_ppo.policy import Policy
 from text2grad.pretrained import load_model,tiny_lm
-from text2grad.span_reward import SpanRewardConfig,SpanRewardModel
-from text2grad.view_explore import CHOICES,asked,drawn,generate_response,judge_response,show_again,spans_table,starters,stop_writing,take_starter
-from text2grad.workbench import OWN_WORDS,InputError,Workbench
+from text2grad.reward_model.span_heads import SpanRewardConfig
+from text2grad.reward_model.span_model import SpanRewardModel
+from text2grad.app.view_explore import CHOICES,asked,drawn,generate_response,judge_response,show_again,spans_table,starters,stop_writing,take_starter
+from text2grad.app.workbench import OWN_WORDS,InputError,Workbench
 
 PROMPT,RESPONSE,LOOK = 'Where is the cat?','The cat sat on the mat. It slept.',('reward','raw','token')
 EVIL = '<img src=x onerror=alert(1)>'

@@ -2,12 +2,12 @@
 import json,math,re,time
 import numpy as np, pytest
 from types import SimpleNamespace
-from text2grad.channels import token_table
+from text2grad.viz.channels import token_table
 from text2grad.core import Critique,Example,Span
-from text2grad.span_ppo import Objective
-from text2grad.view_why import CHANNELS_SHOWN,choose_why,example_case,look_of,open_why,pick_why,reset_why,slide_why,why_view
-from text2grad.why import ledger,reckoned
-from text2grad.workbench import InputError,NewSession,Workbench
+from text2grad.span_ppo.trainer import Objective
+from text2grad.app.view_why import CHANNELS_SHOWN,choose_why,example_case,look_of,open_why,pick_why,reset_why,slide_why,why_view
+from text2grad.span_ppo.credit import ledger,reckoned
+from text2grad.app.workbench import InputError,NewSession,Workbench
 
 BAD = '<img src=x onerror=alert(1)>'
 

@@ -3,12 +3,12 @@ import math,time
 import numpy as np, pytest, torch
 from dataclasses import fields
 from hypothesis import given,settings,strategies as st
-from text2grad.alignment import token_rewards
-from text2grad.channels import groups,token_table,with_channels
+from text2grad.alignment.critiques import token_rewards
+from text2grad.viz.channels import groups,token_table,with_channels
 from text2grad.core import Critique,Span
-from text2grad.losses import gae,missing_eos,shape_rewards,whiten
-from text2grad.span_ppo import Objective,SpanPPOConfig
-from text2grad.why import _defaults,advantages,laid,ledger,reckoned,three_rewards
+from text2grad.span_ppo.losses import gae,missing_eos,shape_rewards,whiten
+from text2grad.span_ppo.trainer import Objective,SpanPPOConfig
+from text2grad.span_ppo.credit import _defaults,advantages,laid,ledger,reckoned,three_rewards
 
 SPREADS,OVERLAPS = ('all','mean','last','first','decay'),('sum','max','last')
 
@@ -169,8 +169,8 @@ def test_sentences_are_paid_on_their_last_token():
 
 def test_the_ledger_of_a_measured_response_is_its_advantage():
     from text2grad.core import Example
-    from text2grad.measure import measure,rejudged
-    from text2grad.models import Policy
+    from text2grad.span_ppo.inspection import measure,rejudged
+    from text2grad.span_ppo.policy import Policy
     from text2grad.pretrained import tiny_lm
     p,text = Policy.create(*tiny_lm()),'They stayed for three weeks. 🌙 It was dark'
     torch.nn.init.normal_(p.value_head.weight, std=.02)

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from hypothesis import given,strategies as st
 from text2grad.core import Critique,Example,Span
-from text2grad.models import Policy
+from text2grad.span_ppo.policy import Policy
 from text2grad.pretrained import tiny_lm
-from text2grad.rollout import sample
-from text2grad.workbench import InputError,LaterCritic,NewSession,Workbench
+from text2grad.span_ppo.rollout import sample
+from text2grad.app.workbench import InputError,LaterCritic,NewSession,Workbench
 
 PROMPT = 'Write a short summary.'
 
@@ -50,7 +50,7 @@ def test_a_model_that_cannot_be_had_is_told_and_asked_for_again(tmp_path):
 
 def test_a_failure_of_ours_is_raised_and_the_lock_is_free(policy, monkeypatch):
     bench = Workbench(policy)
-    monkeypatch.setattr('text2grad.rollout.sample', lambda *a,**k: 1/0)
+    monkeypatch.setattr('text2grad.span_ppo.rollout.sample', lambda *a,**k: 1/0)
     with pytest.raises(ZeroDivisionError): list(bench.generate(PROMPT))
     assert bench.model_lock.acquire(timeout=1)
 

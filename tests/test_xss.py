@@ -4,10 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from text2grad import show
-from text2grad.channels import TokenTable
+from text2grad.viz import html as show
+from text2grad.viz.channels import TokenTable
 from text2grad.core import Critique,Example,Quote,Span
-from text2grad.token_view import CSS,JS,export_html,export_svg,heat,heat_map
+from text2grad.viz.heatmap import CSS,JS,heat,heat_map
+from text2grad.viz.exports import export_html,export_svg
 
 # How text that is not escaped comes to stand in a page: the context in which a payload is live
 CONTEXTS = dict(text='<div>{}</div>', double='<span title="{}">x</span>', single="<span title='{}'>x</span>", bare='<span title={}>x</span>', href='<a href="{}">x</a>',
@@ -100,7 +101,8 @@ def test_nothing_runs(page, name):
 @pytest.mark.parametrize('name', SURFACES)
 def test_control_a_surface_that_does_not_escape(page, monkeypatch, name):
     "The same surfaces with escaping switched off: the same harness must notice"
-    from text2grad import paint,token_view
+    from text2grad.viz import color as paint
+    from text2grad.viz import heatmap as token_view
     for m in (paint, show, token_view):
         if hasattr(m, 'esc'): monkeypatch.setattr(m, 'esc', str)
         if hasattr(m, '_text_html'): monkeypatch.setattr(m, '_text_html', lambda s, kinds: s)

@@ -11,7 +11,7 @@ __all__ = ['MATCHES', 'SCHEMA', 'Span', 'Quote', 'Critique', 'Example', 'Judgeme
 
 # %% ../nbs/00_core.ipynb #a6380879
 import gzip,json,math,os,tempfile,zlib
-from dataclasses import dataclass,field,fields,replace
+from dataclasses import dataclass,field,fields
 from pathlib import Path
 from typing import Any,Iterable,Iterator
 

@@ -14,7 +14,7 @@ with tempfile.TemporaryDirectory() as tmp:
     shutil.copytree(root, copy, ignore=skip, symlinks=True)
     run('nbdev-export', cwd=copy)
     run('nbdev-clean', cwd=copy)
-    files = [p.relative_to(copy) for pat in ('nbs/**/*.ipynb','index.ipynb','text2grad/*.py') for p in copy.glob(pat)]
+    files = [p.relative_to(copy) for pat in ('nbs/**/*.ipynb','index.ipynb','text2grad/**/*.py') for p in copy.glob(pat)]
     changed = [str(f) for f in files if not (root/f).exists() or not filecmp.cmp(root/f, copy/f, shallow=False)]
     run(sys.executable, 'tools/readme.py', '--check', cwd=copy)
 if changed: sys.exit(f'{", ".join(sorted(changed))}: not what nbdev-export and nbdev-clean write; run both and commit')
