@@ -48,6 +48,12 @@ def test_imports_point_down(name):
     assert not wrong, f'{name} imports {wrong}, which stand above it'
 
 @pytest.mark.parametrize('name', modules)
+def test_no_private_name_crosses_a_wing(name):
+    wing = name.split('.')[0]
+    wrong = {f'{m}.{n}' for m,n in imported(name) if n.startswith('_') and n!='__version__' and m.split('.')[0]!=wing}
+    assert not wrong, f'{name} imports {wrong}'
+
+@pytest.mark.parametrize('name', modules)
 def test_path_is_module(name):
     f = modules[name].relative_to(root/'nbs')
     room = '__init__' if f.stem=='index' else re.fullmatch(r'\d\d_(\w+)', f.stem)[1]

@@ -17,10 +17,10 @@ from pathlib import Path
 from rapidfuzz.fuzz import ratio
 
 # %% ../../nbs/app/03_drafts.ipynb #5bf238d8
-from ..alignment.critiques import _quotes,align,parse_critique
+from ..alignment.critiques import quotes_of,align,parse_critique
 from ..core import Critique,Example,Quote,Span,dumps,from_record,loads,problems,read_records,to_record,write_jsonl
-from ..alignment.linking import _content,_points,_quoted_re,_units,_verdict,link_phrases
-from ..alignment.quotes import _Text,_fold,_locate,_snap,_window,find_spans
+from ..alignment.linking import content_stems,points_of,QUOTED,sentence_spans,verdict,link_phrases
+from ..alignment.quotes import SearchText,fold,locate_quote,snap_to_words,best_window,find_spans
 
 # %% ../../nbs/app/03_drafts.ipynb #b7b1e854
 @dataclass(frozen=True)
@@ -71,13 +71,13 @@ def _of_quotes(quotes, response, origin):
 def _of_text(text, response):
     "`(origin, quote, reason, score, spans, missing)` of what free-form feedback or a critique in the wire format says; `ValueError` if it is broken JSON"
     if not text.strip(): return
-    if (d := parse_critique(text)) is not None: yield from _of_quotes(_quotes(d), response, 'text'); return
+    if (d := parse_critique(text)) is not None: yield from _of_quotes(quotes_of(d), response, 'text'); return
     if align(response, text) is None: raise ValueError('this begins like JSON but cannot be read as a critique; finish it, or write prose')
-    found,whole = link_phrases(text, response),_verdict(text) or -1.
-    for name in dict.fromkeys((p.about.strip(), p.reason, p.kind, p.instead) for p in _points(text)):
+    found,whole = link_phrases(text, response),verdict(text) or -1.
+    for name in dict.fromkeys((p.about.strip(), p.reason, p.kind, p.instead) for p in points_of(text)):
         about,reason,kind,instead = name
         spans = tuple(s for s in found if (s.quote, s.reason)==(about, reason))
-        score = spans[0].score if spans else (_verdict(reason) or whole) if kind=='free' else -1.
+        score = spans[0].score if spans else (verdict(reason) or whole) if kind=='free' else -1.
         yield 'text',about or instead.strip(),reason,score,spans,kind=='add'
 
 def _of_critique(c, response):
@@ -140,11 +140,11 @@ class Candidate:
 
 def _alike(q, response, a, b):
     "The stretch of `response[a:b]` that reads most like the folded `q`, as a `Candidate`, or `None`"
-    t = _Text(response[a:b])
+    t = SearchText(response[a:b])
     n = len(t.folded)
-    w = (0, n) if len(q)>=n else _window(q, t.folded, .3)
+    w = (0, n) if len(q)>=n else best_window(q, t.folded, .3)
     if not n or not w: return None
-    x,y,sim = _snap(q, t, max(0, w[0]), min(n, w[1]), 0, n) if len(q)<n else (0, n, ratio(q, t.folded)/100)
+    x,y,sim = snap_to_words(q, t, max(0, w[0]), min(n, w[1]), 0, n) if len(q)<n else (0, n, ratio(q, t.folded)/100)
     if x>=y or not t.whole(x, y): return None
     x,y = t.to_raw(x, y)
     return Candidate(a+x, a+y, round(sim, 3), 'alike')
@@ -157,12 +157,12 @@ def candidates(
 )->list[Candidate]:# Best first
     "The places that a phrase could be about"
     words = phrase.quote or phrase.reason
-    if m := _quoted_re.search(words): words = next(filter(None, m.groups()))
-    said = _content(words) or _content(phrase.reason)
-    found,match = _locate(_Text(response), words, .5)
+    if m := QUOTED.search(words): words = next(filter(None, m.groups()))
+    said = content_stems(words) or content_stems(phrase.reason)
+    found,match = locate_quote(SearchText(response), words, .5)
     out = [Candidate(a, b, round(s, 3), dict(exact='verbatim', fuzzy='alike').get(match, match)) for a,b,s in found]
-    q,units = _fold(words)[0],_units(response)
-    shares = [(len(said&_content(response[a:b]))/max(1, len(said)), a, b) for a,b in units]
+    q,units = fold(words)[0],sentence_spans(response)
+    shares = [(len(said&content_stems(response[a:b]))/max(1, len(said)), a, b) for a,b in units]
     for share,a,b in sorted(shares, key=lambda o: (-o[0], o[1]))[:64]:
         if q and len(q)<2000 and (c := _alike(q, response, a, b)): out.append(c)
         if share: out.append(Candidate(a, b, round(share, 3), 'shared words'))

@@ -19,7 +19,7 @@ from ..viz.color import color_scale,esc
 from ..viz.html import note_html
 from ..viz.exports import export_buttons
 from ..viz.heatmap import heat,heat_map,read_pick
-from ..span_ppo.credit import _settings,ledger,reckoned,three_rewards
+from ..span_ppo.credit import ledger_settings,ledger,reckoned,three_rewards
 from .workbench import InputError,binder
 
 # %% ../../nbs/app/07_view_why.ipynb #ae7c1c4f
@@ -69,7 +69,7 @@ def look_of(bench, sid):
 # %% ../../nbs/app/07_view_why.ipynb #ff0368a1
 def _dials(bench, of, gamma, lam, beta):
     "Every setting of the case, with these three in place of its own"
-    s = _settings(of.config)
+    s = ledger_settings(of.config)
     s.gamma,s.lam,s.kl_coef = bench.number(gamma, 'gamma', 0, 1),bench.number(lam, 'lambda', 0, 1),bench.number(beta, 'beta', 0, 1)
     return s
 
@@ -79,7 +79,7 @@ def _token(bench, of, i):
 
 def _reckoned(of, s):
     "The table under these settings; the one that was measured if nothing has changed"
-    own = _settings(of.config)
+    own = ledger_settings(of.config)
     if (own.gamma,own.lam,own.kl_coef)==(s.gamma,s.lam,s.kl_coef): return of.table
     return reckoned(of.table, of.critique, s, finished=of.finished)
 
@@ -114,7 +114,7 @@ def _three(of, s):
 def _locked(l, channel):
     "The scale of the three maps"
     if channel not in l.scales:
-        own = _settings(l.of.config)
+        own = ledger_settings(l.of.config)
         at = [own]+[SimpleNamespace(**vars(own)|dict(gamma=a, lam=b)) for a,b in ((0.,0.),(1.,1.))]
         l.scales[channel] = color_scale(*(x[_names[channel]].tolist() for s in at for x in _three(l.of, s).values()))
     return l.scales[channel]
@@ -129,7 +129,7 @@ def open_why(bench, sid, gamma, lam, beta, channel)->dict:
     "Show what the session looks at; new sliders for a new response"
     l,new = look_of(bench, sid)
     if new or any(v is None for v in (gamma, lam, beta)):
-        s = _settings(l.of.config)
+        s = ledger_settings(l.of.config)
         gamma,lam,beta = s.gamma,s.lam,min(1., s.kl_coef)
     return slide_why(bench, sid, l.i, gamma, lam, beta, channel) | dict(gamma=gamma, lam=lam, beta=beta)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 # %% ../../nbs/data/07_annotation.ipynb #b1bc7b7d
 from .store import AnswerCache,CRITIQUE,Journal,annotated_row,cache_file,critic_name,pack,question_key,secrets_here,shown
-from ..core import Critique,Example,Judgement,RecordError,SCHEMA,_rows,dumps,problems,to_record
+from ..core import Critique,Example,Judgement,RecordError,SCHEMA,json_rows,dumps,problems,to_record
 
 # %% ../../nbs/data/07_annotation.ipynb #668def8c
 _log = logging.getLogger('text2grad')
@@ -40,7 +40,7 @@ def _wrong(r, fingerprint):
 
 def _each(source, limit=None):
     "`(row, record, problem)`, counted from 1"
-    found = _rows(source) if isinstance(source, (str,Path)) else ((i, x, '') for i,x in enumerate(source, 1))
+    found = json_rows(source) if isinstance(source, (str,Path)) else ((i, x, '') for i,x in enumerate(source, 1))
     return ((i, *((None,p) if p else _record(x))) for i,x,p in islice(found, limit))
 
 @contextmanager
@@ -253,7 +253,7 @@ def _locked(out):
 
 def _take_up(out, journal):
     "Put the answers of a finished output into the journal, unless it has them"
-    for i,v,p in _rows(out) if out.exists() else ():
+    for i,v,p in json_rows(out) if out.exists() else ():
         a = (v or {}).get('annotation')
         if p or not isinstance(a, dict) or not isinstance(a.get('key'), str): raise AnnotationError(f'{out}: row {i} was not written by annotate, so nothing is written over it; choose another name')
         if a['key'] in journal.at: continue
@@ -413,7 +413,7 @@ def _annotate_dataset(examples, critic, out, dry_run, **kwargs):
         s = annotate((r for r in examples), critic, path, dry_run=dry_run, **kwargs)
         if dry_run or s.left: return s
         _log.info('%s', s)
-        for _,r,_ in _rows(path):
+        for _,r,_ in json_rows(path):
             cols['critique'].append('\n'.join(o['text'] for o in r.get('feedback', [])) if 'spans' in r else None)
             cols['spans'].append([{k:(default | o)[k] for k in span} for o in r['spans']] if 'spans' in r else None)
             cols['omissions'].append([{k:o.get(k, '') for k in missing} for o in r.get('omissions', [])] if 'spans' in r else None)

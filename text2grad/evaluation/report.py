@@ -14,7 +14,7 @@ import math,re,string,warnings
 from collections import Counter
 from dataclasses import dataclass,fields,replace
 from pathlib import Path
-from ..core import Critique,Example,Quote,RecordError,Span,from_record,loads,write_file,_rows
+from ..core import Critique,Example,Quote,RecordError,Span,from_record,loads,write_file,json_rows
 from ..viz.color import color_scale
 from ..viz.html import columns_html,critique_html,curve_svg,fold_html,note_html,page_html,section_html,table_html,token_html
 
@@ -249,7 +249,7 @@ class Run:
 def _log(path, notes):
     "Rows of a log; a last line that was cut off is left out and noted"
     problem = ''
-    for i,row,bad in _rows(path):
+    for i,row,bad in json_rows(path):
         if problem: raise RecordError(path, [problem])
         if bad: problem = f'row {i}: {bad}'
         elif type(row.get('step')) is not int: raise RecordError(path, [f'row {i}: step: must be an integer, got {row.get("step")!r}'])

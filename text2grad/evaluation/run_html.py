@@ -19,10 +19,10 @@ from itertools import accumulate,groupby
 
 # %% ../../nbs/evaluation/05_run_html.ipynb #2f1a9774
 from ..viz.channels import TokenTable,grouped,normalised
-from ..core import Critique,Example,Quote,Span,from_record,loads,_prompt_problem
+from ..core import Critique,Example,Quote,Span,from_record,loads,prompt_problem
 from ..viz.color import BAD,GOOD,color_scale,esc
 from .runs import RunError,RunReader,number
-from ..viz.html import critique_html,curve_svg,fold_html,note_html,table_html,_ends
+from ..viz.html import critique_html,curve_svg,fold_html,note_html,table_html,padded_range
 from ..viz.heatmap import heat_map
 
 # %% ../../nbs/evaluation/05_run_html.ipynb #c4c52272
@@ -85,7 +85,7 @@ def two_curves_svg(
     "Two curves on the same axes"
     known = [p for p in a+b if p[1] is not None]
     if not known: return f'<div style="width:{width}px">{esc(label)}: no numbers</div>'
-    (x0,x1),(y0,y1) = (_ends(min(p[i] for p in known), max(p[i] for p in known)) for i in (0,1))
+    (x0,x1),(y0,y1) = (padded_range(min(p[i] for p in known), max(p[i] for p in known)) for i in (0,1))
     l,t,w,h = 54,22,width-62,height-40
     def line(pts, rgb, dash):
         runs = [[f'{l+w*(x-x0)/(x1-x0):.1f},{t+h*(1-(y-y0)/(y1-y0)):.1f}' for x,y in g] for ok,g in groupby(pts, key=lambda p: p[1] is not None) if ok]
@@ -189,7 +189,7 @@ def sample_of(
     ends = [0,*accumulate(map(len, given))]
     table = TokenTable(given, zip(ends, ends[1:]), chans)
     critique,more = critique_of(row.get('critique'), table.response)
-    prompt = row.get('prompt') if not _prompt_problem(row.get('prompt')) else _short(row.get('prompt', ''), 4000)
+    prompt = row.get('prompt') if not prompt_problem(row.get('prompt')) else _short(row.get('prompt', ''), 4000)
     return Sample(run.name, step, '' if row.get('id') is None else _short(row['id']), prompt, table, critique, tuple(notes+more))
 
 def prompt_html(

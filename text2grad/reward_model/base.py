@@ -18,7 +18,7 @@ from torch import nn
 
 # %% ../../nbs/reward_model/02_base.ipynb #eb75c248
 from ..core import Critique,Example,Judgement,dumps,write_file
-from ..span_ppo.policy import LORA,_lm,_lora_config,_peft
+from ..span_ppo.policy import LORA,base_lm,lora_config,peft_quietly
 from ..pretrained import ModelError,check_safetensors,load_model,no_dropout,progress_bars,read_json
 
 # %% ../../nbs/reward_model/02_base.ipynb #97daa6fa
@@ -38,7 +38,7 @@ class RewardModel(nn.Module):
     @property
     def lm(self):
         "The language model inside, adapter layers and all"
-        return _lm(self.model)
+        return base_lm(self.model)
     def collate(self, examples:list[Example])->dict: raise NotImplementedError
     def judgements(self, examples:list[Example])->list[Judgement]: raise NotImplementedError
     def evaluate(self, examples:list[Example])->dict: raise NotImplementedError
@@ -77,7 +77,7 @@ def _backbone(model, lora):
         raise ValueError('the model already carries an adapter: merge it (`merge_and_unload`) or load it anew')
     model.requires_grad_(lora is None)
     if not isinstance(lora, dict): return model
-    with _peft(): return get_peft_model(model, _lora_config(lora))
+    with peft_quietly(): return get_peft_model(model, lora_config(lora))
 
 @patch
 def trained(self:RewardModel)->dict: # Name -> parameter

@@ -15,7 +15,7 @@ from scipy.optimize import minimize_scalar
 # %% ../../nbs/reward_model/03_decoding.ipynb #92d6faf6
 from ..core import Span
 from .preprocessing import GOOD,NEUTRAL,POOR
-from ..alignment.quotes import _word_re
+from ..alignment.quotes import WORD
 from ..critics.text_rules import sentences
 
 # %% ../../nbs/reward_model/03_decoding.ipynb #f4e52d03
@@ -109,7 +109,7 @@ def label_spans(
     unit=None,    # (T,) of `sentence_of`: each sentence is marked by itself
 )->list[Span]:    # In order; no two of the same label touch, unless they are units
     "Runs of poor or good tokens as spans"
-    words,marks = [m.span() for m in _word_re.finditer(response)],{POOR:[], GOOD:[]}
+    words,marks = [m.span() for m in WORD.finditer(response)],{POOR:[], GOOD:[]}
     starts = np.array([a for a,_ in words])
     def whole(k, end):
         i = np.searchsorted(starts, k, 'right')-1

@@ -23,7 +23,7 @@ from safetensors.torch import save
 from ..core import Example,write_file
 from .decoding import class_weights
 from .preprocessing import NEUTRAL,chat_pieces,fit_prompt,text_offsets,token_labels
-from ..critics.local import _name
+from ..critics.local import model_name
 from ..span_ppo.policy import LORA,Policy,lm_logits
 from .token_head import Reader,_word_ids,told
 from .base import RewardModel
@@ -83,7 +83,7 @@ class SpanHeads(RewardModel):
         self.most = min(config.max_length, getattr(cfg, 'max_position_embeddings', None) or 1<<30, tokenizer.model_max_length)
         if self.writes: self._check_head()
     @property
-    def source(self): return f'reward model/span/{_name((self.lm, self.tokenizer))}'
+    def source(self): return f'reward model/span/{model_name((self.lm, self.tokenizer))}'
     @property
     def writes(self): return self.config.critique>0 and self.config.lora!='frozen'
     @property

@@ -20,7 +20,7 @@ from .decoding import best_path,best_sentences,calibrated,choose_thresholds,fit_
 from .preprocessing import POOR,token_labels
 from ..critics.local import ModelCritic
 from .span_heads import SpanHeads,_short
-from ..evaluation.span_metrics import TokenScores,_carried
+from ..evaluation.span_metrics import TokenScores,carried
 
 # %% ../../nbs/reward_model/07_span_model.ipynb #cecb40de
 _log = logging.getLogger('text2grad')
@@ -68,7 +68,7 @@ def rewards(self:SpanRewardModel,
     offsets:list,      # For each, `(start, end)` of the tokens to pay: any tokenizer's
 )->list[np.ndarray|None]: # For each, (T,) expected reward (P(good) - P(poor)) * severity, averaged over a token's characters; `None` if it does not fit
     "Expected reward of each token of a policy"
-    return [None if s is None else _carried(s.reward[:,None], s.offsets, o)[:,0] for s,o in zip(self.scores(examples), offsets, strict=True)]
+    return [None if s is None else carried(s.reward[:,None], s.offsets, o)[:,0] for s,o in zip(self.scores(examples), offsets, strict=True)]
 
 @patch
 def token_reward(self:SpanRewardModel,

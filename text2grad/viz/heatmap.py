@@ -15,7 +15,7 @@ from itertools import accumulate
 from .channels import CHANNELS,TokenTable,grouped,groups,normalised
 from ..core import Critique
 from .exports import JS_SAVE
-from .color import _chip,_finite,_kinds,_num,_paint,_small,_text,_text_html,color_scale,esc,legend_html,visible
+from .color import _chip,_finite,glyph_kinds,_num,_paint,SMALL,_text,glyph_html,color_scale,esc,legend_html,visible
 from .html import MAX_TOKENS,_score_html,_segment_style,_total,columns_html
 
 # %% ../../nbs/viz/05_heatmap.ipynb #5f530133
@@ -51,7 +51,7 @@ _empty = dict(end=f'<span style="{_chip("end")}"></span>', byte=f'<span style="{
 
 def _unit_html(i, a, t, kinds, style, name, tip, on, picked, tab, end=True):
     "One unit: `i` its token, `a` its first character, `on` the numbers of the spans over it"
-    body = (_text_html(t, kinds) if any(kinds) else html.escape(t)) if t else _empty['end' if end else 'byte']
+    body = (glyph_html(t, kinds) if any(kinds) else html.escape(t)) if t else _empty['end' if end else 'byte']
     here = ' aria-current="true"' if picked else ''
     return (f'<span class="t2g-u" role="button" data-i="{i}" data-a="{a}" data-s="{" ".join(map(str, on))}" tabindex="{0 if tab else -1}"{here} '
             f'aria-label="{name}" title="{tip}" style="unicode-bidi:isolate;{style}">{body}</span>')
@@ -77,7 +77,7 @@ def _phrases(critique, response):
     if critique.unresolved:
         lost = ''.join(f'<li>{_score_html(q.score)} {esc(q.text)}{": " if q.reason else ""}{_reason(q.reason, q.reason==last[n])}</li>' for n,q in enumerate(critique.unresolved))
         out += f'<div class="t2g-lost">Not in the response, rewards nothing:<ul>{lost}</ul></div>'
-    return out + (f'<div style="{_small}">Critic: {esc(critique.source)}</div>' if critique.source else '')
+    return out + (f'<div style="{SMALL}">Critic: {esc(critique.source)}</div>' if critique.source else '')
 
 # %% ../../nbs/viz/05_heatmap.ipynb #bd795d3b
 def _pieces(table, unit, total):
@@ -94,7 +94,7 @@ def _foot(channel, label, scale, values, note=''):
     beyond = sum(1 for v in values if _finite(v) and abs(v)>scale*1.0001)
     note = f'· full colour at {scale:.3g}' + (f', {beyond} beyond it' if beyond else '') + ('' if all(map(_finite, values)) else ', hatched: not known') + note
     mean = CHANNELS.get(channel, '')
-    return legend_html(scale, label, note) + (f'<div style="{_small}">{esc(mean)}</div>' if mean else '')
+    return legend_html(scale, label, note) + (f'<div style="{SMALL}">{esc(mean)}</div>' if mean else '')
 
 def _view(label, values, body, title, foot, side, data=''):
     "The named group of units, the legend and what stands beside it"
@@ -135,7 +135,7 @@ def heat_map(
     units,ps = _pieces(table, unit, total)
     figures,row = _figures(units),{i:j for j,(i,*_) in enumerate(ps)}
     if view=='spans': ps = list(_cut(ps, spans))
-    over,kinds,out = _over(ps, spans),_kinds(text),[]
+    over,kinds,out = _over(ps, spans),glyph_kinds(text),[]
     values,scale,what = _coloured(table, units, channel, how, vmax, label, spans, over, view)
     here = None if picked is None else max((j for j,(i,*_) in enumerate(ps) if i<=picked), default=None)
     lo,hi = _window(len(ps), here)

@@ -6,8 +6,8 @@ Docs: https://text2grad.github.io/text2grad/viz/html.html.md"""
 
 # %% auto #0
 __all__ = ['MAX_TOKENS', 'MAX_CHARS', 'CSP', 'token_html', 'spans_html', 'table_html', 'columns_html', 'critique_html',
-           'fold_html', 'use_color', 'token_ansi', 'spans_ansi', 'curve_svg', 'plot_curves', 'plot_tokens', 'note_html',
-           'section_html', 'page_html']
+           'fold_html', 'use_color', 'token_ansi', 'spans_ansi', 'padded_range', 'curve_svg', 'plot_curves',
+           'plot_tokens', 'note_html', 'section_html', 'page_html']
 
 # %% ../../nbs/viz/02_html.ipynb #34e6a9fe
 import math,os,re,sys
@@ -15,7 +15,7 @@ from itertools import chain,groupby
 from fastcore.basics import patch
 from ..core import Critique,Example,Span
 from .color import (ALPHA,BAD,GOOD,color_scale,esc,legend_html,visible,
-    _chip,_finite,_grey,_kinds,_line,_num,_paint,_scale,_small,_text,_text_html,_values)
+    _chip,_finite,_grey,glyph_kinds,_line,_num,_paint,_scale,SMALL,_text,glyph_html,_values)
 
 # %% ../../nbs/viz/02_html.ipynb #8ff8816a
 MAX_TOKENS = 4096
@@ -45,16 +45,16 @@ def token_html(
     "Tokens coloured by their values; `ValueError` if the lengths differ"
     tokens,values = list(tokens),_values(tokens, values)
     if detail is not None and len(detail)!=len(tokens): raise ValueError(f'{len(tokens)} tokens but {len(detail)} entries in detail: there must be one per token')
-    scale,kinds,at,out = _scale(values, vmax),_kinds(''.join(tokens)),0,[]
+    scale,kinds,at,out = _scale(values, vmax),glyph_kinds(''.join(tokens)),0,[]
     for i,(t,v) in enumerate(zip(tokens[:MAX_TOKENS], values)):
         tip = _tip(i, t, v, label, detail[i] if detail else {})
         pad = '' if t else 'padding:0 .25em;'
-        out.append(f'<span class="t2g-tok" title="{tip}" style="unicode-bidi:isolate;{pad}{_paint(v, scale)}">{_text_html(t, kinds[at:at+len(t)])}</span>')
+        out.append(f'<span class="t2g-tok" title="{tip}" style="unicode-bidi:isolate;{pad}{_paint(v, scale)}">{glyph_html(t, kinds[at:at+len(t)])}</span>')
         at += len(t)
     hidden,beyond = max(0, len(tokens)-MAX_TOKENS),sum(1 for v in values if _finite(v) and abs(v)>scale*1.0001)
     note = f'· full colour at {scale:.3g}' + (' (99th percentile)' if vmax is None and beyond else '') + (f', {beyond} beyond it' if beyond else '')
     foot = legend_html(scale, label, note + (', hatched: not judged' if not all(map(_finite, values)) else '')) if legend else ''
-    if hidden: foot = f'<div style="{_small}">{hidden:,} more tokens are not drawn.</div>' + foot
+    if hidden: foot = f'<div style="{SMALL}">{hidden:,} more tokens are not drawn.</div>' + foot
     return _panel(label, values, ''.join(out), title, foot)
 
 # %% ../../nbs/viz/02_html.ipynb #9dd964bb
@@ -89,17 +89,17 @@ def spans_html(
     numbers:bool=False,# Number each span where it begins, in order of place
 )->str:                # HTML without scripts, styled inline
     "A response with its spans marked"
-    spans,kinds,out = _check_spans(response, spans),_kinds(response),[]
+    spans,kinds,out = _check_spans(response, spans),glyph_kinds(response),[]
     for a,b,over in _segments(response, spans):
         if a>=MAX_CHARS: break
         b = min(b, MAX_CHARS)
         new = [i+1 for i,s in enumerate(spans) if s.start==a and s in over] if numbers else []
         chips = ''.join(f'<span style="{_chip(str(i))}"></span>' for i in new)
         tip = esc('\n'.join(f'{_num(s.score)} {s.reason or s.quote}' for s in over))
-        body = chips + _text_html(response[a:b], kinds[a:b])
+        body = chips + glyph_html(response[a:b], kinds[a:b])
         out.append(f'<span class="t2g-span" title="{tip}" style="{_segment_style(a, b, over)}">{body}</span>' if over else f'<span>{body}</span>')
     left = max(0, len(response)-MAX_CHARS)
-    foot = (f'<div style="{_small}">{left:,} more characters are not drawn.</div>' if left else '') + (legend_html(1., 'score') if legend else '')
+    foot = (f'<div style="{SMALL}">{left:,} more characters are not drawn.</div>' if left else '') + (legend_html(1., 'score') if legend else '')
     return f'<div class="t2g-spans"><div class="t2g-text" dir="auto" style="{_text}">{"".join(out)}</div>{foot}</div>'
 
 # %% ../../nbs/viz/02_html.ipynb #cb7e6c7b
@@ -149,7 +149,7 @@ def _critique_side(c, words):
     if c.unresolved:
         items = ''.join(f'<li>{_score_html(q.score)} {esc(q.text)}{esc(f": {q.reason}" if q.reason else "")}</li>' for q in c.unresolved)
         out += f'<div style="margin-top:.6em">Not in the response, rewards nothing:</div><ul style="margin:.2em 0;padding-left:1.4em">{items}</ul>'
-    return out + (f'<div style="{_small}opacity:.85">{esc(c.source)}</div>' if c.source else '')
+    return out + (f'<div style="{SMALL}opacity:.85">{esc(c.source)}</div>' if c.source else '')
 
 def columns_html(left, right): return ''.join(['<div style="display:flex;flex-wrap:wrap;gap:1em 2em">', *(f'<div style="flex:{n} 1 17em;min-width:0">{x}</div>' for n,x in ((3,left),(2,right))), '</div>'])
 
@@ -168,7 +168,7 @@ def critique_html(
 @patch
 def _repr_html_(self:Span):
     where = f'[{self.start}, {self.end})' + ('' if self.match=='given' else f' {self.match} {self.similarity:.2f}')
-    return f'<div>{_score_html(self.score)} {esc(self.quote)}{" · " if self.quote else ""}<span style="{_small}">{where}</span> {esc(self.reason)}</div>'
+    return f'<div>{_score_html(self.score)} {esc(self.quote)}{" · " if self.quote else ""}<span style="{SMALL}">{where}</span> {esc(self.reason)}</div>'
 
 @patch
 def _repr_html_(self:Critique): return _critique_side(self, [s.quote or f'[{s.start}, {s.end})' for s in self.spans])
@@ -239,7 +239,7 @@ def _series(rows, key, x):
         return float(r) if isinstance(r, (int,float)) and math.isfinite(r) else None
     return [(i if (t := get(r, x)) is None else t, get(r, key)) for i,r in enumerate(rows)]
 
-def _ends(lo, hi): return (lo,hi) if hi>lo else (lo-(abs(lo) or 1)*.5, hi+(abs(hi) or 1)*.5)
+def padded_range(lo, hi): return (lo,hi) if hi>lo else (lo-(abs(lo) or 1)*.5, hi+(abs(hi) or 1)*.5)
 
 def curve_svg(
     rows:list,       # One dict a step, as in `metrics.jsonl`
@@ -251,8 +251,8 @@ def curve_svg(
     "A number over the steps, as SVG without scripts"
     label,pts = label or key,_series(rows, key, x)
     ys = [y for _,y in pts if y is not None]
-    if not ys: return f'<div style="{_small}width:{width}px">{esc(label)}: no numbers</div>'
-    (x0,x1),(y0,y1) = _ends(min(p for p,_ in pts), max(p for p,_ in pts)),_ends(min(ys), max(ys))
+    if not ys: return f'<div style="{SMALL}width:{width}px">{esc(label)}: no numbers</div>'
+    (x0,x1),(y0,y1) = padded_range(min(p for p,_ in pts), max(p for p,_ in pts)),padded_range(min(ys), max(ys))
     l,t,w,h = 54,22,width-62,height-40
     xy = lambda p,y: f'{l+w*(p-x0)/(x1-x0):.1f},{t+h*(1-(y-y0)/(y1-y0)):.1f}'
     runs = [[xy(*o) for o in g] for ok,g in groupby(pts, key=lambda o: o[1] is not None) if ok]
