@@ -6,7 +6,7 @@ from hypothesis import given,settings,strategies as st
 from scipy.stats import binomtest
 from text2grad.evaluation.agreement import bootstrap,critic_report,span_agreement,token_alpha,wilson
 from text2grad.core import Critique,Example,Judgement,Quote,Span,from_record
-from text2grad.critics.text_rules import pieces
+from text2grad.text import pieces
 
 TEXT = 'Rain delayed the match, and everyone was furious.'
 def marks(*spans): return Critique('c', [Span(a, b, s) for a,b,s in spans])

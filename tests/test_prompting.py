@@ -7,7 +7,7 @@ from text2grad.alignment.critiques import parse_critique,read_critique,token_rew
 from text2grad.core import Critique,Example,Judgement
 from text2grad.critics.llm import PROMPTS,LLMCritic,Reply,injection_flags,load_prompt,tests_in_words as in_words
 from text2grad.data.tasks import load_task
-from text2grad.critics.text_rules import pieces
+from text2grad.text import pieces
 
 class Fake(LLMCritic):
     "Answers with `say(ask, number)`: a text, a dict or a Reply"

@@ -12,7 +12,7 @@ from text2grad.core import Critique,Example,Span,from_record,read_examples
 from text2grad.evaluation.report import rouge_l
 from text2grad.critics.baselines import RandomSpans,mark_everything,mark_nothing,mark_sentences,unshared_words
 from text2grad.evaluation.span_metrics import BINS,TokenScores,compare,label_report,matched,paired,rouge,span_iou,span_labels,span_report
-from text2grad.critics.text_rules import pieces
+from text2grad.text import pieces
 
 WORDS = 'rain delayed the match and everyone was furious because nobody had told them when it would start again'.split()
 def crit(*spans, text=''): return Critique(text, [Span(a, b, s) for a,b,s in spans])

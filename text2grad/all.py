@@ -9,6 +9,7 @@ __all__ = []
 
 # %% ../nbs/99_all.ipynb #acfc0f11
 from .core import *
+from .text import *
 from .pretrained import *
 from .checkpoints import *
 from .alignment import *

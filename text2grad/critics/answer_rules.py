@@ -12,7 +12,8 @@ import re
 from functools import lru_cache
 
 # %% ../../nbs/critics/02_answer_rules.ipynb #c256abeb
-from .text_rules import content,last_word,listed,mark,markup,numbers,pieces,preamble,repetition,sentences,short,source_of,unsupported,vocabulary
+from ..text import content,listed,numbers,pieces,sentences,short,vocabulary
+from .text_rules import last_word,mark,markup,preamble,repetition,source_of,unsupported
 
 # %% ../../nbs/critics/02_answer_rules.ipynb #872f9d49
 _number = re.compile(r'\bhow (?:many|much|old|long|tall|far|big|high|heavy)\b|\bwhat age\b', re.I)

@@ -18,7 +18,8 @@ from ..alignment.quotes import find_spans
 from .answer_rules import ANSWER
 from .code_rules import CODE
 from ..core import Critique,Example,Judgement,Quote,Span,dumps
-from .text_rules import SUMMARY,Omission,pieces
+from .text_rules import SUMMARY,Omission
+from ..text import pieces
 from .llm import LLMCritic
 from .unit_tests import UnitTestCritic
 

@@ -12,7 +12,7 @@ import random,re
 
 # %% ../../nbs/critics/08_baselines.ipynb #64b1d526
 from ..core import Critique,Span
-from .text_rules import content,pieces,sentences,vocabulary
+from ..text import content,pieces,sentences,vocabulary
 
 # %% ../../nbs/critics/08_baselines.ipynb #70b9a487
 def mark_nothing(

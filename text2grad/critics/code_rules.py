@@ -15,7 +15,8 @@ from types import SimpleNamespace
 # %% ../../nbs/critics/03_code_rules.ipynb #026f6252
 from ..core import Example
 from ..data.tasks import extract_code
-from .text_rules import mark,pieces,short
+from .text_rules import mark
+from ..text import pieces,short
 
 # %% ../../nbs/critics/03_code_rules.ipynb #3074219e
 _newline = re.compile(r'\r\n|\r|\n')

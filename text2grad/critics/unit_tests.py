@@ -15,7 +15,7 @@ from .code_rules import _at,_header,_newline,_own,program
 from ..core import Critique,Example,Judgement,Span,dumps
 from ..sandbox.grading import Failure
 from ..sandbox.runner import run_batch
-from .text_rules import pieces,short
+from ..text import pieces,short
 
 # %% ../../nbs/critics/04_unit_tests.ipynb #a95d7fd9
 _counted = lambda n,what: f'{n} {what}{"s"[:n!=1]}'

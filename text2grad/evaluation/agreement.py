@@ -14,7 +14,7 @@ from dataclasses import dataclass,field
 from ..alignment.critiques import token_rewards
 from ..core import Example,Judgement
 from ..viz.color import esc
-from ..critics.text_rules import pieces
+from ..text import pieces
 
 # %% ../../nbs/evaluation/01_agreement.ipynb #db79c4fa
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from rapidfuzz.distance import LCSseq
 from .agreement import Estimate,Report,wilson,_auroc,_chars,_ratios,_share
 from ..core import Critique,Example
 from ..viz.html import table_html
-from ..critics.text_rules import pieces
+from ..text import pieces
 
 # %% ../../nbs/evaluation/02_span_metrics.ipynb #fa2f72a1
 @dataclass(frozen=True, eq=False)

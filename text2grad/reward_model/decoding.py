@@ -16,7 +16,7 @@ from scipy.optimize import minimize_scalar
 from ..core import Span
 from .preprocessing import GOOD,NEUTRAL,POOR
 from ..alignment.quotes import WORD
-from ..critics.text_rules import sentences
+from ..text import sentences
 
 # %% ../../nbs/reward_model/03_decoding.ipynb #f4e52d03
 def class_weights(
