@@ -12,10 +12,10 @@ __all__ = ['CheckpointError', 'write_checkpoint', 'check_checkpoint', 'latest_ch
 import fcntl,hashlib,os,random,shutil,signal,threading
 import numpy as np, torch
 from pathlib import Path
-from .core import dumps,loads,write_file
+from .core import UserError,dumps,loads,write_file
 
 # %% ../nbs/03_checkpoints.ipynb #9da09338
-class CheckpointError(RuntimeError): "No checkpoint that can be used"
+class CheckpointError(UserError): "No checkpoint that can be used"
 
 def _sha(p): return hashlib.sha256(Path(p).read_bytes()).hexdigest()
 
@@ -130,7 +130,7 @@ def trim_log(
     write_file(path, b''.join(kept))
 
 # %% ../nbs/03_checkpoints.ipynb #87e57014
-class RunFolderError(RuntimeError): "A run folder that is taken, by another run or by another process"
+class RunFolderError(UserError): "A run folder that is taken, by another run or by another process"
 
 def lock_folder(
     path:Path, # A run's folder; made if it is not there

@@ -18,7 +18,7 @@ from filelock import FileLock,Timeout
 from safetensors import SafetensorError,safe_open
 from torch import nn
 from tqdm.auto import tqdm
-from .core import dumps,loads,write_file
+from .core import SetupError,dumps,loads,write_file
 
 # %% ../nbs/02_pretrained.ipynb #242bcb58
 CHATML = ("{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -61,7 +61,7 @@ def tiny_lm(
     return model.eval(), tok
 
 # %% ../nbs/02_pretrained.ipynb #21a01ce9
-class ModelError(RuntimeError): "A model that cannot be had or must not be loaded; the message says why, and what to do"
+class ModelError(SetupError): "A model that cannot be had or must not be loaded; the message says why, and what to do"
 
 def read_json(
     path:Path, # A file that should hold a JSON object

@@ -15,11 +15,11 @@ from fastcore.basics import patch
 from functools import cached_property,partial
 from pathlib import Path
 from types import SimpleNamespace
-from ..core import Critique,Example
+from ..core import Critique,Example,UserError
 from ..viz.color import visible
 
 # %% ../../nbs/app/02_workbench.ipynb #4520b4bc
-class InputError(ValueError): "Something the user can mend; its text names the field and the remedy, and is shown"
+class InputError(UserError, ValueError): "Something the user can mend; its text names the field and the remedy, and is shown"
 
 # %% ../../nbs/app/02_workbench.ipynb #a73aca8f
 def text(

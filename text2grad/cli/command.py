@@ -11,19 +11,9 @@ __all__ = ['align_command', 'annotate_command', 'quickstart_command', 'summary_t
 import argparse,contextlib,signal,sys,threading,time
 from dataclasses import asdict
 from pathlib import Path
-from ..core import dumps,loads,write_file
+from ..core import UserError,dumps,loads,write_file
 from .doctor import CommandError,device_here,doctor_command,peak_mb,positive,versions
 from .train_rm import train_rm_parser
-
-# %% ../../nbs/cli/03_command.ipynb #3185ce8d
-def _expected():
-    "The exceptions that bad input, a missing file or a full disk can raise"
-    found = [OSError, ValueError, UnicodeError]
-    for module,names in (('pretrained',('ModelError',)), ('checkpoints',('CheckpointError','RunFolderError')), ('span_ppo.trainer',('NonFiniteError',)), ('reward_model.training',('TrainingError',)), ('critics.base',('RuleError',)),
-                         ('data.annotation',('AnnotationError',)), ('critics.api',('ApiError',)), ('sandbox.selftest',('SandboxUnavailable',))):
-        m = sys.modules.get(f'text2grad.{module}')
-        found += [getattr(m, n) for n in names if m and hasattr(m, n)]
-    return tuple(found)
 
 # %% ../../nbs/cli/03_command.ipynb #03c857ae
 def _read_critique(where):
@@ -331,11 +321,7 @@ def main(
     except SystemExit as e: return int(e.code or 0)
     try: return args.run(args)
     except KeyboardInterrupt: return 130
-    except CommandError as e: message = str(e)
-    except Exception as e:
-        if not isinstance(e, _expected()): raise
-        message = str(e)
-    print(f'text2grad {args.command}: {message}', file=sys.stderr)
+    except (UserError, OSError, ValueError) as e: print(f'text2grad {args.command}: {e}', file=sys.stderr)
     return 1
 
 # %% ../../nbs/cli/03_command.ipynb #c61901a3

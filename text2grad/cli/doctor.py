@@ -10,10 +10,10 @@ __all__ = ['CommandError', 'positive', 'device_here', 'versions', 'peak_mb', 'ch
 # %% ../../nbs/cli/01_doctor.ipynb #3fd2ab58
 import argparse,os,platform,shutil,sys
 from pathlib import Path
-from ..core import dumps
+from ..core import UserError,dumps
 
 # %% ../../nbs/cli/01_doctor.ipynb #d252e859
-class CommandError(Exception): "Something the user can mend; its text says what and how"
+class CommandError(UserError): "Something the user can mend; its text says what and how"
 
 def positive(
     s:str, # An argument

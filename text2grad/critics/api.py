@@ -21,11 +21,11 @@ from weakref import WeakKeyDictionary
 from fastcore.basics import patch
 
 # %% ../../nbs/critics/06_api.ipynb #3b1033df
-from ..core import Example,Judgement
+from ..core import Example,Judgement,SetupError
 from .llm import Ask,LLMCritic,Reply,_cut,_run_tests
 
 # %% ../../nbs/critics/06_api.ipynb #9485cc1c
-class ApiError(RuntimeError):
+class ApiError(SetupError):
     "What would fail for every other example too, such as a wrong key or an unknown model: it stops the batch"
 
 class _Secret:

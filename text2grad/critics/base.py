@@ -17,14 +17,14 @@ from ..alignment.critiques import bounded,token_rewards
 from ..alignment.quotes import find_spans
 from .answer_rules import ANSWER
 from .code_rules import CODE
-from ..core import Critique,Example,Judgement,Quote,Span,dumps
+from ..core import Critique,Example,Judgement,Quote,Span,UserError,dumps
 from .text_rules import SUMMARY,Omission
 from ..text import pieces
 from .llm import LLMCritic
 from .unit_tests import UnitTestCritic
 
 # %% ../../nbs/critics/09_base.ipynb #ff579dd2
-class RuleError(RuntimeError):
+class RuleError(UserError):
     "A rule that raised, or returned something other than a list of `Quote`s"
 
 class RuleCritic:

@@ -18,12 +18,12 @@ from pathlib import Path
 
 # %% ../../nbs/data/07_annotation.ipynb #b1bc7b7d
 from .store import AnswerCache,CRITIQUE,Journal,annotated_row,cache_file,critic_name,pack,question_key,secrets_here,shown
-from ..core import Critique,Example,Judgement,RecordError,SCHEMA,json_rows,dumps,problems,to_record
+from ..core import Critique,Example,Judgement,RecordError,SCHEMA,SetupError,UserError,dumps,json_rows,problems,to_record
 
 # %% ../../nbs/data/07_annotation.ipynb #668def8c
 _log = logging.getLogger('text2grad')
 
-class AnnotationError(RuntimeError): "Why critiques cannot be written here, or what stopped them; the message says what to do"
+class AnnotationError(UserError): "Why critiques cannot be written here, or what stopped them; the message says what to do"
 
 def _record(x):
     "`(record, problem)` of one thing to annotate"
@@ -88,10 +88,7 @@ class _Input:
         self.check(n==len(self.keys))
 
 # %% ../../nbs/data/07_annotation.ipynb #9b7021de
-def _hopeless(e):
-    "Whether it would fail for every other response as well"
-    known = [getattr(sys.modules.get(f'text2grad.{m}'), n, None) for m,n in {'critics.api':'ApiError', 'pretrained':'ModelError', 'sandbox.selftest':'SandboxUnavailable'}.items()]
-    return isinstance(e, (ImportError, *(o for o in known if o)))
+_hopeless = SetupError,ImportError # would come again for every other response
 
 def _is_judgement(j): return isinstance(j, (Judgement,Critique)) or j is None
 def _as_judgement(j): return j if isinstance(j, Judgement) else Judgement(j)
@@ -107,13 +104,13 @@ def _judge(critic, batch, stop=lambda: False):
         if bad is not None: raise TypeError(f'the critic returned {type(bad).__name__}; it must return a Critique, a Judgement or None')
         return [_as_judgement(j) for j in js]
     except Exception as e:
-        if _hopeless(e): raise
+        if isinstance(e, _hopeless): raise
         return [_raised(e)] if len(batch)==1 else [j for ex in batch for j in _judge(critic, [ex], stop)]
 
 async def _ajudge(critic, ex):
     try: j = await critic.ajudge(ex)
     except Exception as e:
-        if _hopeless(e): raise
+        if isinstance(e, _hopeless): raise
         return _raised(e)
     return _as_judgement(j) if _is_judgement(j) else _raised(TypeError(f'the critic returned {type(j).__name__}; it must return a Critique, a Judgement or None'))
 

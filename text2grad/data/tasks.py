@@ -19,7 +19,7 @@ from string import Formatter
 from typing import NamedTuple
 
 # %% ../../nbs/data/01_tasks.ipynb #69455ad9
-from ..core import Critique,Example,RecordError,iter_jsonl,loads,read_jsonl
+from ..core import Critique,Example,RecordError,UserError,iter_jsonl,loads,read_jsonl
 
 # %% ../../nbs/data/01_tasks.ipynb #5f9a974a
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def _file_rows(path, limit):
     except csv.Error as e: raise RecordError(path, [f'not valid CSV: {e}']) from None
 
 # %% ../../nbs/data/01_tasks.ipynb #bcec3c8f
-class DatasetUnavailable(RuntimeError):
+class DatasetUnavailable(UserError):
     "A data set that the Hub did not give; the message says how to use local files"
 
 def _hub_rows(name, split, limit, data_files=None):

@@ -12,9 +12,10 @@ __all__ = ['MAX_NAME', 'MAX_RUNS', 'MAX_FOLDERS', 'MAX_LOG', 'MAX_LINE', 'MAX_RO
 import errno,json,math,os,re,stat,threading
 from fastcore.basics import patch
 from pathlib import Path
+from ..core import UserError
 
 # %% ../../nbs/evaluation/04_runs.ipynb #8cb5dec1
-class RunError(ValueError): "A run folder, or a file of one, that cannot be shown: which, why, and what to do"
+class RunError(UserError, ValueError): "A run folder, or a file of one, that cannot be shown: which, why, and what to do"
 
 MAX_NAME = 500 # Characters of a run's name
 _here = os.O_RDONLY|os.O_CLOEXEC

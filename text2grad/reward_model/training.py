@@ -17,7 +17,7 @@ from torch import nn
 
 # %% ../../nbs/reward_model/08_training.ipynb #4ec44986
 from ..checkpoints import CheckpointError,RunFolderError,StopOnSignal,append_log,latest_checkpoint,load_optimizer,load_rng,lock_folder,optimizer_tensors,rng_tensors,trim_log,write_checkpoint
-from ..core import dumps,loads,read_jsonl,to_record,write_examples,write_file
+from ..core import UserError,dumps,loads,read_jsonl,to_record,write_examples,write_file
 from ..viz.html import columns_html,curve_svg,fold_html,note_html,page_html,section_html,spans_html,table_html
 
 # %% ../../nbs/reward_model/08_training.ipynb #d5ce71a8
@@ -98,7 +98,7 @@ class _Whole(nn.Module):
     def forward(self, **batch): return self.rm.forward(**batch)
 
 # %% ../../nbs/reward_model/08_training.ipynb #1db4c020
-class TrainingError(RuntimeError): "Training cannot go on; the message names the examples, and where they are saved"
+class TrainingError(UserError): "Training cannot go on; the message names the examples, and where they are saved"
 
 def _name(e, i): return f'{e.meta.get("id") or f"example {i}"} ({e.response[:40]!r})'
 

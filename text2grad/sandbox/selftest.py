@@ -12,6 +12,7 @@ import os,secrets,shutil,socket,sys,tempfile,threading,warnings
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from ..core import SetupError
 
 # %% ../../nbs/sandbox/02_selftest.ipynb #a728b4b4
 from .box import Box,BoxError,Tier,readable,seccomp_filter
@@ -82,7 +83,7 @@ def probe(
     return found
 
 # %% ../../nbs/sandbox/02_selftest.ipynb #0cf8c4b2
-class SandboxUnavailable(RuntimeError):
+class SandboxUnavailable(SetupError):
     "No box can be had here; the message says what to do about it"
 
 def _facts():

@@ -10,7 +10,7 @@ __all__ = ['response_mask', 'Rollout', 'OffPolicyError', 'check_on_policy', 'sam
 # %% ../../nbs/span_ppo/03_rollout.ipynb #35c4d0e1
 import torch
 from dataclasses import dataclass,replace
-from ..core import Critique
+from ..core import Critique,UserError
 from ..alignment.critiques import decode_with_offsets
 
 # %% ../../nbs/span_ppo/03_rollout.ipynb #9dc17774
@@ -65,7 +65,7 @@ _neutral = dict(top_k=(0,None), top_p=(1.,None), min_p=(0.,None), typical_p=(1.,
                 num_beams=(1,None), repetition_penalty=(1.,None), encoder_repetition_penalty=(1.,None), no_repeat_ngram_size=(0,None),
                 diversity_penalty=(0.,None), length_penalty=(1.,None), do_sample=(True,), min_new_tokens=(0,None))
 
-class OffPolicyError(ValueError): "The sampler was asked to sample from another distribution than the one that is trained"
+class OffPolicyError(UserError, ValueError): "The sampler was asked to sample from another distribution than the one that is trained"
 
 def check_on_policy(
     temperature:float, # Softmax temperature; the same division is made in training

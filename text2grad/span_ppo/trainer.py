@@ -18,7 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from ..alignment.critiques import token_rewards
 from ..checkpoints import load_optimizer,load_rng,optimizer_tensors,rng_tensors
-from ..core import dumps,loads,write_file
+from ..core import UserError,dumps,loads,write_file
 from .losses import AdaptiveKL,FixedKL,explained_variance,gae,kl_penalty,masked_mean,missing_eos,policy_loss,shape_rewards,token_scores,value_loss,whiten
 from .rollout import judge,sample
 from ..checkpoints import CheckpointError
@@ -259,7 +259,7 @@ def _experience_stats(x, coef):
                 kl_coef=float(coef), entropy=float(masked_mean(x.entropy, x.mask)), explained_variance=float(explained_variance(x.values, x.returns, x.mask)))
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #4bb630d1
-class NonFiniteError(RuntimeError): "A loss or gradient is not finite; the optimizer has not stepped and the responses are saved"
+class NonFiniteError(UserError): "A loss or gradient is not finite; the optimizer has not stepped and the responses are saved"
 
 @patch
 def minibatch(self:SpanPPO,
