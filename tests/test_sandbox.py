@@ -337,7 +337,7 @@ def test_a_bwrap_that_does_not_work(monkeypatch, tmp_path, text, why):
 
 def test_user_namespaces_switched_off():
     "For real: inside a bubblewrap that forbids them"
-    code = 'from text2grad.sandbox.runner import *\ntry: print(run("1"))\nexcept SandboxUnavailable as e: print("refused:", e)'
+    code = 'from text2grad.sandbox import *\ntry: print(run("1"))\nexcept SandboxUnavailable as e: print("refused:", e)'
     r = subprocess.run(['bwrap','--unshare-user','--disable-userns','--dev-bind','/','/','--',sys.executable,'-c',code], capture_output=True, text=True, cwd=root, env={**os.environ, 'PYTHONPATH':str(root)})
     assert r.stdout.startswith('refused: There is no sandbox'), r.stdout+r.stderr
 
@@ -400,7 +400,7 @@ def test_an_interrupted_batch_leaves_nothing():
     assert time.monotonic()-start<4 and others(str(903<<20))==[]
 
 def test_a_killed_parent_leaves_nothing():
-    code = 'from text2grad.sandbox.runner import *\nself_test()\nprint("go", flush=True)\nrun("import time\\ntime.sleep(60)", timeout=60., memory_mb=904)'
+    code = 'from text2grad.sandbox import *\nself_test()\nprint("go", flush=True)\nrun("import time\\ntime.sleep(60)", timeout=60., memory_mb=904)'
     p = subprocess.Popen([sys.executable,'-c',code], stdout=subprocess.PIPE, text=True, cwd=root, env={**os.environ, 'PYTHONPATH':str(root)})
     assert p.stdout.readline()=='go\n'
     time.sleep(.5)
