@@ -39,7 +39,7 @@ def test_sizes_and_shape(name, train, heldout, new):
     assert {e.meta['split'] for e in t.train}=={'train'} and {e.meta['split'] for e in t.heldout}=={'heldout'}
 
 def test_total_size():
-    assert sum(f.stat().st_size for f in Path(str(files('text2grad')/'data')).rglob('*') if f.suffix in ('.jsonl','.json','.md')) < 300_000
+    assert sum(f.stat().st_size for f in Path(str(files('text2grad'))).rglob('*') if f.suffix in ('.jsonl','.json','.md')) < 300_000
 
 def test_each_load_is_fresh():
     a = summarize()

@@ -60,7 +60,7 @@ def load_prompt(
     name:str|Path, # One of `PROMPTS`, or the path of your own file
 )->Prompt:         # `ValueError` for a file that does not fit, `FileNotFoundError` for none
     "Read a prompt"
-    if str(name) in PROMPTS: return _prompt((files('text2grad')/'data'/'prompts'/f'{name}.md').read_text('utf-8'), name)
+    if str(name) in PROMPTS: return _prompt((files('text2grad.critics')/'prompts'/f'{name}.md').read_text('utf-8'), name)
     path = Path(name).expanduser()
     if not path.is_file(): raise FileNotFoundError(f'prompt {name}: no such file, and none of the bundled prompts {", ".join(PROMPTS)}')
     return _prompt(path.read_text('utf-8'), path)
