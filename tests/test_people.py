@@ -3,7 +3,7 @@ import copy,gzip,json,logging
 from dataclasses import replace
 import pytest
 from hypothesis import given,settings,strategies as st
-from text2grad.alignment.critiques import token_rewards
+from text2grad.alignment.tokens import token_rewards
 from text2grad.core import Critique,Example,Quote,RecordError,Span,from_record,problems,read_examples,to_record,write_examples
 from text2grad.critics.base import rule_critic
 from text2grad.data.readers import char_offsets,diff_spans,locate,read_rows

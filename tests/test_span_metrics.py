@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given,settings,strategies as st
 from scipy.stats import spearmanr
 from text2grad.evaluation import span_metrics as sm
-from text2grad.alignment.critiques import token_rewards
+from text2grad.alignment.tokens import token_rewards
 from text2grad.core import Critique,Example,Span,from_record,read_examples
 from text2grad.evaluation.report import rouge_l
 from text2grad.critics.base import RandomSpans,mark_everything,mark_nothing,mark_sentences,unshared_words

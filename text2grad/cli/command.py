@@ -34,7 +34,7 @@ def _word_offsets(text):
     return [m.span() for m in re.finditer(r'\s*(?:\w+|[^\w\s])|\s+$', text)]
 
 def _tokenizer_offsets(model, text):
-    from text2grad.alignment.critiques import decode_with_offsets
+    from text2grad.alignment.tokens import decode_with_offsets
     from text2grad.pretrained import load_model
     tok = load_model(None if model=='default' else model, device='cpu')[1]
     decoded,offsets = decode_with_offsets(tok, tok(text, add_special_tokens=False)['input_ids'])
@@ -44,7 +44,8 @@ def _tokenizer_offsets(model, text):
 # %% ../../nbs/cli/03_command.ipynb #77738636
 def align_command(args)->int:
     "`text2grad align RESPONSE --critique FILE|-`"
-    from text2grad.alignment.critiques import align,token_rewards
+    from text2grad.alignment.critiques import align
+    from text2grad.alignment.tokens import token_rewards
     from text2grad.core import Example,to_record
     from text2grad.viz.html import token_ansi,use_color
     from text2grad.viz.color import visible

@@ -14,7 +14,8 @@ from dataclasses import replace
 from fastcore.basics import patch
 
 # %% ../../nbs/critics/07_base.ipynb #f085a5a6
-from ..alignment.critiques import bounded,token_rewards
+from ..alignment.critiques import bounded
+from ..alignment.tokens import token_rewards
 from ..alignment.quotes import find_spans
 from .code_rules import CODE
 from ..core import Critique,Example,Judgement,Quote,Span,UserError,dumps

@@ -11,7 +11,7 @@ __all__ = ['Estimate', 'wilson', 'bootstrap', 'Report', 'critic_report', 'token_
 import numpy as np
 from collections import Counter
 from dataclasses import dataclass,field
-from ..alignment.critiques import token_rewards
+from ..alignment.tokens import token_rewards
 from ..core import Example,Judgement
 from ..viz.color import esc
 from ..text import pieces

@@ -208,7 +208,7 @@ def evaluate(
     kl_rows:int|None=None,# Measure the exact KL on the first so many responses only; `None`: on all
 )->list:                # Rows of `measure`; needs torch
     "Answer each prompt once, let the critic read the answers, score them, and measure how far the policy has moved"
-    from text2grad.alignment.critiques import token_rewards
+    from text2grad.alignment.tokens import token_rewards
     from text2grad.span_ppo.rollout import judge,sample
     r = judge(sample(policy, examples, task.max_new_tokens, temperature, seed, batch_size, allow_off_policy=True, progress=progress), critic)
     pay = lambda c,offs: None if c is None else sum(token_rewards(c.spans, offs))/max(1, len(offs))

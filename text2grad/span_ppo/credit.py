@@ -13,7 +13,7 @@ import math
 import numpy as np
 from dataclasses import dataclass,replace
 from types import SimpleNamespace
-from ..alignment.critiques import token_rewards
+from ..alignment.tokens import token_rewards
 from ..viz.channels import TokenTable,groups,token_table
 from ..core import Critique
 from ..viz.color import BAD,GOOD,glyph_kinds,MONO,SMALL,glyph_html,esc
