@@ -47,7 +47,7 @@ def align_command(args)->int:
     from text2grad.alignment.critiques import align
     from text2grad.alignment.tokens import token_rewards
     from text2grad.core import Example,to_record
-    from text2grad.viz.html import token_ansi,use_color
+    from text2grad.viz.plots import token_ansi,use_color
     from text2grad.viz.color import visible
     text = _read_critique(args.critique)
     c = align(args.response, text)
@@ -199,7 +199,7 @@ def _finish(out, opts, policy, before, after, seconds):
     "Write the summary and the report, and print the table and one response before and after"
     from text2grad.core import to_record
     from text2grad.evaluation.report import compare_rows,write_report
-    from text2grad.viz.html import use_color
+    from text2grad.viz.plots import use_color
     gain = lambda i: (after[i]['reward'] or 0)-(before[i]['reward'] or 0)
     i = sorted(range(len(after)), key=gain)[len(after)//2]
     show = lambda r: dict(record=to_record(r['example']), reward=r['reward'])
@@ -219,7 +219,7 @@ def summary_text(
 )->str:
     "The table and the example that the quickstart prints"
     from text2grad.core import from_record
-    from text2grad.viz.html import spans_ansi
+    from text2grad.viz.plots import spans_ansi
     from text2grad.viz.color import visible
     f = lambda v: 'n/a' if v is None else f'{v:.3f}'
     lines = [f'{summary["task"]}, {summary["reward"]} reward, {summary["steps"]} steps, seed {summary["seed"]}: the same {summary["heldout"]} held-out prompts before and after, greedy', '',

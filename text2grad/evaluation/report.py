@@ -16,7 +16,8 @@ from dataclasses import dataclass,fields,replace
 from pathlib import Path
 from ..core import Critique,Example,Quote,RecordError,Span,from_record,loads,write_file,json_rows
 from ..viz.color import color_scale
-from ..viz.html import columns_html,critique_html,curve_svg,fold_html,note_html,page_html,section_html,table_html,token_html
+from ..viz.html import columns_html,critique_html,fold_html,note_html,page_html,section_html,table_html,token_html
+from ..viz.plots import curve_svg
 
 # %% ../../nbs/evaluation/03_report.ipynb #b9bf61f3
 _cjk = '\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff'
