@@ -11,7 +11,7 @@ __all__ = ['critic_report', 'token_alpha', 'marked_chars', 'span_agreement']
 import numpy as np
 from collections import Counter
 from dataclasses import replace
-from ..alignment.critiques import token_rewards
+from ..alignment.tokens import token_rewards
 from ..core import Example,Judgement
 from .statistics import Estimate,OVERLAPS,Report,auroc_of_counts,bootstrap,share,wilson
 from ..text import pieces

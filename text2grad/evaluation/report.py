@@ -14,9 +14,10 @@ from collections import Counter
 from dataclasses import dataclass,fields,replace
 from pathlib import Path
 from ..core import Critique,Example,Quote,RecordError,Span,from_record,loads,write_file,json_rows
-from ..viz.color import color_scale
 from .statistics import paired_bootstrap,t_interval
-from ..viz.html import columns_html,critique_html,curve_svg,fold_html,note_html,page_html,section_html,table_html,token_html
+from ..viz.color import color_scale
+from ..viz.html import columns_html,critique_html,fold_html,note_html,page_html,section_html,table_html,token_html
+from ..viz.plots import curve_svg
 
 # %% ../../nbs/evaluation/07_report.ipynb #b9bf61f3
 _cjk = '\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff'
@@ -141,7 +142,7 @@ def evaluate(
     kl_rows:int|None=None,# Measure the exact KL on the first so many responses only; `None`: on all
 )->list:                # Rows of `measure`; needs torch
     "Answer each prompt once, let the critic read the answers, score them, and measure how far the policy has moved"
-    from text2grad.alignment.critiques import token_rewards
+    from text2grad.alignment.tokens import token_rewards
     from text2grad.span_ppo.rollout import judge,sample
     r = judge(sample(policy, examples, task.max_new_tokens, temperature, seed, batch_size, allow_off_policy=True, progress=progress), critic)
     pay = lambda c,offs: None if c is None else sum(token_rewards(c.spans, offs))/max(1, len(offs))

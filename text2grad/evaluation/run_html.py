@@ -20,9 +20,10 @@ from itertools import accumulate,groupby
 # %% ../../nbs/evaluation/06_run_html.ipynb #2f1a9774
 from ..viz.channels import TokenTable,grouped,normalised
 from ..core import Critique,Example,Quote,Span,from_record,loads,prompt_problem
-from ..viz.color import BAD,GOOD,color_scale,esc
+from ..viz.color import ORANGE,BLUE,color_scale,esc
 from .runs import RunError,RunReader,number
-from ..viz.html import critique_html,curve_svg,fold_html,note_html,table_html,padded_range
+from ..viz.html import critique_html,fold_html,note_html,table_html
+from ..viz.plots import curve_svg,padded_range
 from ..viz.heatmap import heat_map
 
 # %% ../../nbs/evaluation/06_run_html.ipynb #c4c52272
@@ -96,7 +97,7 @@ def two_curves_svg(
     last = lambda pts: next((f'{y:.3g}' for _,y in reversed(pts) if y is not None), 'no number')
     alt = esc(f'{label} over step: A ends at {last(a)}, B at {last(b)}')
     return (f'<svg role="img" aria-label="{alt}" viewBox="0 0 {width} {height}" style="width:{width}px;max-width:100%;font-family:ui-sans-serif,system-ui,sans-serif">'
-            f'{grid}{line(a, GOOD, "none")}{line(b, BAD, "5 3")}{words}</svg>')
+            f'{grid}{line(a, BLUE, "none")}{line(b, ORANGE, "5 3")}{words}</svg>')
 
 # %% ../../nbs/evaluation/06_run_html.ipynb #22f1252c
 _main = ('reward','total','kl','length','entropy','policy_loss','value_loss','explained_variance','clipfrac','loss','dev.span_f1','dev.token_correlation')
