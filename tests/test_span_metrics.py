@@ -10,6 +10,7 @@ from text2grad.evaluation import span_metrics as sm
 from text2grad.alignment.tokens import token_rewards
 from text2grad.core import Critique,Example,Span,from_record,read_examples
 from text2grad.evaluation.report import rouge_l
+from text2grad.evaluation.statistics import Statistic,estimate,resamples
 from text2grad.critics.base import RandomSpans,mark_everything,mark_nothing,mark_sentences,unshared_words
 from text2grad.evaluation.span_metrics import BINS,TokenScores,compare,label_report,matched,paired,rouge,span_iou,span_labels,span_report
 from text2grad.text import pieces
@@ -188,7 +189,7 @@ def test_spearman_interval_covers():
     for seed in range(40):
         rng = np.random.default_rng(seed)
         z = rng.multivariate_normal([0, 0], [[1, .5], [.5, 1]], 80)
-        e = sm._estimate(sm._Stat(None, lambda w: sm._spearman(z[:,0], z[:,1], w)), sm._draw(80, 300, seed))
+        e = estimate(Statistic(None, lambda w: sm._spearman(z[:,0], z[:,1], w)), resamples(80, 300, seed))
         hit += e.low<=6/np.pi*np.arcsin(.25)<=e.high
     assert hit>=33
 
