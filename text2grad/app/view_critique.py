@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass,field,replace
 
 # %% ../../nbs/app/05_view_critique.ipynb #7ed0e040
-from ..alignment.critiques import token_rewards
+from ..alignment.tokens import token_rewards
 from ..viz.channels import TokenTable,token_table
 from ..core import Critique,Example
 from .drafts import SEVERITY,Draft,candidates,critique_of,feedback_id,phrases,record_of,save_record,saved_draft

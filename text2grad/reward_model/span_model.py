@@ -22,6 +22,7 @@ from safetensors.torch import save
 # %% ../../nbs/reward_model/05_span_model.ipynb #a24743a6
 from ..core import Critique,Example,Judgement,write_file
 from ..critics.local import ModelCritic,model_name
+from ..evaluation.statistics import auroc
 from ..evaluation.span_metrics import TokenScores,carried
 from ..span_ppo.policy import LORA,Policy,lm_logits
 from .preprocessing import NEUTRAL,POOR,chat_pieces,fit_prompt,text_offsets,token_labels
@@ -501,11 +502,8 @@ def evaluate(self:SpanRewardModel,
     examples:list, # Held out
 )->dict:           # `span_f1`: of poor spans at IoU >= .5, `good_span_f1`, `auroc`: of poor tokens; thresholds chosen on these examples
     "How well spans are found"
-    from scipy.stats import rankdata
     raw,examples = self._judged(examples)
     got = self._choose(raw, examples)
     p = np.concatenate([self._probs(z)[:,POOR] for z,*_ in raw])
     y = np.concatenate([token_labels(e.critique, o)[0] for e,(*_,o) in zip(examples, raw)])==POOR
-    n = y.sum()
-    auroc = float((rankdata(p)[y].sum()-n*(n+1)/2)/(n*(~y).sum())) if 0<n<len(y) else None
-    return dict(span_f1=got['poor'], good_span_f1=got['good'], auroc=auroc)
+    return dict(span_f1=got['poor'], good_span_f1=got['good'], auroc=auroc(p, y))

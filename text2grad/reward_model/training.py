@@ -18,7 +18,8 @@ from torch import nn
 # %% ../../nbs/reward_model/07_training.ipynb #4ec44986
 from ..checkpoints import CheckpointError,RunFolderError,StopOnSignal,append_log,latest_checkpoint,load_optimizer,load_rng,lock_folder,optimizer_tensors,rng_tensors,trim_log,write_checkpoint
 from ..core import UserError,dumps,loads,read_jsonl,to_record,write_examples,write_file
-from ..viz.html import columns_html,curve_svg,fold_html,note_html,page_html,section_html,spans_html,table_html
+from ..viz.html import columns_html,fold_html,note_html,page_html,section_html,spans_html,table_html
+from ..viz.plots import curve_svg
 
 # %% ../../nbs/reward_model/07_training.ipynb #d5ce71a8
 @dataclass(frozen=True)

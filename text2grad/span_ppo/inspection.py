@@ -10,7 +10,7 @@ __all__ = ['as_rollout', 'Case', 'token_scores_of', 'shaped', 'measure', 'rejudg
 # %% ../../nbs/span_ppo/06_inspection.ipynb #7bb09822
 import numpy as np, torch
 from dataclasses import dataclass,replace
-from ..alignment.critiques import token_rewards
+from ..alignment.tokens import token_rewards
 from ..viz.channels import TokenTable,token_table
 from ..core import Critique,Example
 from .losses import gae,kl_penalty,missing_eos,shape_rewards,whiten
