@@ -21,6 +21,7 @@ from .preprocessing import POOR,token_labels
 from ..critics.local import ModelCritic
 from .span_heads import SpanHeads,_short
 from ..evaluation.span_metrics import TokenScores,carried
+from ..evaluation.statistics import auroc
 
 # %% ../../nbs/reward_model/07_span_model.ipynb #cecb40de
 _log = logging.getLogger('text2grad')
@@ -173,11 +174,8 @@ def evaluate(self:SpanRewardModel,
     examples:list, # Held out
 )->dict:           # `span_f1`: of poor spans at IoU >= .5, `good_span_f1`, `auroc`: of poor tokens; thresholds chosen on these examples
     "How well spans are found"
-    from scipy.stats import rankdata
     raw,examples = self._judged(examples)
     got = self._choose(raw, examples)
     p = np.concatenate([self._probs(z)[:,POOR] for z,*_ in raw])
     y = np.concatenate([token_labels(e.critique, o)[0] for e,(*_,o) in zip(examples, raw)])==POOR
-    n = y.sum()
-    auroc = float((rankdata(p)[y].sum()-n*(n+1)/2)/(n*(~y).sum())) if 0<n<len(y) else None
-    return dict(span_f1=got['poor'], good_span_f1=got['good'], auroc=auroc)
+    return dict(span_f1=got['poor'], good_span_f1=got['good'], auroc=auroc(p, y))

@@ -14,7 +14,7 @@ from torch import nn
 
 # %% ../../nbs/reward_model/04_token_head.ipynb #6cb8d8c9
 from .preprocessing import text_ids
-from ..critics.baselines import looked_up
+from ..critics.base import looked_up
 
 # %% ../../nbs/reward_model/04_token_head.ipynb #7e58e549
 def copies(
