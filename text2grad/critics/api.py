@@ -12,7 +12,6 @@ import asyncio,ipaddress,json,os,random,time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime,timezone
 from email.utils import parsedate_to_datetime
-from importlib import import_module
 from typing import NamedTuple
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
@@ -143,10 +142,10 @@ def _client(self:ApiCritic):
     loop = asyncio.get_running_loop()
     if loop in self._clients: return self._clients[loop]
     openai,url = _openai(),urlsplit(self.base_url)
-    http = import_module(openai.DefaultAsyncHttpxClient.__mro__[1].__module__.split('.')[0])
+    import httpx2 # What the SDK makes its connections with
     async def key(): return self._key()
     web = openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=url.scheme=='https' and not _loopback(url.hostname), headers={'Accept-Encoding':'identity'},
-                                         event_hooks=dict(response=[_capped(http.AsyncByteStream, self.max_bytes)]))
+                                         event_hooks=dict(response=[_capped(httpx2.AsyncByteStream, self.max_bytes)]))
     self._clients[loop] = openai.AsyncOpenAI(api_key=key, base_url=self.base_url, http_client=web, max_retries=0, timeout=self.timeout)
     return self._clients[loop]
 
