@@ -53,8 +53,8 @@ def _whole(text, path, listed):
     if isinstance(v, list): return map(_object, v)
     if listed: raise RecordError(path, ['must be a list of objects; or write one object a line and call the file .jsonl'])
     if isinstance(v, dict) and isinstance(v.get('data'), list): return map(_object, v['data'])
-    if isinstance(v, dict) and v and all(isinstance(o, dict) for o in v.values()): return ((dict(id=k)|o, '') for k,o in v.items())
-    return [_object(v)]
+    by_id = isinstance(v, dict) and v and all(isinstance(o, dict) for o in v.values())
+    return ((dict(id=k)|o, '') for k,o in v.items()) if by_id else [_object(v)]
 
 def _table(text, path):
     "Rows of a table with a header, cut at tabs if the header has any"
@@ -68,7 +68,8 @@ def _table(text, path):
             n += 1
             yield (dict(zip(head, c)), '') if len(c)==len(head) else (None, uneven.format(len(c), len(head)))
     except csv.Error as e:
-        raise RecordError(path, [f'row {n+1}: not a valid table: {e}; double the quotation marks inside a quoted field']) from None
+        problem = f'row {n+1}: not a valid table: {e}; double the quotation marks inside a quoted field'
+        raise RecordError(path, [problem]) from None
 
 def _parquet(path):
     import pyarrow as pa, pyarrow.parquet as pq
@@ -116,7 +117,8 @@ def checked_rows(
     return [r for _,r,_ in rows]
 
 # %% ../../nbs/data/01_readers.ipynb #3140d02a
-KINDS = {str:'a string', list:'a list', dict:'an object', bool:'true or false', int:'an integer', float:'a number', type(None):'null'}
+KINDS = {str:'a string', list:'a list', dict:'an object', bool:'true or false', int:'an integer', float:'a number',
+         type(None):'null'}
 
 def fields(
     row:dict,   # One row, or an object inside it
@@ -128,8 +130,11 @@ def fields(
     for k,t in types.items():
         ts,v = t if isinstance(t, tuple) else (t,),row.get(k)
         ok = isinstance(v, ts) and (bool in ts or not isinstance(v, bool))
-        if v is None and type(None) not in ts and k not in row: ps.append(f'{at}{k}: missing; the fields here are {", ".join(map(str, row)) or "none"}')
-        elif not ok and not (v is None and type(None) in ts): ps.append(f'{at}{k}: must be {" or ".join(KINDS[o] for o in ts)}, got {KINDS.get(type(v), type(v).__name__)}')
+        if v is None and type(None) not in ts and k not in row:
+            ps.append(f'{at}{k}: missing; the fields here are {", ".join(map(str, row)) or "none"}')
+        elif not ok and not (v is None and type(None) in ts):
+            want,got = ' or '.join(KINDS[o] for o in ts),KINDS.get(type(v), type(v).__name__)
+            ps.append(f'{at}{k}: must be {want}, got {got}')
         vals.append(v)
     if ps: raise ValueError('; '.join(ps))
     return vals
@@ -144,7 +149,8 @@ def locate(
     **kwargs,        # `min_similarity` of `find_spans`
 ):                   # A `Span`, and how many places there were to choose from; `(None, 0)` if the words are nowhere
     "The one place that marked words stand for"
-    if words and near is not None and near>=0 and response[near:near+len(words)]==words: return Span(near, near+len(words), score, words, match='exact'), 1
+    if words and near is not None and near>=0 and response[near:near+len(words)]==words:
+        return Span(near, near+len(words), score, words, match='exact'), 1
     found = find_spans(response, [Quote(words, score)], **kwargs)[0]
     best = max((s.similarity for s in found), default=0)
     tied = [s for s in found if s.similarity==best]
@@ -152,7 +158,8 @@ def locate(
     return (tied[min(k, len(tied)-1)] if near is None else min(tied, key=lambda s: abs(s.start-near))), len(tied)
 
 # %% ../../nbs/data/01_readers.ipynb #c1d7db7b
-_widths = dict(characters=lambda c: 1, utf16=lambda c: 1+(c>'\uffff'), bytes=lambda c: len(c.encode('utf-8', 'surrogatepass')))
+_widths = dict(characters=lambda c: 1, utf16=lambda c: 1+(c>'\uffff'),
+               bytes=lambda c: len(c.encode('utf-8', 'surrogatepass')))
 
 def _rough(text, a, b):
     "How many ends of `[a, b)` cut a word or stand beside a blank inside the span"
@@ -163,9 +170,10 @@ def char_offsets(
     text:str,            # The text that the offsets are about
     ranges:list,         # `(start, end)` pairs, from 0, half-open
     unit:str='auto',     # 'characters', 'utf16' (JavaScript, Java), 'bytes' (UTF-8), or 'auto'
-)->tuple[list,str]:      # The ranges in characters, and the unit they were counted in; `ValueError` if they lie outside the text in every unit
-    "Offsets as Python counts them"
-    if unit not in ('auto', *_widths): raise ValueError(f"unit {unit!r}: must be 'auto', {', '.join(map(repr, _widths))}")
+)->tuple[list,str]:      # The ranges in characters, and the unit they were counted in
+    "Offsets as Python counts them; `ValueError` if they lie outside the text in every unit"
+    if unit not in ('auto', *_widths):
+        raise ValueError(f"unit {unit!r}: must be 'auto', {', '.join(map(repr, _widths))}")
     best = None
     for u in (_widths if unit=='auto' else (unit,)):
         n,at = 0,{0:0}
@@ -174,7 +182,9 @@ def char_offsets(
         if any(a is None or b is None or a>b for a,b in got): continue
         bad = sum(_rough(text, a, b) for a,b in got)
         if best is None or bad<best[0]: best = bad,got,u
-    if best is None: raise ValueError(f'offsets {ranges!r} do not lie inside the text, which has {len(text)} characters; were they counted in another text?')
+    if best is None:
+        raise ValueError(f'offsets {ranges!r} do not lie inside the text, which has {len(text)} characters; '
+                         'were they counted in another text?')
     return best[1:]
 
 # %% ../../nbs/data/01_readers.ipynb #e92bc810
@@ -214,18 +224,21 @@ class ImportReport:
     notes:list=field(default_factory=list)       # `(row, remark)`: used, and worth a look
     unused:set=field(default_factory=set)        # Columns that the importer has no place for
     def __str__(self):
+        spans = ', '.join(f'{n} {k}' for k,n in sorted(self.spans.items())) or 'none'
         lines = [f'{self.source}, {self.where}: {self.rows} rows read, {len(self.skipped)} skipped, {self.examples} examples',
-                 f'spans: {", ".join(f"{n} {k}" for k,n in sorted(self.spans.items())) or "none"}; {self.unresolved} quotes unresolved, {self.omissions} omissions']
+                 f'spans: {spans}; {self.unresolved} quotes unresolved, {self.omissions} omissions']
         for name,items in (('skipped',self.skipped), ('note on',self.notes)):
             same = {}
             for i,why in items: same.setdefault(why, []).append(str(i))
-            some = [f'{name} row{"s"[:len(at)>1]} {", ".join(at[:5])}{f" and {len(at)-5} more" if len(at)>5 else ""}: {why}' for why,at in same.items()]
+            rows = lambda at: f'{"s"[:len(at)>1]} {", ".join(at[:5])}'+(f' and {len(at)-5} more' if len(at)>5 else '')
+            some = [f'{name} row{rows(at)}: {why}' for why,at in same.items()]
             lines += some[:20]+[f'... and {len(some)-20} more reasons ({name})']*(len(some)>20)
         return '\n'.join(lines+[f'columns not used: {", ".join(sorted(self.unused))}']*bool(self.unused))
     __repr__ = __str__
     def count(self, records):
         "Add what is in `records`"
-        for s in (s for r in records for s in r.get('spans', [])): self.spans['diff' if s.get('origin')=='diff' else s.get('match', 'given')] += 1
+        for s in (s for r in records for s in r.get('spans', [])):
+            self.spans['diff' if s.get('origin')=='diff' else s.get('match', 'given')] += 1
         lost = [o.get('reason')!='missing' for r in records for o in r.get('omissions', [])]
         self.unresolved,self.omissions = self.unresolved+sum(lost),self.omissions+len(lost)-sum(lost)
 
@@ -266,10 +279,13 @@ def import_rows(
         except ValueError as e: report.skipped.append((i, str(e)))
     bad = [f'row {i}: {why}' for i,why in report.skipped]
     if not rows: raise RecordError(where, ['no rows: there is nothing in it'])
-    if bad and (strict or not records): raise RecordError(where, bad if records else [f'no row can be used: is this in the format of {name}?', *bad])
+    if bad and not records: bad = [f'no row can be used: is this in the format of {name}?', *bad]
+    if bad and (strict or not records): raise RecordError(where, bad)
     if bad: _log.warning('%s, %s: %d of %d rows skipped, the first is %s', name, where, len(bad), len(rows), bad[0])
     records = join(records, report) if join else records
-    for r,again in _repeated(records): report.notes.append((r['id'], f'an id of several rows; this one became {again}')); r['id'] = again
+    for r,again in _repeated(records):
+        report.notes.append((r['id'], f'an id of several rows; this one became {again}'))
+        r['id'] = again
     report.count(records)
     report.examples = len(records)
     return Imported([from_record(r) for r in records], report)
