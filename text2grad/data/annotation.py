@@ -43,6 +43,7 @@ def _each(source, limit=None):
     found = json_rows(source) if isinstance(source, (str,Path)) else ((i, x, '') for i,x in enumerate(source, 1))
     return ((i, *((None,p) if p else _record(x))) for i,x,p in islice(found, limit))
 
+# %% ../../nbs/data/06_annotation.ipynb #4e363803
 @contextmanager
 def _rereadable(source, limit):
     "A function that gives the rows anew: those of `source`, or of a temporary file that they were written to"
