@@ -7,7 +7,8 @@ from unicodedata import normalize
 from tokenizers import Tokenizer,decoders,models,normalizers,pre_tokenizers,trainers
 from transformers import AutoTokenizer,PreTrainedTokenizerFast
 from text2grad.core import Critique,Quote,Span
-from text2grad.alignment.critiques import align,decode_with_offsets,parse_critique,token_offsets,token_rewards
+from text2grad.alignment.critiques import align,parse_critique
+from text2grad.alignment.tokens import decode_with_offsets,token_offsets,token_rewards
 from text2grad.alignment.quotes import find_spans
 from text2grad.alignment.linking import link_phrases
 

@@ -2,7 +2,7 @@
 import re,time
 import numpy as np, pytest, torch
 from hypothesis import given,settings,strategies as st
-from text2grad.alignment.critiques import decode_with_offsets
+from text2grad.alignment.tokens import decode_with_offsets
 from text2grad.viz.channels import CHANNELS,TokenTable,cut,grouped,groups,normalised,token_table,with_channels
 from text2grad.span_ppo.losses import whiten
 from text2grad.pretrained import tiny_lm

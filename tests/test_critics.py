@@ -3,7 +3,6 @@ import math,time
 from dataclasses import replace
 import pytest
 from hypothesis import given,settings,strategies as st
-from text2grad.critics import answer_rules as A
 from text2grad.critics import code_rules as C
 from text2grad.critics import text_rules as T
 from text2grad.core import Critique,Example,Judgement,Quote,Span,loads
@@ -88,44 +87,44 @@ def test_summary_hit(case):
 def test_summary_near_miss(case): assert quoted(*case)==[]
 
 ANSWER_HITS = [
-    (A.answers, 'It was Silas Grady.', 'Who was the last keeper?', ['Silas','Grady'], 1),
-    (A.answers, 'Silas Grady.', 'Who was the last keeper?', ['Silas','Grady'], 1),
-    (A.answers, '20 miles.', 'How far away can the lamp be seen?', ['20'], 1),
-    (A.answers, 'Very far.', 'How far away can the lamp be seen?', ['far.'], -1),
-    (A.answers, 'The last keeper.', 'Who was the last keeper?', ['keeper.'], -1),
-    (A.answers, 'On the roof.', 'Who was the last keeper?', ['roof.'], -1),
-    (A.answers, 'Sundays.', 'Does the shop open on Sundays?', ['Sundays.'], -1),
-    (A.answers, 'The answer is no.', 'Does the shop open on Sundays?', ['no'], 1),
-    (A.answers, 'There is no shop.', 'Does the shop open on Sundays?', ['shop.'], -1),
-    (A.answers, 'In 1988.', 'When did the last keeper leave?', ['1988'], 1),
-    (A.answers, '20 miles.', 'When did the last keeper leave?', ['miles.'], -1),
-    (A.answers, 'No it does not.', 'Does the shop open on Sundays?', ['No'], 1),
-    (A.answers, 'On Sundays.', 'When did the last keeper leave?', ['Sundays'], 1),
-    (A.answers, '1988.', 'How far away can the lamp be seen?', ['1988'], 1),
-    (A.answers, 'The lamp of Cape Morrow.', 'When did the last keeper leave?', ['Morrow.'], -1),
-    (A.answers, 'No, it does not.', 'Does the shop open on Sundays?', ['No'], 1),
-    (A.unstated, 'Not stated.', 'Who was the last keeper?', ['stated.'], -1),
-    (A.unstated, 'The text does not say.', 'Who painted the door?', ['The text does not say.'], 1),
-    (A.contradicted, 'Yes.', 'Does the shop open on Sundays?', ['Yes'], -1),
-    (A.contradicted, 'The shop does open on Sundays.', 'When is the shop open?', ['The shop does open on Sundays.'], -1),
-    (A.hedging, 'Perhaps it was probably Grady.', 'Who was the last keeper?', ['probably'], -1),
-    (A.hedging, 'I think it might be Grady.', 'Who was the last keeper?', ['I think','might'], -1),
-    (A.too_long, ' '.join(f'w{i}' for i in range(18)), 'Who was the last keeper?', ['w15 w16 w17'], -1),
-    (A.unsupported, 'Tom Baker in 1999.', 'Who was the last keeper?', ['1999','Baker'], -1),
-    (A.preamble, 'The answer is Silas Grady.', 'Who was the last keeper?', ['The answer is'], -1),
-    (A.preamble, 'According to the text, Grady.', 'Who was the last keeper?', ['According to the text'], -1),
+    (T.answers, 'It was Silas Grady.', 'Who was the last keeper?', ['Silas','Grady'], 1),
+    (T.answers, 'Silas Grady.', 'Who was the last keeper?', ['Silas','Grady'], 1),
+    (T.answers, '20 miles.', 'How far away can the lamp be seen?', ['20'], 1),
+    (T.answers, 'Very far.', 'How far away can the lamp be seen?', ['far.'], -1),
+    (T.answers, 'The last keeper.', 'Who was the last keeper?', ['keeper.'], -1),
+    (T.answers, 'On the roof.', 'Who was the last keeper?', ['roof.'], -1),
+    (T.answers, 'Sundays.', 'Does the shop open on Sundays?', ['Sundays.'], -1),
+    (T.answers, 'The answer is no.', 'Does the shop open on Sundays?', ['no'], 1),
+    (T.answers, 'There is no shop.', 'Does the shop open on Sundays?', ['shop.'], -1),
+    (T.answers, 'In 1988.', 'When did the last keeper leave?', ['1988'], 1),
+    (T.answers, '20 miles.', 'When did the last keeper leave?', ['miles.'], -1),
+    (T.answers, 'No it does not.', 'Does the shop open on Sundays?', ['No'], 1),
+    (T.answers, 'On Sundays.', 'When did the last keeper leave?', ['Sundays'], 1),
+    (T.answers, '1988.', 'How far away can the lamp be seen?', ['1988'], 1),
+    (T.answers, 'The lamp of Cape Morrow.', 'When did the last keeper leave?', ['Morrow.'], -1),
+    (T.answers, 'No, it does not.', 'Does the shop open on Sundays?', ['No'], 1),
+    (T.unstated, 'Not stated.', 'Who was the last keeper?', ['stated.'], -1),
+    (T.unstated, 'The text does not say.', 'Who painted the door?', ['The text does not say.'], 1),
+    (T.contradicted, 'Yes.', 'Does the shop open on Sundays?', ['Yes'], -1),
+    (T.contradicted, 'The shop does open on Sundays.', 'When is the shop open?', ['The shop does open on Sundays.'], -1),
+    (T.hedging, 'Perhaps it was probably Grady.', 'Who was the last keeper?', ['probably'], -1),
+    (T.hedging, 'I think it might be Grady.', 'Who was the last keeper?', ['I think','might'], -1),
+    (T.too_long, ' '.join(f'w{i}' for i in range(18)), 'Who was the last keeper?', ['w15 w16 w17'], -1),
+    (T.unsupported, 'Tom Baker in 1999.', 'Who was the last keeper?', ['1999','Baker'], -1),
+    (T.preamble, 'The answer is Silas Grady.', 'Who was the last keeper?', ['The answer is'], -1),
+    (T.preamble, 'According to the text, Grady.', 'Who was the last keeper?', ['According to the text'], -1),
 ]
 ANSWER_MISSES = [
-    (A.unstated, 'Grady.', 'Who was the last keeper?'),
-    (A.answers, 'Not stated.', 'How far is it to the moon?'),
-    (A.contradicted, 'No.', 'Does the shop open on Sundays?'),
-    (A.contradicted, 'Yes.', 'Can the lamp of Cape Morrow be seen?'),
-    (A.contradicted, 'The shop does not open on Sundays.', 'When is the shop open?'),
-    (A.hedging, 'It may be closed in winter.', 'What is closed?'),
-    (A.hedging, 'In May.', 'When?'),
-    (A.too_long, 'the broad leaves of the pumpkin, which keep the soil moist', 'What?'),
-    (A.unsupported, 'Grady, in 1988', 'Who was the last keeper?'),
-    (A.unsupported, 'the twenty-mile lamp', 'Which lamp?'),
+    (T.unstated, 'Grady.', 'Who was the last keeper?'),
+    (T.answers, 'Not stated.', 'How far is it to the moon?'),
+    (T.contradicted, 'No.', 'Does the shop open on Sundays?'),
+    (T.contradicted, 'Yes.', 'Can the lamp of Cape Morrow be seen?'),
+    (T.contradicted, 'The shop does not open on Sundays.', 'When is the shop open?'),
+    (T.hedging, 'It may be closed in winter.', 'What is closed?'),
+    (T.hedging, 'In May.', 'When?'),
+    (T.too_long, 'the broad leaves of the pumpkin, which keep the soil moist', 'What?'),
+    (T.unsupported, 'Grady, in 1988', 'Who was the last keeper?'),
+    (T.unsupported, 'the twenty-mile lamp', 'Which lamp?'),
 ]
 @pytest.mark.parametrize('case', ANSWER_HITS, ids=name)
 def test_answer_hit(case):

@@ -9,6 +9,7 @@ from hypothesis import given,settings,strategies as st
 from test_show import ATTRS,HOSTILE,TAGS,Checker
 
 from text2grad.evaluation import report as ev
+from text2grad.evaluation.statistics import mean_interval,paired_bootstrap
 from text2grad.core import Critique,Example,RecordError,Span,read_jsonl,to_record,write_jsonl
 from text2grad.viz.color import visible
 
@@ -82,29 +83,29 @@ def test_bootstrap_is_scipys():
     from scipy import stats
     rng = np.random.default_rng(1)
     b,a = rng.normal(size=25),rng.normal(.5, size=25)
-    i = ev.paired_bootstrap(b.tolist(), a.tolist(), n=1999, seed=3)
+    i = paired_bootstrap(b.tolist(), a.tolist(), n=1999, seed=3)
     want = stats.bootstrap((a-b,), np.mean, n_resamples=1999, rng=np.random.default_rng(3), method='BCa', batch=2_000_000//25).confidence_interval
     close((i.low, i.high), tuple(want), 1e-12)
     close((i.before, i.after, i.diff), (b.mean(), a.mean(), (a-b).mean()), 1e-12)
-    assert ev.paired_bootstrap(b.tolist(), a.tolist(), n=1999, seed=4)!=i
+    assert paired_bootstrap(b.tolist(), a.tolist(), n=1999, seed=4)!=i
 
 def test_interval_moves_and_flips_with_the_data():
     rng = random.Random(0)
     b,a = [rng.random() for _ in range(20)],[rng.random() for _ in range(20)]
-    i,up,back = (ev.paired_bootstrap(x, y, n=999) for x,y in ((b,a), (b,[v+1 for v in a]), (a,b)))
+    i,up,back = (paired_bootstrap(x, y, n=999) for x,y in ((b,a), (b,[v+1 for v in a]), (a,b)))
     close((up.low, up.high), (i.low+1, i.high+1), 1e-9)
     close(back.diff, -i.diff, 1e-12)
     close((back.low, back.high), (-i.high, -i.low), .03)
 
 def test_pairing_is_by_position():
     b = [float(i) for i in range(20)]
-    assert ev.paired_bootstrap(b, [x+.5+.01*(i%3) for i,x in enumerate(b)]).clear
-    assert not ev.paired_bootstrap(b, [x+.5 for x in b[::-1]]).clear
+    assert paired_bootstrap(b, [x+.5+.01*(i%3) for i,x in enumerate(b)]).clear
+    assert not paired_bootstrap(b, [x+.5 for x in b[::-1]]).clear
 
 def test_covers_the_truth_about_95_times_in_100():
     rng,hit = random.Random(0),0
     for k in range(200):
-        i = ev.mean_interval([rng.gauss(1, 2) for _ in range(30)], n=499, seed=k)
+        i = mean_interval([rng.gauss(1, 2) for _ in range(30)], n=499, seed=k)
         hit += i.low<=1<=i.high
     assert 178<=hit<=199, hit
 
@@ -114,8 +115,8 @@ def test_covers_the_truth_about_95_times_in_100():
 def test_degenerate(b, a, want):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        i = ev.paired_bootstrap(b, a, n=99)
-    got = (i.mean, i.low, i.high, i.n, i.dropped)
+        i = paired_bootstrap(b, a, n=99)
+    got = (i.value, i.low, i.high, i.n, i.dropped)
     assert all(g==w or (isinstance(w, float) and math.isclose(g, w, abs_tol=1e-12)) for g,w in zip(got, want)), got
     assert i.clear==(i.low is not None and i.low>0)
     json.dumps(i.row('x'), allow_nan=False)
@@ -125,13 +126,13 @@ def test_degenerate(b, a, want):
 def test_always_finite_and_ordered(xs):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        i = ev.mean_interval(xs, n=99)
+        i = mean_interval(xs, n=99)
     assert min(xs)-1e-6<=i.low<=i.high<=max(xs)+1e-6
 
 def test_scores_that_are_no_scores():
     for bad in (math.nan, math.inf, 'x', [1]):
-        with pytest.raises(ValueError, match=r'after\[1\]'): ev.paired_bootstrap([0.,0.], [0.,bad], n=9)
-    with pytest.raises(ValueError, match='same prompts'): ev.paired_bootstrap([0.], [0.,1.])
+        with pytest.raises(ValueError, match=r'after\[1\]'): paired_bootstrap([0.,0.], [0.,bad], n=9)
+    with pytest.raises(ValueError, match='same prompts'): paired_bootstrap([0.], [0.,1.])
 
 # Measuring
 

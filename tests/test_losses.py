@@ -2,7 +2,7 @@
 import itertools,math,threading
 import numpy as np, pytest, torch
 from hypothesis import given,settings,strategies as st
-from text2grad.alignment.critiques import token_rewards
+from text2grad.alignment.tokens import token_rewards
 from text2grad.core import Span
 from text2grad.span_ppo.losses import *
 

@@ -3,13 +3,12 @@ import copy,gzip,json,logging
 from dataclasses import replace
 import pytest
 from hypothesis import given,settings,strategies as st
-from text2grad.alignment.critiques import token_rewards
+from text2grad.alignment.tokens import token_rewards
 from text2grad.core import Critique,Example,Quote,RecordError,Span,from_record,problems,read_examples,to_record,write_examples
 from text2grad.critics.base import rule_critic
 from text2grad.data.readers import char_offsets,diff_spans,locate,read_rows
-from text2grad.data.paper import from_paper,to_paper_code,to_paper_text,to_paper_words,word_spans
-from text2grad.data.importers import from_defacto,from_haluquestqa,from_kodcode,from_qa_feedback,from_slf5k,from_squad
-from text2grad.data.exporters import to_dataset,to_defacto,to_haluquestqa,to_kodcode,to_preference,to_prompt_completion,to_qa_feedback,to_slf5k,to_squad,to_unpaired,write_rows
+from text2grad.data.importers import from_defacto,from_haluquestqa,from_kodcode,from_paper,from_qa_feedback,from_slf5k,from_squad,word_spans
+from text2grad.data.exporters import to_dataset,to_defacto,to_haluquestqa,to_kodcode,to_paper_code,to_paper_text,to_paper_words,to_preference,to_prompt_completion,to_qa_feedback,to_slf5k,to_squad,to_unpaired,write_rows
 
 def spans(ex): return to_record(ex)['spans']
 def texts(ex): return [s['text'] for s in spans(ex)]

@@ -7,6 +7,7 @@ import pytest
 from fastcore.test import test_close as close
 from hypothesis import given,settings,strategies as st
 
+from text2grad.viz import color,plots
 from text2grad.viz import html as show
 from text2grad.core import Critique,Example,Quote,Span
 
@@ -76,7 +77,7 @@ SLOTS = dict(
     token=lambda s: show.token_html(['a', s, 'b'], [.1, -.2, None]), token_cut=lambda s: show.token_html(list(s), [.1]*len(s)),
     token_title=lambda s: show.token_html(['a'], [1.], title=s), token_label=lambda s: show.token_html(['a'], [1.], label=s),
     token_detail_key=lambda s: show.token_html(['a'], [1.], detail=[{s: 1.}]), token_detail_value=lambda s: show.token_html(['a'], [1.], detail=[dict(k=s)]),
-    legend_label=lambda s: show.legend_html(1., s), legend_note=lambda s: show.legend_html(1., note=s),
+    legend_label=lambda s: color.legend_html(1., s), legend_note=lambda s: color.legend_html(1., note=s),
     spans_response=lambda s: show.spans_html(s, [Span(0, len(s)//2, 1.)]), spans_quote=lambda s: show.spans_html('abc', [Span(0, 1, 1., s)]),
     spans_reason=lambda s: show.spans_html('abc', [Span(0, 1, 1., '', s)], numbers=True),
     critique_response=lambda s: show.critique_html(s, Critique('x', [Span(0, len(s), -1.)])), critique=lambda s: show.critique_html('abc', crit(s)),
@@ -88,8 +89,8 @@ SLOTS = dict(
     example_message=lambda s: Example([dict(role='user', content=s)], 'abc')._repr_html_(),
     table_cell=lambda s: show.table_html([dict(a=s)]), table_key=lambda s: show.table_html([{s: 1}]), table_caption=lambda s: show.table_html([dict(a=1)], caption=s),
     table_column=lambda s: show.table_html([{'a': 1}], columns=['a', s]),
-    curve_key=lambda s: show.curve_svg([{s: 1.}, {s: 2.}] if '.' not in s else [dict(a=1)], s), curve_x=lambda s: show.curve_svg([dict(a=1.)], 'a', x=s),
-    curve_label=lambda s: show.curve_svg([dict(a=1.), dict(a=2.)], 'a', label=s),
+    curve_key=lambda s: plots.curve_svg([{s: 1.}, {s: 2.}] if '.' not in s else [dict(a=1)], s), curve_x=lambda s: plots.curve_svg([dict(a=1.)], 'a', x=s),
+    curve_label=lambda s: plots.curve_svg([dict(a=1.), dict(a=2.)], 'a', label=s),
     section=lambda s: show.section_html(s), note=lambda s: show.note_html(s), page=lambda s: show.page_html(s, show.note_html('x')))
 EXACT = {'token', 'token_cut', 'spans_response', 'critique_response', 'example_response'} # these draw the response itself
 
@@ -99,7 +100,7 @@ def test_hostile_text_stays_text(slot):
         c = Checker(SLOTS[slot](s))
         assert not c.bad, f'{slot}, {s[:60]!r}: {c.bad[:3]}'
         if slot in EXACT: assert c.marked == drawn(f'a{s}b' if slot=='token' else s), f'{slot}, {s[:60]!r}'
-        else: assert show.visible(s) in c.text+'\n'+'\n'.join(c.values), f'{slot}, {s[:60]!r}: the text is lost'
+        else: assert color.visible(s) in c.text+'\n'+'\n'.join(c.values), f'{slot}, {s[:60]!r}: the text is lost'
 
 def naive(s): return f'<div><span title="{s}">{s}</span></div>'
 def half(s): return naive(s.replace('<', '&lt;').replace('>', '&gt;'))
@@ -107,7 +108,7 @@ def half(s): return naive(s.replace('<', '&lt;').replace('>', '&gt;'))
 def test_checker_catches_a_renderer_that_does_not_escape():
     def wrong(render, s):
         c = Checker(render(s))
-        return bool(c.bad) or show.visible(s) not in c.text+'\n'+'\n'.join(c.values)
+        return bool(c.bad) or color.visible(s) not in c.text+'\n'+'\n'.join(c.values)
     n = sum(wrong(naive, s) for s in HOSTILE)
     assert n>=45, f'only {n} of {len(HOSTILE)} payloads are noticed'
     assert wrong(naive, HOSTILE[0]) and wrong(half, f'" onmouseover="{HIT}') and wrong(half, '&lt;b&gt;')
@@ -149,7 +150,7 @@ def test_nothing_runs_in_a_browser():
 @browser
 def test_narrow_page_does_not_scroll_sideways():
     page = show.page_html('A title_with_one_very_long_word_'+'x'*60, *[show.section_html(k, f('word '*30+'x'*200)) for k,f in SLOTS.items() if k!='page'],
-        show.table_html([{f'column {i}': i*1.5 for i in range(12)}]), show.curve_svg([dict(a=1), dict(a=3)], 'a', width=600))
+        show.table_html([{f'column {i}': i*1.5 for i in range(12)}]), plots.curve_svg([dict(a=1), dict(a=3)], 'a', width=600))
     frame = json.dumps(page).replace('</', '<\\/')
     out = dom(f'<!DOCTYPE html><body><iframe id=f width=320 height=800 style="border:0"></iframe><script>f.onload=()=>document.title="w"+f.contentDocument.documentElement.scrollWidth;f.srcdoc={frame}</script>')
     assert 300<=int(re.search(r'<title>w(\d+)', out)[1])<=320, 'wider than the screen'
@@ -175,19 +176,19 @@ def lab(rgb, eye):
 @pytest.mark.parametrize('eye', EYES)
 def test_good_and_bad_differ_for_every_eye(eye):
     far = lambda a,b: math.dist(lab(mix(a, (255,)*3, .4), eye), lab(mix(b, (255,)*3, .4), eye))
-    assert far(show.GOOD, show.BAD)>=25
+    assert far(color.BLUE, color.ORANGE)>=25
     if eye=='deutan': assert far((0,128,0), (200,0,0))<12, 'the control must fail: green and red look alike'
 
 @pytest.mark.parametrize('fg,bg', [((31,35,40),(255,255,255)), ((230,237,243),(13,17,23)), ((0,0,0),(255,255,255)), ((255,255,255),(17,17,17))])
 def test_text_on_full_colour_is_readable(fg, bg):
-    for c in (show.GOOD, show.BAD): assert contrast(fg, mix(c, bg, show.ALPHA))>=4.5
-    assert show.ALPHA<=.55
+    for c in (color.BLUE, color.ORANGE): assert contrast(fg, mix(c, bg, color.ALPHA))>=4.5
+    assert color.ALPHA<=.55
 
 def test_terminal_colours_are_readable():
     def rgb(n):
         n -= 16
         return [0 if v==0 else 55+40*v for v in (n//36, n//6%6, n%6)]
-    for n in show._ansi.values(): assert contrast(rgb(n), rgb(16))>=4.5
+    for n in plots._ansi.values(): assert contrast(rgb(n), rgb(16))>=4.5
 
 def test_page_palette_is_the_one_that_was_checked():
     assert all(c in show.page_html('x') for c in ('#1f2328', '#e6edf3', '#0d1117'))
@@ -200,11 +201,11 @@ def test_one_scale_over_panels():
     a,b = [1.,-1.],[10.,0.]
     alpha = lambda h: re.search(r'class="t2g-tok"[^>]*rgba\([\d,]+,([\d.]+)\);border', h)[1]
     assert alpha(show.token_html(['x','y'], a)) == '0.55'
-    vmax = show.color_scale(a, b)
+    vmax = color.color_scale(a, b)
     assert alpha(show.token_html(['x','y'], a, vmax))<alpha(show.token_html(['x','y'], b, vmax))
     assert f'+{vmax:.3g}' in show.token_html(['x','y'], a, vmax)
-    assert show.color_scale([0.]*500+[2.]) == 2., 'zeros must not wash out the few tokens that earn something'
-    assert 9.9<show.color_scale([.1*i for i in range(101)])<10 and show.color_scale([math.nan, math.inf, None]) == 1.
+    assert color.color_scale([0.]*500+[2.]) == 2., 'zeros must not wash out the few tokens that earn something'
+    assert 9.9<color.color_scale([.1*i for i in range(101)])<10 and color.color_scale([math.nan, math.inf, None]) == 1.
 
 def test_values_that_are_no_numbers():
     h = show.token_html(['a','b','c'], [None, math.nan, math.inf], legend=True)
@@ -236,8 +237,8 @@ def test_copied_spans_are_the_original(text, raw):
     spans = [Span(min(a,b,len(text)), min(max(a,b),len(text)), v, reason='r') for a,b,v in raw]
     c = Checker(show.critique_html(text, Critique('c', spans)))
     assert c.marked==text and not c.bad
-    plain = show.spans_ansi(text, [s for s in spans if len(s)], color=True)
-    assert re.sub(r'\x1b\[[\d;]*m', '', plain).replace('↵', '')==show.visible(text)
+    plain = plots.spans_ansi(text, [s for s in spans if len(s)], color=True)
+    assert re.sub(r'\x1b\[[\d;]*m', '', plain).replace('↵', '')==color.visible(text)
 
 def test_white_space_has_glyphs():
     h = show.token_html(['if x:', '\n', '    ', 'y', '\t', '  ', '\n'], [0.]*7)
@@ -246,8 +247,8 @@ def test_white_space_has_glyphs():
     assert 'var(--t2g-sp)">' in show.token_html(['a', ' ', '\n'], [0.]*3), 'trailing space is found across tokens'
 
 def test_emoji_and_joiners_that_do_their_work_stay():
-    for s in ('👩‍👩‍👧‍👦','1️⃣','❤️','می‌خواهم','क्‍ष'): assert show.visible(s)==s
-    assert show.visible('a\ufe0f')=='a[U+FE0F]' and show.visible('😀\ufe0f\ufe0e')=='😀\ufe0f[U+FE0E]'
+    for s in ('👩‍👩‍👧‍👦','1️⃣','❤️','می‌خواهم','क्‍ष'): assert color.visible(s)==s
+    assert color.visible('a\ufe0f')=='a[U+FE0F]' and color.visible('😀\ufe0f\ufe0e')=='😀\ufe0f[U+FE0E]'
 
 # Spans
 
@@ -278,60 +279,60 @@ def test_cap_and_speed():
 
 def test_terminal_text_cannot_send_escapes():
     for s in HOSTILE:
-        for color in (True, False):
-            for out in (show.token_ansi(['a', s, 'b'], [1., -1., 0.], color=color), show.spans_ansi(s, [Span(0, len(s), .5)], color=color)):
-                rest = re.sub(r'\x1b\[(0|(4;)?38;5;16;48;5;\d+)m', '', out) if color else out
+        for colored in (True, False):
+            for out in (plots.token_ansi(['a', s, 'b'], [1., -1., 0.], color=colored), plots.spans_ansi(s, [Span(0, len(s), .5)], color=colored)):
+                rest = re.sub(r'\x1b\[(0|(4;)?38;5;16;48;5;\d+)m', '', out) if colored else out
                 assert not re.search('[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]', rest), (s[:40], out[:80])
                 out.encode('utf-8')
 
 def test_colour_ends_with_the_line():
-    out = show.token_ansi(['one\ntwo\n\nthree'], [1.])
+    out = plots.token_ansi(['one\ntwo\n\nthree'], [1.])
     assert all(l.endswith('\x1b[0m') for l in out.split('\n') if l)
     assert re.sub(r'\x1b\[[\d;]*m', '', out)=='one↵\ntwo↵\n↵\nthree'
 
 def test_marks_without_colour():
-    assert show.token_ansi(['good',' stuff',' and',' bad'], [.2,1.,0.,-1.], color=False)=='{+good stuff+} and[- bad-]'
-    assert show.spans_ansi('ab', [Span(1, 1, -1.)], color=False)=='a[-^-]b'
+    assert plots.token_ansi(['good',' stuff',' and',' bad'], [.2,1.,0.,-1.], color=False)=='{+good stuff+} and[- bad-]'
+    assert plots.spans_ansi('ab', [Span(1, 1, -1.)], color=False)=='a[-^-]b'
 
 def test_when_to_use_colour(monkeypatch):
     class Tty(io.StringIO):
         def isatty(self): return True
     monkeypatch.delenv('NO_COLOR', raising=False)
     monkeypatch.setenv('TERM', 'xterm')
-    assert show.use_color(Tty()) and not show.use_color(io.StringIO())
+    assert plots.use_color(Tty()) and not plots.use_color(io.StringIO())
     monkeypatch.setenv('NO_COLOR', '1')
-    assert not show.use_color(Tty())
+    assert not plots.use_color(Tty())
     monkeypatch.setenv('NO_COLOR', '')
-    assert show.use_color(Tty()), 'no-color.org: an empty NO_COLOR says nothing'
+    assert plots.use_color(Tty()), 'no-color.org: an empty NO_COLOR says nothing'
     monkeypatch.setenv('TERM', 'dumb')
-    assert not show.use_color(Tty())
+    assert not plots.use_color(Tty())
     monkeypatch.setattr(sys, 'stdout', io.StringIO())
-    assert '\x1b' not in show.token_ansi(['a'], [1.], color=None)
+    assert '\x1b' not in plots.token_ansi(['a'], [1.], color=None)
 
 # Curves and figures
 
 def test_curve_gaps_and_edges():
-    f = lambda ys: show.curve_svg([dict(step=i, a=y) for i,y in enumerate(ys)], 'a')
+    f = lambda ys: plots.curve_svg([dict(step=i, a=y) for i,y in enumerate(ys)], 'a')
     assert f([1.,2.,None,3.,math.nan,4.]).count('<polyline')==3
-    assert 'no numbers' in f([None]) and 'no numbers' in show.curve_svg([], 'a')
+    assert 'no numbers' in f([None]) and 'no numbers' in plots.curve_svg([], 'a')
     for ys in ([5.], [0.,0.], [1e300,-1e300], [1e-12,2e-12], [True,2.]): assert 'nan' not in f(ys) and 'inf' not in f(ys)
-    assert 'from 1 to 2' in show.curve_svg([dict(s=dict(a=1.)), dict(s=dict(a=2.))], 's.a')
+    assert 'from 1 to 2' in plots.curve_svg([dict(s=dict(a=1.)), dict(s=dict(a=2.))], 's.a')
 
 def test_figures_take_any_text():
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # glyphs that the font lacks
-        for fig in (show.plot_tokens(HOSTILE, [.5]*len(HOSTILE)), show.plot_curves([{s: 1.} for s in HOSTILE], [HOSTILE[0], '$\\frac{1}{0$']), show.plot_tokens([], []), show.plot_curves([], ['a'])):
+        for fig in (plots.plot_tokens(HOSTILE, [.5]*len(HOSTILE)), plots.plot_curves([{s: 1.} for s in HOSTILE], [HOSTILE[0], '$\\frac{1}{0$']), plots.plot_tokens([], []), plots.plot_curves([], ['a'])):
             buf = io.BytesIO()
             fig.savefig(buf, format='png', dpi=30)
             assert buf.getvalue()[:4]==b'\x89PNG'
 
 def test_plot_tokens_wraps_and_keeps_every_token():
-    cells = list(show._cells(['word ']*40+['\n','中文'], 30))
+    cells = list(plots._cells(['word ']*40+['\n','中文'], 30))
     assert all(c+w<=30 for _,_,c,w,_ in cells) and {i for i,*_ in cells}==set(range(42)) and cells[-1][3]==4
 
 # Imports
 
 def test_light_imports():
-    code = 'import sys; from text2grad.core import Span; assert not hasattr(Span, "_repr_html_"); import text2grad.viz.html; assert hasattr(Span, "_repr_html_"); print([m for m in ("torch","matplotlib","scipy","transformers") if m in sys.modules])'
+    code = 'import sys; from text2grad.core import Span; assert not hasattr(Span, "_repr_html_"); import text2grad.viz.html, text2grad.viz.plots; assert hasattr(Span, "_repr_html_"); print([m for m in ("torch","matplotlib","scipy","transformers") if m in sys.modules])'
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert out.stdout.strip()=='[]', out.stdout+out.stderr

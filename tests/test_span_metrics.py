@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given,settings,strategies as st
 from scipy.stats import spearmanr
 from text2grad.evaluation import span_metrics as sm
-from text2grad.alignment.critiques import token_rewards
+from text2grad.alignment.tokens import token_rewards
 from text2grad.core import Critique,Example,Span,from_record,read_examples
 from text2grad.evaluation.report import rouge_l
-from text2grad.critics.baselines import RandomSpans,mark_everything,mark_nothing,mark_sentences,unshared_words
+from text2grad.evaluation.statistics import Statistic,estimate,resamples
+from text2grad.critics.base import RandomSpans,mark_everything,mark_nothing,mark_sentences,unshared_words
 from text2grad.evaluation.span_metrics import BINS,TokenScores,compare,label_report,matched,paired,rouge,span_iou,span_labels,span_report
 from text2grad.text import pieces
 
@@ -188,7 +189,7 @@ def test_spearman_interval_covers():
     for seed in range(40):
         rng = np.random.default_rng(seed)
         z = rng.multivariate_normal([0, 0], [[1, .5], [.5, 1]], 80)
-        e = sm._estimate(sm._Stat(None, lambda w: sm._spearman(z[:,0], z[:,1], w)), sm._draw(80, 300, seed))
+        e = estimate(Statistic(None, lambda w: sm._spearman(z[:,0], z[:,1], w)), resamples(80, 300, seed))
         hit += e.low<=6/np.pi*np.arcsin(.25)<=e.high
     assert hit>=33
 
@@ -267,7 +268,7 @@ def test_random_spans_mark_as_much_as_people_and_do_not_depend_on_the_batch():
     with pytest.raises(ValueError, match='none of the 1 training examples has a critique'): RandomSpans([Example('', 'x')])
 
 def test_random_spans_are_the_same_in_another_process():
-    code = ("from text2grad.core import *\nfrom text2grad.critics.baselines import RandomSpans\n"
+    code = ("from text2grad.core import *\nfrom text2grad.critics.base import RandomSpans\n"
             "t = Example('', 'a b c d e f', Critique('', [Span(0, 5, -1.), Span(2, 3, 1.)]))\nprint(RandomSpans([t])([t])[0].spans)")
     a,b = (subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, env=dict(PYTHONHASHSEED=s, PYTHONPATH=str(Path(__file__).parent.parent))).stdout for s in '12')
     assert a==b and 'Span' in a

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given,settings,strategies as st
 
 from text2grad.core import RecordError,read_examples,write_examples,write_jsonl
+from text2grad.data.readers import checked_rows
 from text2grad.data.tasks import *
 from text2grad.data import tasks
 
@@ -38,7 +39,7 @@ def test_sizes_and_shape(name, train, heldout, new):
     assert {e.meta['split'] for e in t.train}=={'train'} and {e.meta['split'] for e in t.heldout}=={'heldout'}
 
 def test_total_size():
-    assert sum(f.stat().st_size for f in Path(str(files('text2grad')/'data')).rglob('*') if f.suffix in ('.jsonl','.json','.md')) < 300_000
+    assert sum(f.stat().st_size for f in Path(str(files('text2grad'))).rglob('*') if f.suffix in ('.jsonl','.json','.md')) < 300_000
 
 def test_each_load_is_fresh():
     a = summarize()
@@ -336,13 +337,20 @@ def test_nothing_is_executed(tmp_path):
 
 @pytest.mark.parametrize('name,raw,says', [
     ('a.jsonl', b'{"post": \n', 'row 1: not valid JSON'), ('a.jsonl', b'', 'no rows'), ('a.jsonl.gz', b'plain', 'not a whole gzip'), ('a.json', b'{"post": []}', 'must be a list of objects'),
-    ('a.json', b'[1]', 'row 1: must be an object'), ('a.json', b'[{"a": NaN}]', 'not JSON'), ('a.json', b'[]', 'no rows'), ('a.json.gz', b'plain', 'not a whole gzip'), ('a.json.gz', gzip.compress(b'[]'*999, mtime=0)[:-9], 'not a whole gzip'), ('a.json', b'\xff\xfe', 'not UTF-8'),
-    ('a.csv', b'title,post\nx\n', 'row 1: does not have as many fields as the header'), ('a.csv', b'title,post\nx,y,z\n', 'row 1'), ('a.csv', b'', 'no rows'), ('a.csv', b'title,post\n\xff,x\n', 'UTF-8'),
+    ('a.json', b'[1]', 'row 1: must be a JSON object, got int'), ('a.json', b'[{"a": NaN}]', 'not JSON'), ('a.json', b'[]', 'no rows'), ('a.json.gz', b'plain', 'not a whole gzip'), ('a.json.gz', gzip.compress(b'[]'*999, mtime=0)[:-9], 'not a whole gzip'), ('a.json', b'\xff\xfe', 'not UTF-8'),
+    ('a.csv', b'title,post\nx\n', 'row 1: has 1 fields and the header 2: quote fields'), ('a.csv', b'title,post\nx,y,z\n', 'row 1'), ('a.csv', b'', 'no rows'), ('a.csv', b'title,post\n\xff,x\n', 'UTF-8'),
     ('a.parquet', b'PAR1', 'not a whole Parquet file')])
 def test_broken_files(name, raw, says, tmp_path):
     (tmp_path/name).write_bytes(raw)
     with pytest.raises(RecordError, match=says) as e: load_slf5k(tmp_path/name)
     assert name in str(e.value)
+
+@pytest.mark.parametrize('name,raw', [('a.jsonl', b'\xef\xbb\xbf{"a": 1}\n[2]\n{"a": 3}\n[4]\n'), ('a.csv', b'\xef\xbb\xbfa,b\n1,1\n2\n3,3\n4\n'), ('a.json', b'[{"a": 1}, [2], {"a": 3}, [4]]')])
+def test_every_bad_row_is_listed_and_a_limit_reads_no_further(tmp_path, name, raw):
+    (tmp_path/name).write_bytes(raw)
+    with pytest.raises(RecordError) as e: checked_rows(tmp_path/name)
+    assert [p[:6] for p in e.value.problems]==['row 2:', 'row 4:']
+    assert [str(r['a']) for r in checked_rows(tmp_path/name, limit=1)]==['1'] and checked_rows(tmp_path/name, limit=0)==[]
 
 def test_folders(tmp_path):
     a,b = ROWS['slf5k']

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given,settings,strategies as st
 
+from text2grad.viz import color
 from text2grad.viz import html as show
 from text2grad.viz.channels import CHANNELS,TokenTable,grouped
 from text2grad.core import Critique,Example,Quote,Span,loads
@@ -262,14 +263,14 @@ def test_one_scale_and_raw_numbers():
     style = lambda h: re.search('t2g-u.*?style="(.*?)"', h, re.S)[1]
     assert style(a)!=style(b) and style(heat_map(table(['a',''], reward=[1,0]), vmax=1.))==style(b)
     z = heat_map(TABLE, how='z')
-    for v in TABLE['reward']: assert f'reward {show._num(float(v))}' in z
+    for v in TABLE['reward']: assert f'reward {color.signed_number(float(v))}' in z
 
 def test_units_sum_and_mean():
     for unit in ('word','sentence','line'):
         for total in ('sum','mean'):
             g = grouped(TABLE, unit, total)
             page = heat_map(TABLE, unit=unit, total=total)
-            assert page.count('class="t2g-u"')==len(g) and all(f'reward {show._num(float(v))}' in page for v in g['reward'])
+            assert page.count('class="t2g-u"')==len(g) and all(f'reward {color.signed_number(float(v))}' in page for v in g['reward'])
 
 def test_what_is_not_known_is_hatched_and_named():
     page = heat_map(table(['a','b',''], reward=[1,np.nan,0]))
@@ -319,7 +320,7 @@ def test_json_and_text():
         t = table(pieces(s), reward=[np.nan]*len(pieces(s)))
         row = loads(export_jsonl(Example('p', s, Critique('c', (Span(0, len(s), .5),))), t))
         assert row['response']==s==''.join(x['text'] for x in row['tokens']) and row['tokens'][0]['reward'] is None and [x['start'] for x in row['tokens']]==[a for a,_ in t.offsets]
-        assert show.visible(export_text(t))==export_text(t)
+        assert color.visible(export_text(t))==export_text(t)
     text = export_text(CASE)
     assert '{+' in text and '[-nine people-]' in text and 'river' in text and 'Right and wrong.' in text
 

@@ -3,7 +3,7 @@ import math,time
 import numpy as np, pytest, torch
 from dataclasses import fields
 from hypothesis import given,settings,strategies as st
-from text2grad.alignment.critiques import token_rewards
+from text2grad.alignment.tokens import token_rewards
 from text2grad.viz.channels import groups,token_table,with_channels
 from text2grad.core import Critique,Span
 from text2grad.span_ppo.losses import Objective,token_advantages

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from text2grad.viz import color,plots
 from text2grad.viz import html as show
 from text2grad.viz.channels import TokenTable
 from text2grad.core import Critique,Example,Quote,Span
@@ -43,7 +44,7 @@ def report(s):
     case = type('Case', (), dict(example=Example([dict(role=s, content=s)], table(s).response, crit(s)), table=table(s)))
     return export_html(case, channel=s, title=s).replace(f'<meta http-equiv="Content-Security-Policy" content="{show.CSP}">', '')
 SURFACES = dict(heat=heat_surface, critique=lambda s: show.critique_html(f'a{s}', crit(s))+crit(s)._repr_html_(),
-    table=lambda s: show.table_html([{s: s, 'n': 1}], caption=s)+show.curve_svg([dict(a=1.), dict(a=2.)], 'a', s, s)+show.legend_html(1., s, s), report=report,
+    table=lambda s: show.table_html([{s: s, 'n': 1}], caption=s)+plots.curve_svg([dict(a=1.), dict(a=2.)], 'a', s, s)+color.legend_html(1., s, s), report=report,
     notebook=lambda s: Example(s, f'a{s}', crit(s), reference=[s])._repr_html_()+Span(0, 1, .5, s, s)._repr_html_()+show.spans_html(f'a{s}', crit(s).spans, numbers=True)+show.token_html(['a', s], [1., -1.], label=s, title=s))
 
 POKE = """doc => { for (const el of doc.querySelectorAll('*')) for (const t of ['pointerover','mouseover','focusin','focus','click','mouseout','focusout'])
@@ -90,7 +91,7 @@ def test_nothing_runs(page, name):
     fresh(page)
     page.evaluate(FRAMES, [p.replace('</body>', f'<script>({JS})()</script></body>') for p in parts] if name=='report' else [whole(''.join(parts))])
     text = page.evaluate('[...document.querySelectorAll("iframe")].map(f => f.contentDocument).map(d => d.body.textContent+[...d.querySelectorAll("[title],[aria-label]")].map(x => x.title+(x.ariaLabel ?? "")).join()).join()')
-    lost = [s for s in TEXTS if show.visible(s) not in text.replace('\r', '')]
+    lost = [s for s in TEXTS if color.visible(s) not in text.replace('\r', '')]
     assert hits(page)==[] and page.asked==[] and not lost, (hits(page), page.asked, lost)
     fresh(page)
     inner = [re.search(r'<body>(.*)</body>', p, re.S)[1] for p in parts] if name=='report' else parts
@@ -101,9 +102,8 @@ def test_nothing_runs(page, name):
 @pytest.mark.parametrize('name', SURFACES)
 def test_control_a_surface_that_does_not_escape(page, monkeypatch, name):
     "The same surfaces with escaping switched off: the same harness must notice"
-    from text2grad.viz import color as paint
-    from text2grad.viz import heatmap as token_view
-    for m in (paint, show, token_view):
+    from text2grad.viz import heatmap
+    for m in (color, show, plots, heatmap):
         if hasattr(m, 'esc'): monkeypatch.setattr(m, 'esc', str)
         if hasattr(m, '_text_html'): monkeypatch.setattr(m, '_text_html', lambda s, kinds: s)
     few = TEXTS[::4]
@@ -155,7 +155,7 @@ def test_nothing_runs_in_gradio(browser, monkeypatch):
         assert p.evaluate('hits')==[] and asked==[]
         assert p.evaluate('document.querySelectorAll(".html-container script,.html-container iframe,.html-container img,.html-container a").length')==0
         said = p.locator('#notebook').text_content()
-        assert all(show.visible(s) in said for s in TEXTS)
+        assert all(color.visible(s) in said for s in TEXTS)
         p.evaluate('x => { document.querySelector("#a .t2g-view").innerHTML = x }', TEXTS[5])
         p.wait_for_function('hits.length>0', timeout=5000)   # the control: the same page does run what is not escaped
     finally:

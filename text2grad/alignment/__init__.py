@@ -11,7 +11,8 @@ __all__ = ['find_spans', 'link_phrases', 'align', 'bounded', 'decode_with_offset
 # %% ../../nbs/alignment/index.ipynb #eb250dc6
 from .quotes import find_spans
 from .linking import link_phrases
-from .critiques import align,bounded,decode_with_offsets,parse_critique,read_critique,token_offsets,token_rewards,wire_schema
+from .critiques import align,bounded,parse_critique,read_critique,wire_schema
+from .tokens import decode_with_offsets,token_offsets,token_rewards
 from .grammar import CritiqueMask,critique_grammar,grammar_tokenizer
 
 # %% ../../nbs/alignment/index.ipynb #820bafa4

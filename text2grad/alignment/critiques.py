@@ -1,4 +1,4 @@
-"""From the words of a critique to characters of the response, and from there to one reward per token
+"""What a critic writes, read without guessing and resolved against the response
 
 Docs: https://text2grad.github.io/text2grad/alignment/critiques.html.md"""
 
@@ -6,10 +6,10 @@ Docs: https://text2grad.github.io/text2grad/alignment/critiques.html.md"""
 
 # %% auto #0
 __all__ = ['MAX_SPANS', 'MAX_TEXT', 'MAX_REPAIR', 'wire_schema', 'read_critique', 'parse_critique', 'quotes_of', 'align',
-           'decode_with_offsets', 'token_offsets', 'token_rewards', 'bounded']
+           'bounded']
 
 # %% ../../nbs/alignment/03_critiques.ipynb #7a378f82
-import codecs,json,json_repair,re
+import json,json_repair,re
 from bisect import bisect_left,bisect_right
 from dataclasses import replace
 from functools import lru_cache
@@ -49,12 +49,14 @@ def _wire_model():
 # %% ../../nbs/alignment/03_critiques.ipynb #a3817ab9
 @lru_cache(1)
 def _schema_text():
+    "The schema as JSON, every reference replaced by what it refers to"
     full = _wire_model().model_json_schema()
     def plain(o):
         if isinstance(o, list): return [plain(x) for x in o]
         if not isinstance(o, dict): return o
         if '$ref' in o: return plain(full['$defs'][o['$ref'].split('/')[-1]])
-        return {k:{n:plain(v) for n,v in o[k].items()} if k=='properties' else plain(o[k]) for k in o if k not in ('title','$defs','maxItems')}
+        named = lambda d: {n:plain(v) for n,v in d.items()}
+        return {k:named(v) if k=='properties' else plain(v) for k,v in o.items() if k not in ('title','$defs','maxItems')}
     return json.dumps(plain(full))
 
 def wire_schema()->dict: # Yours to change: a new one each time
@@ -71,9 +73,9 @@ def _entry(x, severity=3):
     "One marked span in the wire format"
     if isinstance(x, str): x = dict(quote=x)
     if not isinstance(x, dict): raise ValueError('a span must be a string or an object')
-    quote,reason,sev,occ = x.get('quote', x.get('text')),x.get('reason') or '',x.get('severity', severity),x.get('occurrence')
+    sev = x.get('severity', severity)
     if isinstance(sev, str) and sev.strip() in ('1','2','3'): sev = int(sev)
-    return dict(quote=quote, reason=reason, severity=sev, occurrence=occ)
+    return dict(quote=x.get('quote', x.get('text')), reason=x.get('reason') or '', severity=sev, occurrence=x.get('occurrence'))
 
 def _wire(d):
     "Any of the accepted forms in the wire format; `ValueError` if it is none of them"
@@ -81,25 +83,9 @@ def _wire(d):
     if not any(n in d for n in _all_names): raise ValueError('none of the known keys')
     items = lambda k: got[k] if isinstance(got[k], list) else [] if got[k] in (None,'') else [got[k]]
     missing = [o.get('text', o.get('quote')) if isinstance(o, dict) else o for o in items('missing')]
-    d = dict(critique=got['critique'] or '', good_spans=[_entry(o) for o in items('good_spans')],
-             poor_spans=[_entry(o) for o in items('poor_spans')]+[_entry(o, 1) for o in items('improvable')], missing=missing)
+    poor = [_entry(o) for o in items('poor_spans')]+[_entry(o, 1) for o in items('improvable')]
+    d = dict(critique=got['critique'] or '', good_spans=[_entry(o) for o in items('good_spans')], poor_spans=poor, missing=missing)
     return _wire_model().model_validate(d).model_dump(exclude_none=True)
-
-# %% ../../nbs/alignment/03_critiques.ipynb #9f51a301
-MAX_REPAIR = 1<<14
-
-class _Metered(str):
-    "A string that may be looked at three times per character: some inputs send json_repair back over what it has read for each character"
-    def __new__(cls, text, meter=None):
-        self = super().__new__(cls, text)
-        self.meter = [3*len(text)+5000] if meter is None else meter
-        return self
-    def __getitem__(self, i):
-        self.meter[0] -= 1
-        if self.meter[0]<0: raise RuntimeError('this would take too long to repair')
-        o = str.__getitem__(self, i)
-        return _Metered(o, self.meter) if isinstance(i, slice) else o
-    def __add__(self, o): return _Metered(str.__add__(self, o), self.meter)
 
 # %% ../../nbs/alignment/03_critiques.ipynb #a6090395
 def _objects(text, tries=32):
@@ -112,48 +98,42 @@ def _objects(text, tries=32):
         i = text.find('{', j)
     return found
 
-def _repair(text):
-    "The one critique object that broken JSON was meant to be; `ValueError` if that is anybody's guess"
-    keys = re.findall(rf'"({"|".join(_all_names)})"\s*:', text)
-    if len(text)>MAX_REPAIR or not keys or len(set(keys))<len(keys): raise ValueError('too long, no known key, or one that stands twice')
-    whole = {'poor_spans','wrong_code'}&set(keys) and (keys[-1]=='missing' or text.rstrip().endswith(']'))
-    if text.count('{')>text.count('}') and not whole: raise ValueError('breaks off, and what is lost may be all of the blame')
-    start = text.rfind('{', 0, text.index(f'"{keys[0]}"'))
-    d = json_repair.loads(_Metered(text[max(start, 0):]), skip_json_loads=True)
-    if not isinstance(d, dict) or not any(n in d for n in _some_span): raise ValueError('breaks off before its spans')
-    return d
-
+# %% ../../nbs/alignment/03_critiques.ipynb #7b26b460
 def read_critique(
     text:str|dict, # What a critic wrote: JSON, fenced or not, or the object itself
-)->tuple[dict|None,str]: # As `parse_critique`, and the way it was read: 'json' (nothing but an object), 'embedded' (in a fence or in prose), 'repaired' or 'unreadable'
+)->tuple[dict|None,str]: # As `parse_critique`, and how it was read: 'json', 'embedded' (in a fence or in prose), 'repaired', 'unreadable'
     "Read a critique in the wire format or one of the paper's two, and say how; never raises"
     try:
         if isinstance(text, dict): return _wire(text),'json'
         if not isinstance(text, str) or len(text)>4*MAX_TEXT: return None,'unreadable'
         found,bare = _objects(text),text.strip('\ufeff \t\r\n')
         if len(found)>1: return None,'unreadable'
-        return _wire(found[0] if found else _repair(text)),'repaired' if not found else 'json' if bare[:1]+bare[-1:]=='{}' else 'embedded'
+        if not found: return _wire(_repair(text)),'repaired'
+        return _wire(found[0]),'json' if bare[:1]+bare[-1:]=='{}' else 'embedded'
     except Exception: return None,'unreadable' # a repair by guessing can fail in any way, and all of them mean the same
 
 def parse_critique(
     text:str|dict, # What a critic wrote: JSON, fenced or not, or the object itself
-)->dict|None:      # `{'critique', 'good_spans', 'poor_spans', 'missing'}`, each span `{'quote', 'reason', 'severity'}`; `None` if it cannot be read
+)->dict|None:      # In the wire format, each span with `quote`, `reason` and `severity`; `None` if it cannot be read
     "Read a critique in the wire format or one of the paper's two; never raises"
     return read_critique(text)[0]
 
 # %% ../../nbs/alignment/03_critiques.ipynb #4566b19e
-def quotes_of(d):
+def quotes_of(
+    d:dict,      # A critique as `parse_critique` gives it
+)->list[Quote]:  # Praise, blame, and what is missing, which has the reason `missing`
     "The quotes of a parsed critique with their scores"
-    why = lambda o: 'Missing.' if o['reason']=='missing' else o['reason'] # `missing` is our mark for what has no place in the response
+    why = lambda o: 'Missing.' if o['reason']=='missing' else o['reason'] # the critic's own word must not pass for our mark
     make = lambda o,sign: Quote(o['quote'], sign*o['severity']/3, why(o), o.get('occurrence'))
-    return [make(o, 1) for o in d['good_spans']]+[make(o, -1) for o in d['poor_spans']]+[Quote(o, -1., 'missing') for o in d['missing']]
+    marked = [make(o, 1) for o in d['good_spans']]+[make(o, -1) for o in d['poor_spans']]
+    return marked+[Quote(o, -1., 'missing') for o in d['missing']]
 
 def align(
     response:str,  # The text that was criticised, exactly as generated
-    critique,      # A dict or JSON text in a form that `parse_critique` reads, free-form prose, or a `Critique`, whose unresolved quotes are tried again
+    critique,      # What `parse_critique` reads, free-form prose, or a `Critique`, whose unresolved quotes are tried again
     **kwargs,      # `min_similarity` and `occurrences` of `find_spans`
-)->Critique|None:  # With resolved spans; `None` if the critique cannot be read, `ValueError` for given spans outside the response
-    "Resolve a critique against the response that it speaks of"
+)->Critique|None:  # With resolved spans; `None` if the critique cannot be read
+    "Resolve a critique against the response that it speaks of; `ValueError` if a span that is given ends after the response"
     text,spans,quotes,source = '',(),(),''
     if isinstance(critique, Critique):
         text,spans,quotes,source = critique.text,critique.spans,critique.unresolved,critique.source
@@ -165,133 +145,6 @@ def align(
     else: return None
     found,lost = find_spans(response, [q for q in quotes if q.reason!='missing'], **kwargs)
     return Critique(text, (*spans, *found), [q for q in quotes if q.reason=='missing' or q in lost], source)
-
-# %% ../../nbs/alignment/03_critiques.ipynb #932015c3
-_byte_of = {chr(c):b for b,c in zip([*range(33,127), *range(161,173), *range(174,256), *range(33), *range(127,161), 173],
-                                    [*range(33,127), *range(161,173), *range(174,256), *range(256,324)])}
-_hex_re = re.compile(r'<0x([0-9A-Fa-f]{2})>\Z')
-
-@lru_cache(1<<16)
-def _level_bytes(tok):
-    "Bytes of a token of byte-level BPE (GPT-2, Llama 3, Qwen, SmolLM2)"
-    try: return bytes([_byte_of[c] for c in tok])
-    except KeyError: return tok.encode('utf-8', 'surrogatepass')
-
-def _piece_bytes(toks):
-    "Bytes of SentencePiece tokens (Llama 2, T5, Gemma): a low line for a blank, `<0x0A>` for a byte"
-    out,i = [t.replace('▁', ' ').encode() for t in toks],0
-    while i<len(toks):
-        j = i
-        while j<len(toks) and _hex_re.match(toks[j]): j += 1
-        run = bytes(int(t[3:5], 16) for t in toks[i:j])
-        whole = run.decode('utf-8', 'ignore').encode()==run
-        for k in range(i, j): out[k] = run[k-i:k-i+1] if whole else '\ufffd'.encode()
-        i = j+1
-    return out
-
-_clean = ('.', '?', '!', ',', "n't", "'m", "'s", "'ve", "'re")
-
-def _wordpiece_bytes(toks, prefix='##', cleanup=True):
-    "Bytes of WordPiece tokens (BERT): a blank before each that does not continue a word"
-    glue = lambda i,t: t if not i else t[len(prefix):] if t.startswith(prefix) else t if cleanup and t.startswith(_clean) else ' '+t
-    return [glue(i, t).encode() for i,t in enumerate(toks)]
-
-# %% ../../nbs/alignment/03_critiques.ipynb #0d9bcb7d
-def _walk(parts):
-    "`(text, offsets)` of byte strings that are decoded one after another"
-    dec,text,offsets,n,pending = codecs.getincrementaldecoder('utf-8')('replace'),[],[],0,False
-    for p in parts:
-        s = dec.decode(p)
-        start = n+(pending and bool(p) and p[0]&0xC0!=0x80)
-        n += len(s)
-        text.append(s)
-        pending = bool(dec.getstate()[0])
-        offsets.append((start, n+pending) if p else (n, n))
-    text.append(dec.decode(b'', True))
-    n += len(text[-1])
-    if pending and offsets: offsets[-1] = (offsets[-1][0], n)
-    return ''.join(text), offsets
-
-def _parts(tokenizer, toks):
-    "Bytes of each token by the family of the tokenizer's decoder, `None` if it is none of the three"
-    decoder = getattr(getattr(tokenizer, 'backend_tokenizer', None), 'decoder', None)
-    name = type(decoder).__name__
-    if name=='ByteLevel' or name=='Sequence' and 'ByteLevel' in repr(decoder): return [_level_bytes(t) for t in toks]
-    if name=='WordPiece': return _wordpiece_bytes(toks, decoder.prefix, decoder.cleanup)
-    if name=='Metaspace': return [t.replace('▁', ' ').encode() for t in toks]
-    return _piece_bytes(toks) if name=='Sequence' else None
-
-# %% ../../nbs/alignment/03_critiques.ipynb #98761884
-def _windows(decode, ids):
-    "`(text, offsets)` for any tokenizer, each id decoded together with those since the last whole character"
-    text,offsets,first,last = '',[],0,0
-    for i in range(len(ids)):
-        before,now = decode(ids[first:last]),decode(ids[first:i+1])
-        new = now[len(before):]
-        if new.endswith('\ufffd') and i+1<len(ids) and i-last<4: offsets.append((len(text), len(text)+1)); continue
-        offsets += [(len(text), len(text)+len(new))]
-        text += new
-        first,last = last,i+1
-    return text, offsets
-
-# %% ../../nbs/alignment/03_critiques.ipynb #a8aaef5b
-def decode_with_offsets(
-    tokenizer, # A Hugging Face tokenizer
-    ids,       # Token ids as sampled; a list, an array or a tensor of one dimension
-)->tuple[str,list[tuple[int,int]]]: # The text that they decode to, and `(start, end)` in it of each id; special tokens get an empty range
-    "Decode ids and say where in the text each of them stands; `ValueError` if the tokenizer's pieces do not add up to its text"
-    ids = [int(i) for i in ids]
-    special = set(tokenizer.all_special_ids) | {i for i,t in tokenizer.added_tokens_decoder.items() if t.special}
-    keep = [i for i in ids if i not in special]
-    decode = lambda xs: tokenizer.decode(xs, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    text = decode(keep) if keep else ''
-    parts = _parts(tokenizer, [t or '' for t in tokenizer.convert_ids_to_tokens(keep)])
-    got,offs = _walk(parts) if parts is not None else _windows(decode, keep)
-    if got==' '+text: got,offs = text,[(max(a-1, 0), max(b-1, 0)) for a,b in offs]
-    if got!=text: got,offs = _windows(decode, keep)
-    if got!=text: raise ValueError(f'{type(tokenizer).__name__}: the pieces of these {len(ids)} ids do not add up to the text that they decode to')
-    out,todo,at = [],iter(offs),0
-    for i in ids:
-        a,b = (at,at) if i in special else next(todo)
-        out.append((a, b))
-        at = max(at, b)
-    return text, out
-
-def token_offsets(
-    tokenizer, # A Hugging Face tokenizer
-    ids,       # Token ids as sampled
-)->list[tuple[int,int]]: # `(start, end)` of each id in the text of `decode_with_offsets`
-    "Where each of exactly these ids stands in the text that they decode to"
-    return decode_with_offsets(tokenizer, ids)[1]
-
-# %% ../../nbs/alignment/03_critiques.ipynb #6008d3ca
-def _weights(n, spread):
-    "How a span's score falls on its `n` tokens"
-    if spread=='all': return [1.]*n
-    if spread=='mean': return [1/max(1, n)]*n
-    if spread in ('first','last'): return [float(k==(0 if spread=='first' else n-1)) for k in range(n)]
-    raw = [.5**k for k in range(n)]
-    return [w/sum(raw) for w in raw]
-
-def token_rewards(
-    spans,             # `Span`s of the response
-    offsets,           # `(start, end)` of each token, from `token_offsets`
-    *,
-    overlap:str='sum', # Where spans overlap: 'sum', 'max' (largest size) or 'last' (last in the list)
-    spread:str='all',  # Within a span: 'all', 'mean', 'last', 'first' or 'decay'
-)->list[float]:        # One reward per token; 0 where no span is
-    "Give each token the scores of the spans over it (delta_t of the paper)"
-    if overlap not in ('sum','max','last'): raise ValueError(f"overlap {overlap!r}: must be 'sum', 'max' or 'last'")
-    if spread not in ('all','mean','last','first','decay'): raise ValueError(f"spread {spread!r}: must be 'all', 'mean', 'last', 'first' or 'decay'")
-    rewards = [0.]*len(offsets)
-    for s in spans:
-        toks = [t for t,(a,b) in enumerate(offsets) if a<s.end and b>s.start and a<b and s.start<s.end]
-        for t,w in zip(toks, _weights(len(toks), spread)):
-            new,old = s.score*w,rewards[t]
-            if overlap=='sum': rewards[t] = old+new
-            elif overlap=='last': rewards[t] = new
-            elif (abs(new), -new)>(abs(old), -old): rewards[t] = new
-    return rewards
 
 # %% ../../nbs/alignment/03_critiques.ipynb #1625f1b9
 def bounded(
@@ -305,3 +158,33 @@ def bounded(
     up,down = sum(m for m in mass if m>0),-sum(m for m in mass if m<0)
     k = lambda s: min(1., limit/(up if s.score>0 else down)) if s.score else 1.
     return [replace(s, score=s.score*k(s)) for s in spans]
+
+# %% ../../nbs/alignment/03_critiques.ipynb #9f51a301
+MAX_REPAIR = 1<<14
+
+class _Metered(str):
+    "A string that may be read three times per character: some inputs send json_repair back to their start again and again"
+    def __new__(cls, text, meter=None):
+        self = super().__new__(cls, text)
+        self.meter = [3*len(text)+5000] if meter is None else meter
+        return self
+    def __getitem__(self, i):
+        self.meter[0] -= 1
+        if self.meter[0]<0: raise RuntimeError('this would take too long to repair')
+        o = str.__getitem__(self, i)
+        return _Metered(o, self.meter) if isinstance(i, slice) else o
+    def __add__(self, o): return _Metered(str.__add__(self, o), self.meter)
+
+# %% ../../nbs/alignment/03_critiques.ipynb #16f6118a
+def _repair(text):
+    "The one critique object that broken JSON was meant to be; `ValueError` if that is anybody's guess"
+    keys = re.findall(rf'"({"|".join(_all_names)})"\s*:', text)
+    if len(text)>MAX_REPAIR: raise ValueError('too long to repair')
+    if not keys or len(set(keys))<len(keys): raise ValueError('no known key, or one that stands twice')
+    whole = {'poor_spans','wrong_code'}&set(keys) and (keys[-1]=='missing' or text.rstrip().endswith(']'))
+    if text.count('{')>text.count('}') and not whole:
+        raise ValueError('breaks off, and what is lost may be all of the blame')
+    start = text.rfind('{', 0, text.index(f'"{keys[0]}"'))
+    d = json_repair.loads(_Metered(text[max(start, 0):]), skip_json_loads=True)
+    if not isinstance(d, dict) or not any(n in d for n in _some_span): raise ValueError('breaks off before its spans')
+    return d

@@ -34,7 +34,7 @@ def _word_offsets(text):
     return [m.span() for m in re.finditer(r'\s*(?:\w+|[^\w\s])|\s+$', text)]
 
 def _tokenizer_offsets(model, text):
-    from text2grad.alignment.critiques import decode_with_offsets
+    from text2grad.alignment.tokens import decode_with_offsets
     from text2grad.pretrained import load_model
     tok = load_model(None if model=='default' else model, device='cpu')[1]
     decoded,offsets = decode_with_offsets(tok, tok(text, add_special_tokens=False)['input_ids'])
@@ -44,9 +44,10 @@ def _tokenizer_offsets(model, text):
 # %% ../../nbs/cli/03_command.ipynb #77738636
 def align_command(args)->int:
     "`text2grad align RESPONSE --critique FILE|-`"
-    from text2grad.alignment.critiques import align,token_rewards
+    from text2grad.alignment.critiques import align
+    from text2grad.alignment.tokens import token_rewards
     from text2grad.core import Example,to_record
-    from text2grad.viz.html import token_ansi,use_color
+    from text2grad.viz.plots import token_ansi,use_color
     from text2grad.viz.color import visible
     text = _read_critique(args.critique)
     c = align(args.response, text)
@@ -198,7 +199,7 @@ def _finish(out, opts, policy, before, after, seconds):
     "Write the summary and the report, and print the table and one response before and after"
     from text2grad.core import to_record
     from text2grad.evaluation.report import compare_rows,write_report
-    from text2grad.viz.html import use_color
+    from text2grad.viz.plots import use_color
     gain = lambda i: (after[i]['reward'] or 0)-(before[i]['reward'] or 0)
     i = sorted(range(len(after)), key=gain)[len(after)//2]
     show = lambda r: dict(record=to_record(r['example']), reward=r['reward'])
@@ -218,7 +219,7 @@ def summary_text(
 )->str:
     "The table and the example that the quickstart prints"
     from text2grad.core import from_record
-    from text2grad.viz.html import spans_ansi
+    from text2grad.viz.plots import spans_ansi
     from text2grad.viz.color import visible
     f = lambda v: 'n/a' if v is None else f'{v:.3f}'
     lines = [f'{summary["task"]}, {summary["reward"]} reward, {summary["steps"]} steps, seed {summary["seed"]}: the same {summary["heldout"]} held-out prompts before and after, greedy', '',

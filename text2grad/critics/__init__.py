@@ -14,8 +14,8 @@ from .unit_tests import UnitTestCritic
 from .llm import LLMCritic,Prompt,injection_flags,load_prompt
 from .api import ApiCritic,ApiError
 from .local import ModelCritic
-from .baselines import RandomSpans,mark_everything,mark_nothing,mark_sentences,unshared_words
-from .base import Combined,Majority,RuleCritic,RuleError,Weighted,critic_reward,judgements_of,rule_critic
+from .base import Combined,Majority,RandomSpans,RuleCritic,RuleError,Weighted
+from .base import critic_reward,judgements_of,mark_everything,mark_nothing,mark_sentences,rule_critic,unshared_words
 
 # %% ../../nbs/critics/index.ipynb #25094fa9
 _all_ = ['UnitTestCritic','LLMCritic','Prompt','injection_flags','load_prompt','ApiCritic','ApiError',

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 # %% ../../nbs/reward_model/01_preprocessing.ipynb #e44a45c6
-from ..alignment.critiques import token_rewards
+from ..alignment.tokens import token_rewards
 from ..core import Critique,Example,read_examples
 
 # %% ../../nbs/reward_model/01_preprocessing.ipynb #2243ddbf

@@ -13,10 +13,10 @@ import math
 import numpy as np, torch
 from dataclasses import dataclass,fields,replace
 from types import SimpleNamespace
-from ..alignment.critiques import token_rewards
+from ..alignment.tokens import token_rewards
 from ..viz.channels import TokenTable,groups,token_table
 from ..core import Critique
-from ..viz.color import BAD,GOOD,glyph_kinds,MONO,SMALL,glyph_html,esc
+from ..viz.color import ORANGE,BLUE,glyph_kinds,MONO,SMALL,glyph_html,esc
 from .losses import Objective,token_advantages,whitening
 from .trainer import rollout_scores
 
@@ -270,7 +270,7 @@ def _marks(t, i, table, critique):
 _bar = 'position:absolute;top:.15em;bottom:.15em;min-width:1px;'
 
 def _fill(v):
-    rgb = 'rgb({},{},{})'.format(*(GOOD if v>0 else BAD))
+    rgb = 'rgb({},{},{})'.format(*(BLUE if v>0 else ORANGE))
     return f'background:{rgb};' if v>0 else f'background:repeating-linear-gradient(135deg,{rgb} 0 3px,transparent 3px 5px);outline:1px solid {rgb};'
 
 def _bar_html(lo, hi, a, b):

@@ -48,7 +48,7 @@ def _row_scores(i, r, offsets, n, kw):
     if _number(r): return [0.]*(n-1)+[float(r)]
     if not isinstance(r, (list,tuple)): raise ValueError(f'reward of row {i}: is {r!r}; must be None, a finite number, a list of Span, or a list of numbers')
     if all(isinstance(o, Span) for o in r):
-        from text2grad.alignment.critiques import token_rewards
+        from text2grad.alignment.tokens import token_rewards
         if offsets is None: raise ValueError(f'reward of row {i}: is spans, which need the character offsets of the tokens')
         if len(offsets[i])!=n: raise ValueError(f'offsets of row {i}: are {len(offsets[i])}, but the response has {n} tokens')
         return list(token_rewards(r, offsets[i], **kw))

@@ -11,7 +11,7 @@ __all__ = ['response_mask', 'Rollout', 'OffPolicyError', 'check_on_policy', 'sam
 import torch
 from dataclasses import dataclass,replace
 from ..core import Critique,UserError
-from ..alignment.critiques import decode_with_offsets
+from ..alignment.tokens import decode_with_offsets
 
 # %% ../../nbs/span_ppo/03_rollout.ipynb #9dc17774
 def response_mask(

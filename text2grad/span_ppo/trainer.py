@@ -16,7 +16,7 @@ from dataclasses import asdict,dataclass
 from fastcore.basics import patch
 from pathlib import Path
 from types import SimpleNamespace
-from ..alignment.critiques import token_rewards
+from ..alignment.tokens import token_rewards
 from ..checkpoints import load_optimizer,load_rng,optimizer_tensors,rng_tensors
 from ..core import UserError,dumps,loads,write_file
 from .losses import AdaptiveKL,FixedKL,Objective,explained_variance,kl_penalty,masked_mean,policy_loss,token_advantages,token_scores,value_loss
