@@ -6,7 +6,7 @@ Docs: https://text2grad.github.io/text2grad/critics/llm.html.md"""
 
 # %% auto #0
 __all__ = ['PROMPTS', 'CONTROL', 'UNSEEN', 'READER', 'Prompt', 'load_prompt', 'as_data', 'injection_flags', 'clipped',
-           'tests_in_words', 'with_test_reports', 'prompt_as_text', 'Ask', 'Reply', 'LLMCritic']
+           'tests_in_words', 'with_test_reports', 'Ask', 'Reply', 'LLMCritic']
 
 # %% ../../nbs/critics/04_llm.ipynb #e59ff89e
 import hashlib,json,logging,re,secrets
@@ -18,7 +18,7 @@ from fastcore.basics import patch
 
 # %% ../../nbs/critics/04_llm.ipynb #a0625aea
 from ..alignment.critiques import align,bounded,read_critique,wire_schema
-from ..core import Critique,Example,Judgement
+from ..core import Critique,Example,Judgement,prompt_text
 from .unit_tests import setup_of
 from ..data.tasks import extract_code
 from ..sandbox.runner import run_batch
@@ -153,11 +153,9 @@ def with_test_reports(
     return out
 
 # %% ../../nbs/critics/04_llm.ipynb #f5da48a4
-def prompt_as_text(prompt): return prompt if isinstance(prompt, str) else '\n\n'.join(f'{m["role"]}: {m["content"]}' for m in prompt)
-
 def _fields(ex, prompt):
     "What the critic is shown of an example; `ValueError` names a field that is not there"
-    have = dict(prompt=prompt_as_text(ex.prompt), response=ex.response)
+    have = dict(prompt=prompt_text(ex.prompt), response=ex.response)
     if ex.meta.get('result') is not None and not ex.meta.get('test_report'): have['test_report'] = tests_in_words(ex.meta['result'])
     out = {}
     for f in prompt.data:

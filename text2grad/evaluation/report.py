@@ -10,7 +10,7 @@ __all__ = ['MAX_DRAWN', 'MAX_BYTES', 'Run', 'read_run', 'compare', 'write_report
 # %% ../../nbs/evaluation/07_report.ipynb #aca24c4c
 from dataclasses import dataclass,fields,replace
 from pathlib import Path
-from ..core import Critique,Example,Quote,RecordError,Span,from_record,loads,write_file,json_rows
+from ..core import Critique,Example,Quote,RecordError,Span,from_record,loads,write_file,json_rows,prompt_text
 from .statistics import t_interval
 from ..viz.color import color_scale
 from ..viz.html import columns_html,critique_html,fold_html,note_html,page_html,section_html,table_html,token_html
@@ -100,7 +100,7 @@ def _critique(d, path, where):
     try: return Critique(_clip(d['text'], 4000), [_own(Span, s) for s in d.get('spans', [])], [_own(Quote, dict(text='')|q) for q in d.get('unresolved', [])], d.get('source', ''))
     except (KeyError,TypeError,ValueError,AttributeError) as e: raise RecordError(path, [f'{where}: critique: {e}']) from None
 
-def _prompt(p): return fold_html('prompt', note_html(_clip(p if isinstance(p, str) else '\n\n'.join(f'{m["role"]}: {m["content"]}' for m in p), 4000)))
+def _prompt(p): return fold_html('prompt', note_html(_clip(prompt_text(p), 4000)))
 
 MAX_DRAWN = 1024 # Tokens of one sample that a report draws
 

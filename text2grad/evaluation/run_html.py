@@ -20,7 +20,7 @@ from itertools import accumulate,groupby
 
 # %% ../../nbs/evaluation/06_run_html.ipynb #2f1a9774
 from ..viz.channels import TokenTable,grouped,normalised
-from ..core import Critique,Example,Quote,Span,from_record,loads,prompt_problem
+from ..core import Critique,Example,Quote,Span,from_record,loads,prompt_problem,prompt_text
 from ..viz.color import ORANGE,BLUE,color_scale,esc
 from .runs import RunError,RunReader,finite_number
 from ..viz.html import critique_html,fold_html,note_html,table_html
@@ -199,7 +199,7 @@ def prompt_html(
     name:str='prompt', # On the fold
 )->str:
     "A prompt, folded away"
-    text = prompt if isinstance(prompt, str) else '\n\n'.join(f'{m["role"]}: {m["content"]}' for m in prompt)
+    text = prompt_text(prompt)
     cut = text if len(text)<=4000 else f'{text[:4000]} ... ({len(text)-4000:,} more characters)'
     return fold_html(name, f'<div style="white-space:pre-wrap;overflow-wrap:anywhere">{esc(cut)}</div>')
 
