@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given,settings,strategies as st
 from scipy.stats import binomtest
-from text2grad.evaluation.agreement import bootstrap,critic_report,span_agreement,token_alpha,wilson
+from text2grad.evaluation.agreement import critic_report,span_agreement,token_alpha
+from text2grad.evaluation.statistics import bootstrap,wilson
 from text2grad.core import Critique,Example,Judgement,Quote,Span,from_record
 from text2grad.text import pieces
 

@@ -6,6 +6,7 @@ from text2grad.critics.api import ApiCritic,ApiError
 from text2grad.core import Example
 
 KEY = 'sk-canary-7f3a91c2d4e5'
+BOMB = gzip.compress(b' '*50_000_000) # packed before a clock runs
 good = dict(critique='Short.', good_spans=[dict(quote='Rain', reason='true', severity=2)], poor_spans=[], missing=[])
 example = Example('Summarize.', 'Rain fell.', meta=dict(id='a', task='summarize', document='Rain fell on Monday.'))
 
@@ -147,7 +148,7 @@ faults = dict(
     long_body=(lambda h,n: h.send(b' '*12_000_000), 'longer than 10,000,000 bytes', 1, 2),
     long_error=(lambda h,n: h.send(b' '*12_000_000, 500), 'longer than 10,000,000 bytes', 1, 2),
     endless=(endless, 'longer than 10,000,000 bytes', 1, 2),
-    packed=(lambda h,n: h.send(gzip.compress(b' '*50_000_000), Content_Encoding='gzip'), 'packed, though', 1, 2),
+    packed=(lambda h,n: h.send(BOMB, Content_Encoding='gzip'), 'packed, though', 1, 2),
     not_json=(lambda h,n: h.send(b'{"choices": [{'), 'not JSON', 1, 1),
     login_page=(lambda h,n: h.send(b'<html>please log in', kind='text/html'), 'text/html that is not JSON.*mostly /v1', 1, 1),
     not_utf8=(lambda h,n: h.send(b'\xff\xfe\x00', kind='application/json'), 'not JSON', 1, 1),

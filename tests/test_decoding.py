@@ -3,8 +3,7 @@ import itertools,re
 import numpy as np, pytest
 from hypothesis import example,given,settings,strategies as st
 from text2grad.core import Span
-from text2grad.reward_model.decoding import GRID,_runs,best_path,best_sentences,calibrated,choose_thresholds,class_weights,fit_temperature,label_spans,overlap_f1,sentence_of
-from text2grad.reward_model.decoding import GRID,_runs,best_path,best_sentences,calibrated,choose_thresholds,class_weights,fit_temperature,label_spans,overlap_f1,sentence_of
+from text2grad.reward_model.decoding import GRID,_runs,best_path,best_sentences,calibrated,choose_thresholds,class_weights,fit_temperature,label_spans,sentence_of,span_f1
 from text2grad.reward_model.preprocessing import GOOD,NEUTRAL,POOR,text_offsets
 from text2grad.pretrained import tiny_lm
 
@@ -79,7 +78,7 @@ def test_a_head_without_an_opinion_marks_nothing():
 def test_one_token():
     P = np.array([[[.6,.3,.1]], [[.1,.3,.6]], [[.4,.5,.1]]])
     go = lambda **kw: best_path(P, np.full((3,1), .001), np.ones(3, int), **kw)[:,0].tolist()
-    assert go()==[0,2,1] and go(stick=9.)==[0,2,1] and go(bias=(off,off))==[1,1,1] and go(bias=(1.,0.))==[0,2,0]
+    assert go()==[0,2,1] and go(transition_cost=9.)==[0,2,1] and go(bias=(off,off))==[1,1,1] and go(bias=(1.,0.))==[0,2,0]
 
 # ---- spans
 
@@ -181,12 +180,19 @@ def test_people_who_mark_sentences_are_read_by_sentences():
 
 # ---- thresholds
 
+def overlap(predicted, gold, sign=-1):
+    "F1 of lists of `(start, end)`"
+    spans = lambda rows: [[Span(a, b, float(sign)) for a,b in row] for row in rows]
+    return span_f1(spans(predicted), spans(gold), sign)
+
 def test_each_span_is_found_once():
-    assert overlap_f1([[(0,4),(0,4)]], [[(0,4)]])==pytest.approx(2/3)
-    assert overlap_f1([[(0,4)]], [[(0,4),(0,4)]])==pytest.approx(2/3)
-    assert overlap_f1([], [])==overlap_f1([[]], [[]])==overlap_f1([[(0,1)]], [[]])==0
-    assert overlap_f1([[(0,4)],[(0,4)]], [[(0,4)],[(5,9)]])==.5
-    assert overlap_f1([[(0,6)]], [[(0,4),(0,6)]])==pytest.approx(2/3) and overlap_f1([[(0,5)]], [[(0,10)]], at=.51)==0
+    assert overlap([[(0,4),(0,4)]], [[(0,4)]])==pytest.approx(2/3)
+    assert overlap([[(0,4)]], [[(0,4),(0,4)]])==pytest.approx(2/3)
+    assert overlap([], []) is overlap([[]], [[]]) is None and overlap([[(0,1)]], [[]])==0
+    assert overlap([[(0,4)],[(0,4)]], [[(0,4)],[(5,9)]])==.5
+    assert overlap([[(0,6)]], [[(0,4),(0,6)]])==pytest.approx(2/3)
+    assert overlap([[(0,5)]], [[(0,10)]])==1 and overlap([[(0,5)]], [[(0,11)]])==0
+    assert span_f1([[Span(0, 4, 1.), Span(2, 2, -1.)]], [[Span(0, 4, 1.)]], -1) is None # other signs and places without words
 
 def case(seed, n=12, T=8):
     "Responses of one-letter words, and a head that is somewhat right"
@@ -206,9 +212,8 @@ def decoder(P, Q, lengths, offsets, texts):
     return decode
 
 def scores(decode, gold, bias, stick):
-    pairs = lambda ss,sign: [(s.start, s.end) for s in ss if s.score*sign>0]
     found = decode([off if b is None else b for b in bias], stick)
-    return [overlap_f1([pairs(ss, s) for ss in found], [pairs(g, s) for g in gold]) for s in (-1, 1)]
+    return [span_f1(found, gold, s) or 0. for s in (-1, 1)]
 
 @pytest.mark.parametrize('seed', range(4))
 def test_chosen_thresholds_are_no_worse_than_the_defaults(seed):

@@ -12,8 +12,7 @@ from text2grad.reward_model.generative import GenerativeConfig,GenerativeRewardM
 from text2grad.pretrained import tiny_lm
 from text2grad.reward_model.base import RewardModel
 from text2grad.reward_model.training import TrainConfig,TrainingError,_Order,train_reward_model,usable
-from text2grad.reward_model.span_heads import SpanRewardConfig
-from text2grad.reward_model.span_model import SpanRewardModel
+from text2grad.reward_model.span_model import SpanRewardConfig,SpanRewardModel
 
 @dataclass(frozen=True)
 class ToyConfig:

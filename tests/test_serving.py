@@ -4,7 +4,7 @@ import os,sys,urllib.error,urllib.parse,urllib.request
 import pytest
 from hypothesis import given,strategies as st
 from http.cookiejar import CookieJar
-from text2grad.app.server import Gate,check_bind,import_gradio,launch_options,read_auth,serve
+from text2grad.app.page import Gate,check_bind,import_gradio,launch_options,read_auth,serve
 
 def refusal(bind='127.0.0.1', *headers): return Gate(None, bind).refusal(dict(type='http', headers=[(k.encode(), v.encode('latin-1', 'replace')) for k,v in headers]))[0]
 

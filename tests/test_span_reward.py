@@ -8,15 +8,14 @@ import torch.nn.functional as F
 from hypothesis import example,given,settings,strategies as st
 from safetensors.torch import load_file,save_file
 from text2grad.core import Critique,Example,Span,loads
-from text2grad.reward_model.decoding import class_weights
+from text2grad.reward_model.decoding import class_weights,span_f1
 from text2grad.reward_model.preprocessing import text_ids,text_offsets,token_labels
 from text2grad.span_ppo.policy import lm_logits
 from text2grad.pretrained import ModelError,tiny_lm
-from text2grad.reward_model.token_head import _word_ids,copies,told
+from text2grad.reward_model.token_head import copy_features,piece_ids,token_features
 from text2grad.reward_model.base import RewardModel
 from text2grad.reward_model.span_model import *
-from text2grad.reward_model.span_heads import SpanRewardConfig
-from text2grad.reward_model.span_heads import _key,_marks
+from text2grad.reward_model.span_model import _key,_marks
 
 SMALL = dict(size=16, layers=1, heads=2, dropout=0., max_new_tokens=12)
 LORA = dict(r=4, alpha=8)
@@ -85,7 +84,7 @@ def test_critique_and_marks_do_not_reach_the_scores(rm):
     def front(c):
         x = rm.collate([replace(cast[0], critique=c)])
         n = int(((x['region']>0)&(x['region']<3)).sum())
-        with torch.no_grad(): out,_ = rm.read(x['ids'], x['region'], x['told'])
+        with torch.no_grad(): out,_ = rm.read(x['ids'], x['region'], x['features'])
         assert out.shape[1]==n
         return out,x
     a,x = front(cast[0].critique)
@@ -104,7 +103,7 @@ def ends(rm, ex):
     x = rm._stack([r], [None])
     with torch.no_grad():
         states,_ = rm._states(x['ids'], (x['region']>0).long(), len(r.ids))
-        out,_ = rm.read(x['ids'], x['region'], x['told'])
+        out,_ = rm.read(x['ids'], x['region'], x['features'])
     return states[0],out[0],r
 
 def test_the_reader_sees_what_follows_and_the_backbone_does_not(rm):
@@ -129,7 +128,7 @@ tok = tiny_lm()[1]
 def test_copies_one_by_one(p, r):
     pairs = list(zip(p, p[1:]))
     hand = [[r[t] in p, t>0 and (r[t-1], r[t]) in pairs, t>0 and (r[t-1], r[t]) in list(zip(r, r[1:t]))] for t in range(len(r))]
-    assert copies(p, r).astype(bool).tolist()==hand
+    assert copy_features(p, r).astype(bool).tolist()==hand
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(max_size=30), st.text(alphabet=st.characters(codec='utf-8'), max_size=40))
@@ -137,23 +136,23 @@ def test_copies_one_by_one(p, r):
 @example('', '')
 def test_each_token_is_told_something_whatever_the_texts(prompt, response):
     offs = text_offsets(tok, response)
-    x = told(tok, _word_ids(tok), [dict(role='user', content=prompt)], response, offs)
+    x = token_features(tok, piece_ids(tok), [dict(role='user', content=prompt)], response, offs)
     assert x.shape==(len(offs), 6) and set(np.unique(x))<={0,1} and (x[:,4:]<=x[:,3:4]).all()
-    assert not told(tok, _word_ids(tok), response, response, offs)[:,4].any() # nothing is strange to itself
+    assert not token_features(tok, piece_ids(tok), response, response, offs)[:,4].any() # nothing is strange to itself
 
 def test_the_reader_knows_of_the_part_of_a_prompt_that_is_cut(rm):
     m = make(max_prompt=40)
     filler = ' '.join(['the rain fell on the town and on the hills']*20)
     rows = [m.encode(Example(f'{filler} {name} {filler}', 'Pomona sang.')) for name in ('Pomona','Nobody')]
-    assert rows[0].ids==rows[1].ids and [r.told[:,4].any() for r in rows]==[True,True] # "sang" is strange to both
-    assert [bool(r.told[0,4]) for r in rows]==[False,True]
+    assert rows[0].ids==rows[1].ids and [r.features[:,4].any() for r in rows]==[True,True] # "sang" is strange to both
+    assert [bool(r.features[0,4]) for r in rows]==[False,True]
 
 # ---- formulas by hand
 
 def test_token_loss_by_hand():
     m = make(focal=1.5, balance=.7, critique=0., boundary=.3, severity=.5, shares=[.2,.7,.1])
     x = m.collate(cast[:2])
-    with torch.no_grad(): out,_ = m.read(x['ids'], x['region'], x['told'])
+    with torch.no_grad(): out,_ = m.read(x['ids'], x['region'], x['features'])
     w,token,boundary,severity = class_weights([.2,.7,.1], .7),[],[],[]
     for i,e in enumerate(cast[:2]):
         r = m.encode(e)
@@ -415,9 +414,7 @@ def test_calibrate_writes_what_evaluate_only_looks_at():
     chosen = m.calibrate(cast)
     assert (m.config.temperature, m.config.bias, m.config.stick)==(chosen['temperature'], chosen['bias'], chosen['stick']) and got['span_f1']==chosen['poor']
     json.dumps(chosen)
-    from text2grad.reward_model.decoding import overlap_f1
-    pairs = lambda ss: [(s.start, s.end) for s in ss if s.score<0]
-    assert overlap_f1([pairs(ss) for ss in m.spans(cast)], [pairs(e.critique.spans) for e in cast])==pytest.approx(chosen['poor'])
+    assert span_f1(m.spans(cast), [e.critique.spans for e in cast], -1)==pytest.approx(chosen['poor'])
     again = make()
     again.calibrate([*cast, Example('Who?', 'Ann. '*400, Critique('No.')), *blank, Example('Who?', '', Critique('No.'))])
     assert again.config.temperature==pytest.approx(m.config.temperature) and again.config.bias==m.config.bias

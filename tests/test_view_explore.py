@@ -5,8 +5,7 @@ from text2grad.core import Critique,Example,Quote,Span
 from text2grad.span_ppo.inspection import measure
 from text2grad.span_ppo.policy import Policy
 from text2grad.pretrained import load_model,tiny_lm
-from text2grad.reward_model.span_heads import SpanRewardConfig
-from text2grad.reward_model.span_model import SpanRewardModel
+from text2grad.reward_model.span_model import SpanRewardConfig,SpanRewardModel
 from text2grad.app.view_explore import CHOICES,asked,drawn,generate_response,judge_response,show_again,spans_table,starters,stop_writing,take_starter
 from text2grad.app.workbench import OWN_WORDS,InputError,Workbench
 

@@ -14,8 +14,7 @@ __all__ = ['POOR', 'NEUTRAL', 'chat_pieces', 'fit_prompt', 'read_feedback', 'spl
 from .preprocessing import POOR,NEUTRAL,chat_pieces,fit_prompt,read_feedback,split_by_prompt,text_ids,text_offsets,token_labels
 from .base import RewardModel
 from .generative import GenerativeConfig,GenerativeRewardModel,unique_quote,wire_critique
-from .span_heads import SpanRewardConfig
-from .span_model import SpanRewardModel
+from .span_model import SpanRewardConfig,SpanRewardModel
 from .training import TrainConfig,Trained,TrainingError,train_reward_model,usable
 
 # %% ../../nbs/reward_model/index.ipynb #63d1b09a

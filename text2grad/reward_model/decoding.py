@@ -6,7 +6,7 @@ Docs: https://text2grad.github.io/text2grad/reward_model/decoding.html.md"""
 
 # %% auto #0
 __all__ = ['GRID', 'class_weights', 'calibrated', 'fit_temperature', 'best_path', 'sentence_of', 'best_sentences', 'label_spans',
-           'overlap_f1', 'choose_thresholds']
+           'span_f1', 'choose_thresholds']
 
 # %% ../../nbs/reward_model/03_decoding.ipynb #9e039f03
 import numpy as np
@@ -14,9 +14,10 @@ from scipy.optimize import minimize_scalar
 
 # %% ../../nbs/reward_model/03_decoding.ipynb #92d6faf6
 from ..core import Span
-from .preprocessing import GOOD,NEUTRAL,POOR
-from ..alignment.quotes import WORD
 from ..text import sentences
+from ..alignment.quotes import WORD
+from ..evaluation.span_metrics import matched
+from .preprocessing import GOOD,NEUTRAL,POOR
 
 # %% ../../nbs/reward_model/03_decoding.ipynb #f4e52d03
 def class_weights(
@@ -55,13 +56,13 @@ def best_path(
     change,         # (N, T) probability that a mark begins or ends before each token
     lengths,        # (N,) tokens of each response
     bias=(0.,0.),   # Of poor and good: higher marks more; `-inf` never marks
-    stick:float=1., # How much a change of label costs (kappa)
+    transition_cost:float=1., # How much a change of label costs (kappa)
 )->np.ndarray:      # (N, T) of 0 poor, 1 neutral, 2 good; neutral past the end
     "The labels that are best together"
     N,T,_ = probs.shape
     unary = np.log(np.clip(probs, 1e-6, 1))+np.array([bias[0], 1e-9, bias[1]])
     q = np.clip(change, 1e-3, 1-1e-3)
-    move,stay = stick*np.log(q),stick*np.log(1-q)
+    move,stay = transition_cost*np.log(q),transition_cost*np.log(1-q)
     score,back = unary[:,0].copy(),np.zeros((N, T, 3), int)
     finals = score # of each response at its last token
     for t in range(1, T):
@@ -128,37 +129,33 @@ def label_spans(
     return sorted((Span(int(a), int(b), sized(c, s)) for c,ms in marks.items() for a,b,s in ms), key=lambda s: (s.start, s.end))
 
 # %% ../../nbs/reward_model/03_decoding.ipynb #4f6072d1
-GRID = dict(bias=(0.,.25,-.5,.5,.75,-1.,1.,1.25,-1.5,1.5,2.,2.5,3.), stick=(1.,.5,2.,.25,0.,None)) # The defaults first
-
-def overlap_f1(
-    predicted:list, # For each response, its spans `(start, end)`
+def span_f1(
+    predicted:list, # For each response, its predicted `Span`s
     gold:list,      # The same, as people marked them
-    at:float=.5,    # IoU from which on a span is found
-)->float:           # 0 where there is nothing to find and nothing was found
-    "F1 of spans, each matched once, best overlaps first"
-    hit = n = m = 0
-    for ps,gs in zip(predicted, gold):
-        n,m = n+len(ps),m+len(gs)
-        iou = [(i/(max(b,d)-min(a,c)), j, k) for j,(a,b) in enumerate(ps) for k,(c,d) in enumerate(gs) if (i := min(b,d)-max(a,c))>0]
-        seen_j,seen_k = set(),set()
-        for v,j,k in sorted(iou, reverse=True):
-            if v<at: break
-            if j not in seen_j and k not in seen_k: seen_j.add(j); seen_k.add(k); hit += 1
-    return 2*hit/(n+m) if n+m else 0.
+    sign:int,       # Those of blame (-1) or of praise (+1)
+)->float|None:      # `None` where there is nothing to find and nothing was found
+    "F1 of spans; one is found if it covers a gold one of its own to at least half (IoU >= .5)"
+    real = lambda ss: [s for s in ss if s.start<s.end and s.score*sign>0]
+    pairs = [(real(p), real(g)) for p,g in zip(predicted, gold)]
+    n = sum(len(p)+len(g) for p,g in pairs)
+    return 2*sum(len(matched(p, g)) for p,g in pairs if p and g)/n if n else None
 
 # %% ../../nbs/reward_model/03_decoding.ipynb #805d5844
+GRID = dict(bias=(0.,.25,-.5,.5,.75,-1.,1.,1.25,-1.5,1.5,2.,2.5,3.), stick=(1.,.5,2.,.25,0.,None)) # `stick`: transition costs
+
 def choose_thresholds(
-    decode,    # Function from `(bias, stick)` to the `Span`s of each validation response
+    decode,    # Function from `(bias, transition_cost)` to the `Span`s of each validation response
     gold:list, # For each response, its gold `Span`s
-)->dict:       # `bias`, `stick`, and the F1 that they reach: `poor`, `good`
+)->dict:       # `bias`, `stick` (the transition cost, as configs call it), and the F1 that they reach: `poor`, `good`
     "The grid point that marks best, for blame and then for praise; what nobody marked is never marked"
-    pairs = lambda ss,sign: [(s.start, s.end) for s in ss if s.score*sign>0 and s.end>s.start]
-    poor,good = ([pairs(g, sign) for g in gold] for sign in (-1, 1))
-    def f1(bias, stick):
-        found = decode(bias, stick)
-        return [overlap_f1([pairs(ss, sign) for ss in found], g) for sign,g in ((-1, poor), (1, good))]
+    marked = lambda sign: any(s.score*sign>0 and s.end>s.start for ss in gold for s in ss)
+    def f1(bias, cost):
+        found = decode(bias, cost)
+        return [span_f1(found, gold, sign) or 0. for sign in (-1, 1)]
     off,first = -np.inf,lambda o: o[0]
-    _,b,stick = max(((f1((b, off), k)[0], b, k) for b in GRID['bias'] for k in GRID['stick']), key=first) if any(poor) else (0., off, GRID['stick'][0])
-    _,c = max(((sum(f1((b, c), stick)), c) for c in (off, *GRID['bias'])), key=first) if any(good) else (0., off)
-    scores = f1((b, c), stick)
-    return dict(bias=[None if o==off else o for o in (b, c)], stick=stick, poor=scores[0], good=scores[1])
+    b,cost = off,GRID['stick'][0]
+    if marked(-1): _,b,cost = max(((f1((b, off), k)[0], b, k) for b in GRID['bias'] for k in GRID['stick']), key=first)
+    c = off
+    if marked(1): _,c = max(((sum(f1((b, c), cost)), c) for c in (off, *GRID['bias'])), key=first)
+    poor,good = f1((b, c), cost)
+    return dict(bias=[None if o==off else o for o in (b, c)], stick=cost, poor=poor, good=good)
