@@ -11,8 +11,8 @@ __all__ = ['MAX_DRAWN', 'MAX_BYTES', 'compare', 'write_report']
 import numpy as np
 from dataclasses import replace
 from pathlib import Path
-from ..core import Example,from_record,write_file
-from .run_html import Sample,clipped,logged_critique,plain_value,prompt_text,result_rows,sample_of
+from ..core import Example,from_record,prompt_text,write_file
+from .run_html import Sample,clipped,logged_critique,plain_value,result_rows,sample_of
 from .runs import RunError,finite_number,read_run
 from .statistics import t_interval
 from ..viz.color import color_scale
@@ -62,7 +62,7 @@ def _columns(s):
     cols = {k:t[k] for k in ('reward','value','advantage','kl')} | dict(logp_old=t['logp'], logp_new=t['logp']+t['dlogp'])
     return {k:[None if np.isnan(x) else x for x in v[:MAX_DRAWN].tolist()] for k,v in cols.items()}
 
-def _prompt(p): return fold_html('prompt', note_html(prompt_text(p)))
+def _prompt(p): return fold_html('prompt', note_html(clipped(prompt_text(p), 4000)))
 
 def _tokens_html(s, cols, scales):
     "The tokens of a sample with their rewards, the advantages folded away"

@@ -7,8 +7,8 @@ Docs: https://text2grad.github.io/text2grad/evaluation/run_html.html.md"""
 # %% auto #0
 __all__ = ['MAX_CURVES', 'MAX_TOKENS', 'MAX_SPANS', 'MAX_DIFF', 'MAX_WEIGHTS', 'kind_of', 'facts_html', 'plain_value',
            'result_rows', 'results_html', 'curve_points', 'two_curves_svg', 'curves_html', 'Sample', 'logged_critique',
-           'sample_of', 'clipped', 'prompt_text', 'prompt_html', 'shared_tokens', 'token_difference', 'compare_html',
-           'HeldOut', 'held_out', 'held_out_html', 'read_checkpoint', 'wearing', 'checkpoint_samples']
+           'sample_of', 'clipped', 'prompt_html', 'shared_tokens', 'token_difference', 'compare_html', 'HeldOut',
+           'held_out', 'held_out_html', 'read_checkpoint', 'wearing', 'checkpoint_samples']
 
 # %% ../../nbs/evaluation/06_run_html.ipynb #873c08c0
 import hashlib
@@ -20,7 +20,7 @@ from itertools import accumulate,groupby
 
 # %% ../../nbs/evaluation/06_run_html.ipynb #2f1a9774
 from ..viz.channels import TokenTable,grouped,normalised
-from ..core import Critique,Example,Quote,Span,from_record,loads,prompt_problem
+from ..core import Critique,Example,Quote,Span,from_record,loads,prompt_problem,prompt_text
 from ..viz.color import ORANGE,BLUE,color_scale,esc
 from .runs import RunError,RunReader,finite_number
 from ..viz.html import critique_html,fold_html,note_html,table_html
@@ -214,18 +214,12 @@ def clipped(
     "The beginning of a text, and how much is left out"
     return s if len(s)<=n else f'{s[:n]} ... ({len(s)-n:,} more characters)'
 
-def prompt_text(
-    prompt, # As for `Example`
-)->str:     # Its first 4,000 characters
-    "A prompt as one text, the messages of a chat one after the other"
-    return clipped(prompt if isinstance(prompt, str) else '\n\n'.join(f'{m["role"]}: {m["content"]}' for m in prompt), 4000)
-
 def prompt_html(
     prompt, # As for `Example`
     name:str='prompt', # On the fold
 )->str:
     "A prompt, folded away"
-    return fold_html(name, f'<div style="white-space:pre-wrap;overflow-wrap:anywhere">{esc(prompt_text(prompt))}</div>')
+    return fold_html(name, f'<div style="white-space:pre-wrap;overflow-wrap:anywhere">{esc(clipped(prompt_text(prompt), 4000))}</div>')
 
 # %% ../../nbs/evaluation/06_run_html.ipynb #6ed62604
 MAX_DIFF = 1_000 # Tokens in the middle that are compared one by one
