@@ -6,19 +6,21 @@ from pathlib import Path
 import pytest
 from fastcore.test import test_close as close
 from hypothesis import given,settings,strategies as st
+from rouge_score.tokenizers import DefaultTokenizer
 from test_show import ATTRS,HOSTILE,TAGS,Checker
 
-from text2grad.evaluation import report as ev
+from text2grad.evaluation import report as ev,task_metrics as tm
 from text2grad.evaluation.statistics import mean_interval,paired_bootstrap
 from text2grad.core import Critique,Example,RecordError,Span,read_jsonl,to_record,write_jsonl
 from text2grad.viz.color import visible
 
 TAGS |= {'h3'}
+english = DefaultTokenizer(use_stemmer=True)
 
 # Metrics
 
 SCRIPTS = ['Rain stopped play.', 'Дождь остановил игру', '雨で中断した', 'البداية والنهاية', 'Τι έγινε', 'naïve café', '비가 왔다', 'x = y + 1', 'The', '+', '¿?', '42', '🌧']
-COMPARE = dict(rouge_l=ev.rouge_l, exact_match=ev.exact_match, token_f1=ev.token_f1, coverage=ev.coverage)
+COMPARE = dict(rouge_l=tm.rouge_l, exact_match=tm.exact_match, token_f1=tm.token_f1, coverage=tm.coverage)
 
 @pytest.mark.parametrize('name', COMPARE)
 def test_perfect_is_1_and_empty_is_0(name):
@@ -45,9 +47,7 @@ def test_scores_stay_between_0_and_1(p, r):
 @settings(max_examples=300, deadline=None)
 @given(st.text(st.characters(max_codepoint=127), max_size=40))
 def test_words_of_english_are_those_of_rouge_score(s):
-    w = test_words_of_english_are_those_of_rouge_score.w
-    assert w.tokenize(s)==w.english.tokenize(s)
-test_words_of_english_are_those_of_rouge_score.w = ev.Words()
+    assert tm.RougeTokenizer().tokenize(s)==english.tokenize(s)
 
 def test_rouge_is_the_reference_implementation_on_english():
     from rouge_score.rouge_scorer import RougeScorer
@@ -55,26 +55,26 @@ def test_rouge_is_the_reference_implementation_on_english():
     text = lambda: ' '.join(rng.choices(vocab, k=rng.randint(1, 12)))
     ps,rs = [text() for _ in range(40)],[[text() for _ in range(3)] for _ in range(40)]
     want = [RougeScorer(['rougeL'], use_stemmer=True).score_multi(r, p)['rougeL'].fmeasure for p,r in zip(ps, rs)]
-    close(ev.rouge_l(ps, rs), want)
+    close(tm.rouge_l(ps, rs), want)
 
 @pytest.mark.parametrize('pred,ref,em,f1', [
     ('Norman Conquest', 'the Norman conquest.', 1., 1.), ('in 1066', '1066', 0., 2/3), ('a b b', 'b b c', 0., .8), ('b b b', 'b', 0., .5),
     ('U.S.', 'US', 1., 1.), ('1,066', '1066', 1., 1.), ('not stated', 'stated', 0., 2/3), ('theatre', 'atre', 0., 0.), ('A.', 'a', 0., 0.)])
 def test_squad_cases_by_hand(pred, ref, em, f1):
-    assert ev.exact_match([pred], [ref])==[em]
-    close(ev.token_f1([pred], [ref]), [f1])
+    assert tm.exact_match([pred], [ref])==[em]
+    close(tm.token_f1([pred], [ref]), [f1])
 
 def test_coverage_counts_content_words_once():
-    close(ev.coverage(['rain rain rain'], ['The rain delayed it for the match']), [1/3])
-    close(ev.coverage(['it is over'], ['it is over']), [1.])
-    close(ev.coverage(['anything'], ['it was']), [0.])
+    close(tm.coverage(['rain rain rain'], ['The rain delayed it for the match']), [1/3])
+    close(tm.coverage(['it is over'], ['it is over']), [1.])
+    close(tm.coverage(['anything'], ['it was']), [0.])
 
 def test_a_parse_failure_is_not_right():
     hostile = ['', '   ', None, '# nothing', 'def f(:', '```python\n', '```\nx = (\n```', 'x = 1\n\0', '('*5000, '-'*20000+'1', 'return 1\n  x', 'Sure! Here is the code.', '\ud800']
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        assert ev.parses(hostile)==[0.]*len(hostile)
-        assert ev.parses(['def f():\n    return "\\d"', '```python\nx = 1\n```'])==[1.,1.]
+        assert tm.code_parses(hostile)==[0.]*len(hostile)
+        assert tm.code_parses(['def f():\n    return "\\d"', '```python\nx = 1\n```'])==[1.,1.]
 
 # Intervals
 
@@ -139,17 +139,17 @@ def test_scores_that_are_no_scores():
 def judged(prompt, response, ref='Rain stopped play'): return Example(prompt, response, Critique('', [Span(0, len(response), 1.)]), [ref])
 
 def test_measure_and_compare_rows():
-    before = ev.measure([judged(f'p{i}', 'snow') for i in range(3)], [-.5,None,-.5], [1,1,1], ('critic_reward','rouge_l','length'))
-    after = ev.measure([judged(f'p{i}', 'Rain stopped play') for i in range(3)], [.5,.5,.25], [3,3,4], ('critic_reward','rouge_l','length'))
-    t = {r['metric']:r for r in ev.compare_rows(before, after)}
+    before = tm.score_responses([judged(f'p{i}', 'snow') for i in range(3)], [-.5,None,-.5], [1,1,1], ('critic_reward','rouge_l','length'))
+    after = tm.score_responses([judged(f'p{i}', 'Rain stopped play') for i in range(3)], [.5,.5,.25], [3,3,4], ('critic_reward','rouge_l','length'))
+    t = {r['metric']:r for r in tm.compare_rows(before, after)}
     assert list(t)==['critic reward per token','ROUGE-L','coverage of the reference','length in tokens']
     assert t['critic reward per token']['n']==2 and t['critic reward per token']['dropped']==1
     close((t['critic reward per token']['before'], t['critic reward per token']['after'], t['ROUGE-L']['diff']), (-.5,.375,1.))
-    with pytest.raises(ValueError, match='row 0: before and after'): ev.compare_rows(before, [dict(r, example=replace(r['example'], prompt='z')) for r in after])
-    with pytest.raises(ValueError): ev.compare_rows(before, after[:2])
-    with pytest.raises(ValueError, match='unknown metric bleu'): ev.measure([], [], [], ('bleu',))
-    with pytest.raises(ValueError): ev.measure([judged('p','r')], [], [1], ('length',))
-    assert ev.compare_rows([], [])==[]
+    with pytest.raises(ValueError, match='row 0: before and after'): tm.compare_rows(before, [dict(r, example=replace(r['example'], prompt='z')) for r in after])
+    with pytest.raises(ValueError): tm.compare_rows(before, after[:2])
+    with pytest.raises(ValueError, match='unknown metric bleu'): tm.score_responses([], [], [], ('bleu',))
+    with pytest.raises(ValueError): tm.score_responses([judged('p','r')], [], [1], ('length',))
+    assert tm.compare_rows([], [])==[]
 
 def test_evaluate_a_policy():
     from types import SimpleNamespace
@@ -158,13 +158,13 @@ def test_evaluate_a_policy():
     policy,n = Policy.create(*tiny_lm()),[]
     exs = [Example('Rain delayed the match.', '', reference=['Rain']), Example('Who won?', '', reference=['Nobody'])]
     critic = lambda es: [Critique('All good', [Span(0, len(es[0].response), .5)]), None]
-    rows = ev.evaluate(policy, critic, exs, SimpleNamespace(max_new_tokens=6, metric_names=('critic_reward','rouge_l','length')), batch_size=1, progress=n.append)
+    rows = tm.evaluate(policy, critic, exs, SimpleNamespace(max_new_tokens=6, metric_names=('critic_reward','rouge_l','length')), batch_size=1, progress=n.append)
     assert [r['reward'] is None for r in rows]==[False,True] and 0<=rows[0]['reward']<=.5 and all(1<=r['length']<=6 for r in rows) and sum(n)==2
-    assert [r['example'].response for r in rows]==[r['example'].response for r in ev.evaluate(policy, critic, exs, SimpleNamespace(max_new_tokens=6, metric_names=()))], 'greedy: the batch does not matter'
-    assert [r['kl'] for r in ev.evaluate(policy, critic, exs, SimpleNamespace(max_new_tokens=6, metric_names=()), kl_rows=1)]==[0.,None]
+    assert [r['example'].response for r in rows]==[r['example'].response for r in tm.evaluate(policy, critic, exs, SimpleNamespace(max_new_tokens=6, metric_names=()))], 'greedy: the batch does not matter'
+    assert [r['kl'] for r in tm.evaluate(policy, critic, exs, SimpleNamespace(max_new_tokens=6, metric_names=()), kl_rows=1)]==[0.,None]
     for n,p in policy.trainable().items():
         if 'lora_B' in n: p.data.add_(.3)
-    assert policy.moved and all(r['kl']>0 for r in ev.evaluate(policy, critic, exs, SimpleNamespace(max_new_tokens=6, metric_names=())))
+    assert policy.moved and all(r['kl']>0 for r in tm.evaluate(policy, critic, exs, SimpleNamespace(max_new_tokens=6, metric_names=())))
 
 # Runs and reports
 
@@ -286,6 +286,6 @@ def test_compare_groups_seeds(tmp_path):
     with pytest.raises(FileNotFoundError, match='nothing: no summary.json'): ev.compare([tmp_path/'nothing'])
 
 def test_no_torch():
-    code = 'import sys, text2grad.evaluation.report; print([m for m in ("torch","transformers","matplotlib","scipy","rouge_score") if m in sys.modules])'
+    code = 'import sys, text2grad.evaluation.report, text2grad.evaluation.task_metrics; print([m for m in ("torch","transformers","matplotlib","scipy","rouge_score") if m in sys.modules])'
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert out.stdout.strip()=='[]', out.stdout+out.stderr

@@ -10,7 +10,7 @@ from text2grad.span_ppo.one_step import (COLLAPSE,Fork,Stopped,apply_critique,at
                                 pushed,stoppable,sweep,take_steps,throw_away,token_diff,why_collapsed)
 from text2grad.pretrained import tiny_lm
 from text2grad.span_ppo.rollout import make_rollout,sample
-from text2grad.span_ppo.trainer import Objective
+from text2grad.span_ppo.losses import Objective
 
 TEXT = 'The captain said that he was not annoyed. The match was lost.'
 BLAME,PRAISE = (Critique('x', [Span(29, 40, s)]) for s in (-1., 1.))

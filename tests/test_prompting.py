@@ -202,10 +202,10 @@ def test_the_critic_of_code_hears_of_the_tests():
     assert len(in_words(dict(failed, failures=[dict(test='x'*10**6, got='y'*10**6, expected='z')]*50)))<3000
 
 def test_it_runs_the_tests_itself_when_asked(monkeypatch):
-    import text2grad.sandbox.runner as sandbox
+    import text2grad.critics.llm as llm
     jobs = []
     def run_batch(js): jobs.extend(js); return [dict(passed=False, status='failed', n_tests=3, n_passed=0, failures=[])]*len(js)
-    monkeypatch.setattr(sandbox, 'run_batch', run_batch)
+    monkeypatch.setattr(llm, 'run_batch', run_batch)
     ex = replace(load_task('code').train[0], response='```python\ndef double(n):\n    return n\n```')
     c = Fake(lambda a,n: critique([], ['n']), tests=True)
     c.judgements([ex, example('Rain.'), replace(ex, meta=ex.meta|dict(test_report='All good.'))])

@@ -342,10 +342,10 @@ def test_nothing_in_a_run_folder_is_markup(tmp_path):
 
 def test_curves_keep_spikes_and_gaps():
     rows = [dict(step=i, y=1e6 if i==777 else None if 5000<i<6000 else 0.) for i in range(9000)]
-    p = points(rows, 'y')
+    p = curve_points(rows, 'y')
     assert len(p)<=300 and (777,1e6) in p and any(y is None for _,y in p) and [x for x,_ in p]==sorted(x for x,_ in p)
-    assert points(rows, 'absent')==[]
-    assert points(rows[:3], 'y')==[(0,0.),(1,0.),(2,0.)]
+    assert curve_points(rows, 'absent')==[]
+    assert curve_points(rows[:3], 'y')==[(0,0.),(1,0.),(2,0.)]
 
 def test_two_curves_share_axes():
     a,b = [(1,0.),(2,1.)],[(1,0.),(2,10.)]
@@ -387,7 +387,7 @@ def test_equal_input_gives_all_zero(trained, unit, how):
     for c in SHOWN: assert 'No difference.' in compare_html(s, s, c, how, unit)
 
 def test_difference_by_hand():
-    d,n = difference(tab(('a','b','c'), [1.,2.,3.]), tab(('a','x','c','d'), [5.,5.,5.,5.]))
+    d,n = token_difference(tab(('a','b','c'), [1.,2.,3.]), tab(('a','x','c','d'), [5.,5.,5.,5.]))
     assert n==2 and d.tokens==('a','x','c','d')
     np.testing.assert_array_equal(d['reward'], [4., np.nan, 2., np.nan])
     assert 'different prompts' in compare_html(one(('a',), [1.]), replace(one(('a',), [1.]), prompt='q'))
@@ -396,11 +396,11 @@ def test_pairs_are_increasing_and_equal():
     rng = random.Random(1)
     for _ in range(300):
         a,b = (tuple(rng.choice('abc') for _ in range(rng.randrange(12))) for _ in range(2))
-        p = rv.pairs(a, b)
+        p = rv.shared_tokens(a, b)
         assert all(a[i]==b[j] for i,j in p) and all(x<y and u<v for (x,u),(y,v) in zip(p, p[1:]))
     big = tuple(rng.choice('ab') for _ in range(6000))
     t = time.perf_counter()
-    assert len(rv.pairs(big, big[1:]+('c',)))>0 and time.perf_counter()-t<10
+    assert len(rv.shared_tokens(big, big[1:]+('c',)))>0 and time.perf_counter()-t<10
 
 # ---- held out
 

@@ -9,10 +9,10 @@ from scipy.stats import spearmanr
 from text2grad.evaluation import span_metrics as sm
 from text2grad.alignment.tokens import token_rewards
 from text2grad.core import Critique,Example,Span,from_record,read_examples
-from text2grad.evaluation.report import rouge_l
+from text2grad.evaluation.task_metrics import rouge_l
 from text2grad.evaluation.statistics import Statistic,estimate,resamples
 from text2grad.critics.base import RandomSpans,mark_everything,mark_nothing,mark_sentences,unshared_words
-from text2grad.evaluation.span_metrics import BINS,TokenScores,compare,label_report,matched,paired,rouge,span_iou,span_labels,span_report
+from text2grad.evaluation.span_metrics import BINS,TokenScores,compare_critics,label_report,matched,paired,rouge,span_iou,span_labels,span_report
 from text2grad.text import pieces
 
 WORDS = 'rain delayed the match and everyone was furious because nobody had told them when it would start again'.split()
@@ -284,7 +284,7 @@ def test_table_and_differences():
     gold,pred = some_set(9, 40)
     better = [replace(c, spans=e.critique.spans) if i%2 else c for i,(c,e) in enumerate(zip(pred, gold))]
     reports = {'<b>first':span_report(pred, gold, draws=50), 'second':span_report(better, gold, list(some_scores(gold, 1)), draws=50)}
-    t = compare(reports, title='a & b')
+    t = compare_critics(reports, title='a & b')
     assert t.table()[0]['poor calibration error']=='n/a' and 'poor calibration error' in t.columns
     html = t._repr_html_()
     assert '<b>' not in html and '&lt;b&gt;first' in html and 'a &amp; b' in html
@@ -296,7 +296,7 @@ def test_table_and_differences():
         assert d.value==pytest.approx(a.value-b.value)
     assert d.high-d.low<(a.high-a.low)+(b.high-b.low)
     by = {k:label_report(pred, [replace(e, meta=dict(spans=[])) for e in gold], draws=5) for k in 'xy'}
-    assert compare(by).columns==list(by['x'].rows)
+    assert compare_critics(by).columns==list(by['x'].rows)
 
 def test_importing_loads_no_torch():
     code = 'import sys,text2grad.evaluation.span_metrics; print([m for m in ("torch","transformers","matplotlib","scipy","nltk") if m in sys.modules])'

@@ -4,9 +4,9 @@ import numpy as np, pytest
 from types import SimpleNamespace
 from text2grad.viz.channels import token_table
 from text2grad.core import Critique,Example,Span
-from text2grad.span_ppo.trainer import Objective
+from text2grad.span_ppo.losses import Objective
 from text2grad.app.view_why import CHANNELS_SHOWN,choose_why,example_case,look_of,open_why,pick_why,reset_why,slide_why,why_view
-from text2grad.span_ppo.credit import ledger,reckoned
+from text2grad.span_ppo.credit import ledger,recomputed
 from text2grad.app.workbench import InputError,NewSession,Workbench
 
 BAD = '<img src=x onerror=alert(1)>'
@@ -23,7 +23,7 @@ def case(n=12, critique=True, config=None, text=None, **channels):
     c = Critique('So so.', (Span(0, 2, .5, 'w0', 'good start'), Span(offs[3][0], offs[4][1], -1., 'w3 w4', BAD))) if critique else None
     T,cfg = len(offs),config or Objective()
     t = token_table(text, offs, **dict(value=np.sin(np.arange(T)), kl=.1*np.cos(np.arange(T))) | channels)
-    return SimpleNamespace(example=Example('p', text, c), critique=c, table=reckoned(t, c, cfg, finished=True), config=cfg, rollout=Finished([True]))
+    return SimpleNamespace(example=Example('p', text, c), critique=c, table=recomputed(t, c, cfg, finished=True), config=cfg, rollout=Finished([True]))
 
 @pytest.fixture
 def bench(): return Workbench(model='no model is needed here')

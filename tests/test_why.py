@@ -6,9 +6,9 @@ from hypothesis import given,settings,strategies as st
 from text2grad.alignment.tokens import token_rewards
 from text2grad.viz.channels import groups,token_table,with_channels
 from text2grad.core import Critique,Span
-from text2grad.span_ppo.losses import gae,missing_eos,shape_rewards,whiten
-from text2grad.span_ppo.trainer import Objective,SpanPPOConfig
-from text2grad.span_ppo.credit import _defaults,advantages,laid,ledger,reckoned,three_rewards
+from text2grad.span_ppo.losses import Objective,token_advantages
+from text2grad.span_ppo.trainer import SpanPPOConfig
+from text2grad.span_ppo.credit import ledger,recomputed,rewards_by_span,three_rewards
 
 SPREADS,OVERLAPS = ('all','mean','last','first','decay'),('sum','max','last')
 
@@ -33,42 +33,43 @@ def case(rng, most=24):
     return t,Critique('', spans) if rng.random()<.9 else None,cfg,bool(rng.random()<.5)
 
 def as_trained(t, critique, cfg, finished):
-    "Reward and advantage of one response, by the trainer's own functions in float64"
+    "Scores, and what the trainer's function makes of them for one response"
     T = len(t)
-    row = lambda x: torch.tensor(np.array(x, dtype=np.float64))[None]
-    mask,v,kl = torch.ones(1, T, dtype=torch.bool),row(t['value']),row(t['kl'])
+    row,flag = lambda x: torch.tensor(np.array(x, dtype=np.float32))[None],lambda x: torch.tensor([x])
     delta = np.array(rewards(critique.spans, t.offsets, overlap=cfg.overlap, spread=cfg.spread) if critique else [0.]*T)
-    if cfg.reward=='scalar': delta = np.append(np.zeros(T-1), delta.sum())
-    blank = torch.tensor([critique is not None and not t.response.strip()])
-    paid = cfg.reward_scale*row(delta)+missing_eos(torch.tensor([finished]), mask, cfg.missing_eos_penalty)+missing_eos(~blank, mask, cfg.empty_penalty)
-    adv,ret = gae(shape_rewards(paid, kl, mask, cfg.kl_coef, clip=cfg.reward_clip), v, mask, cfg.gamma, cfg.lam)
-    return delta,adv[0].numpy(),whiten(adv, mask)[0].numpy(),ret[0].numpy()
+    if cfg.reward=='scalar': delta = np.append(np.zeros(T-1), sum(delta))
+    silent = critique is not None and not t.response.strip()
+    mask = torch.ones(1, T, dtype=torch.bool)
+    return delta,token_advantages(row(delta), row(t['kl']), row(t['value']), flag(finished), flag(silent), mask, cfg)
 
 @pytest.mark.parametrize('seed', range(6))
-def test_500_ledgers_add_up_to_what_the_trainer_computes(seed):
-    rng,worst,whitened = np.random.default_rng(seed),0.,0.
+def test_500_ledgers_have_the_trainers_advantage_and_add_up_to_it(seed):
+    rng,worst = np.random.default_rng(seed),0.
     for _ in range(500):
         t,critique,cfg,finished = case(rng)
         i = int(rng.integers(len(t)))
         w = ledger(t, critique, i, cfg, finished=finished)
-        delta,raw,adv,ret = as_trained(t, critique, cfg, finished)
-        worst = max(worst, abs(w.total-w.advantage), abs(w.subtotals['later']-raw[i]))
-        whitened = max(whitened, abs(w.advantage-adv[i])/max(1., abs(adv[i])))
-    assert worst<1e-6 and whitened<1e-6
+        _,x = as_trained(t, critique, cfg, finished)
+        assert w.advantage==x.advantages[0,i]
+        size = 1+max(abs(r.value) for r in w.rows)+abs(x.raw).max().item()
+        worst = max(worst, abs(w.total-w.advantage)/size, abs(w.subtotals['later']-x.raw[0,i].item())/size)
+    assert worst<2e-6 # single precision
 
-def test_reckoned_is_what_the_trainer_computes():
+def test_recomputed_is_what_the_trainer_computes():
     rng = np.random.default_rng(7)
     for _ in range(300):
         t,critique,cfg,finished = case(rng)
-        new,(delta,raw,adv,ret) = reckoned(t, critique, cfg, finished=finished),as_trained(t, critique, cfg, finished)
-        for k,want in (('reward',delta),('advantage',adv),('return',ret)): np.testing.assert_allclose(new[k], want, rtol=1e-7, atol=1e-7)
+        new,(delta,x) = recomputed(t, critique, cfg, finished=finished),as_trained(t, critique, cfg, finished)
+        np.testing.assert_array_equal(new['reward'], delta)
+        np.testing.assert_array_equal(new['advantage'], x.advantages[0].double())
+        np.testing.assert_array_equal(new['return'], x.returns[0].double())
 
-def test_single_precision_comes_close():
+def test_single_precision_is_enough():
     rng = np.random.default_rng(1)
     for _ in range(50):
         t,critique,cfg,finished = case(rng)
         f32 = with_channels(t, **{k:np.float32(v) for k,v in t.channels.items()})
-        np.testing.assert_allclose(reckoned(f32, critique, cfg)['return'], reckoned(t, critique, cfg)['return'], atol=1e-4)
+        np.testing.assert_array_equal(recomputed(f32, critique, cfg)['return'], recomputed(t, critique, cfg)['return'])
 
 def test_a_ledger_can_be_wrong():
     "The negative control: a ledger that lost a row does not add up"
@@ -77,9 +78,10 @@ def test_a_ledger_can_be_wrong():
     for gone in w.rows:
         if gone.value: assert abs(math.fsum(r.value for r in w.rows if r is not gone)-w.advantage)>1e-6
 
-def test_defaults_are_those_of_the_objective():
-    o = {f.name:f.default for f in fields(Objective)}
-    assert _defaults=={k:o[k] for k in _defaults}
+def test_what_a_config_lacks_has_the_default():
+    t,critique,_,finished = case(np.random.default_rng(3))
+    a,b = recomputed(t, critique, dict(lam=.3)),recomputed(t, critique, Objective(lam=.3))
+    for k in a.channels: np.testing.assert_array_equal(a[k], b[k])
 
 # ---- what spans lay on tokens
 
@@ -94,9 +96,9 @@ def spanned(draw):
 
 @settings(max_examples=200, deadline=None)
 @given(spanned(), st.sampled_from(OVERLAPS), st.sampled_from(SPREADS))
-def test_laid_adds_up_to_token_rewards(x, overlap, spread):
+def test_rewards_by_span_add_up_to_token_rewards(x, overlap, spread):
     offs,spans = x
-    paid,over = laid(spans, offs, overlap, spread)
+    paid,over = rewards_by_span(spans, offs, overlap, spread)
     np.testing.assert_allclose(paid.sum(0), rewards(spans, offs, overlap=overlap, spread=spread), atol=1e-12)
     assert not paid[~over].any()
 
@@ -121,14 +123,14 @@ def rnd(n, seed=0):
     rng = np.random.default_rng(seed)
     return rng.normal(size=n),rng.normal(size=n)
 
-def test_hand_worked_example_to_1e_7():
+def test_hand_worked_example():
     three = three_rewards(*example(), [.2]*8, [0,.2,0,0,0,0,0,0], gamma=.5, lam=.5, beta=.5)
     want = dict(scalar=[-.158367919921875,-.2334716796875,-.13388671875,-.135546875,-.1421875,-.16875,-.275,-.7],
                 sentence=[-.173931884765625,-.2957275390625,-.38291015625,-1.131640625,-.1265625,-.10625,-.025,.3],
                 span=[-.40821533203125,-1.232861328125,-.1314453125,-.12578125,-.103125,-.0125,.35,-.2])
     for k in want:
-        np.testing.assert_allclose(three[k]['advantage'], want[k], atol=1e-7)
-        np.testing.assert_allclose(three[k]['return'], np.array(want[k])+.2, atol=1e-7)
+        np.testing.assert_allclose(three[k]['advantage'], want[k], atol=2e-7)
+        np.testing.assert_allclose(three[k]['return'], np.array(want[k])+.2, atol=2e-7)
 
 @settings(max_examples=150, deadline=None)
 @given(spanned(), st.floats(0, 1), st.floats(0, 1), st.floats(0, 5), st.text('ab. \n', min_size=36, max_size=36))
@@ -143,9 +145,9 @@ def test_the_ends_of_the_sliders(seed):
     text,offs,spans = example()
     v,kl = rnd(8, seed)
     run = lambda **kw: three_rewards(text, offs, spans, v, kl, **dict(gamma=1., lam=.95, beta=.05)|kw)
-    for k,t in run(gamma=0.).items(): np.testing.assert_allclose(t['advantage'], t['reward']-.05*kl-v, atol=1e-12)
-    for k,t in run(lam=0., beta=0.).items(): np.testing.assert_allclose(t['advantage'], t['reward']+np.append(v[1:], 0)-v, atol=1e-12)
-    for k,t in run(lam=1., beta=0.).items(): np.testing.assert_allclose(t['return'], t['reward'][::-1].cumsum()[::-1], atol=1e-12)
+    for k,t in run(gamma=0.).items(): np.testing.assert_allclose(t['advantage'], t['reward']-.05*kl-v, atol=1e-5)
+    for k,t in run(lam=0., beta=0.).items(): np.testing.assert_allclose(t['advantage'], t['reward']+np.append(v[1:], 0)-v, atol=1e-5)
+    for k,t in run(lam=1., beta=0.).items(): np.testing.assert_allclose(t['return'], t['reward'][::-1].cumsum()[::-1], atol=1e-5)
     a,b = run(beta=0.),three_rewards(text, offs, spans, v, None, 1., .95, 0.)
     for k in a: np.testing.assert_array_equal(a[k]['advantage'], b[k]['advantage'])
     assert abs(run(beta=0.)['span']['advantage']-run(beta=.5)['span']['advantage']).max()>.01
@@ -154,11 +156,10 @@ def test_three_rewards_against_the_losses():
     text,offs,spans = example()
     v,kl = rnd(8, 3)
     for t in three_rewards(text, offs, spans, v, kl, .9, .8, .3).values():
-        row = lambda x: torch.tensor(np.array(x))[None]
-        mask = torch.ones(1, 8, dtype=torch.bool)
-        adv,ret = gae(shape_rewards(row(t['reward']), row(kl), mask, .3), row(v), mask, .9, .8)
-        np.testing.assert_allclose(t['advantage'], adv[0], atol=1e-12)
-        np.testing.assert_allclose(t['return'], ret[0], atol=1e-12)
+        row,flag = lambda x: torch.tensor(np.float32(x))[None],torch.tensor([True])
+        x = token_advantages(row(t['reward']), row(kl), row(v), flag, ~flag, torch.ones(1, 8, dtype=torch.bool), Objective(gamma=.9, lam=.8, kl_coef=.3))
+        np.testing.assert_array_equal(t['advantage'], x.raw[0].double())
+        np.testing.assert_array_equal(t['return'], x.returns[0].double())
 
 def test_sentences_are_paid_on_their_last_token():
     text,offs,spans = example()
@@ -180,7 +181,7 @@ def test_the_ledger_of_a_measured_response_is_its_advantage():
         case = rejudged(case, c, cfg)
         for i in range(len(case)):
             w = ledger(case.table, c, i, cfg, finished=bool(case.rollout.finished[0]))
-            assert abs(w.total-case.table['advantage'][i])<1e-6
+            assert w.advantage==w.told==case.table['advantage'][i] and abs(w.total-w.told)<1e-5
     assert abs(case.table['value']).max()>1e-3
 
 # ---- what can be wrong
@@ -196,7 +197,7 @@ def test_no_such_token(i):
 
 def test_an_empty_response_has_no_ledger():
     with pytest.raises(ValueError, match='has no tokens'): ledger(token_table('', []), None, 0)
-    assert len(reckoned(token_table('', []), None))==0
+    assert len(recomputed(token_table('', []), None))==0
     assert all(len(t)==0 for t in three_rewards('', [], []).values())
 
 def test_a_response_of_one_token_and_a_blank_one():
@@ -216,7 +217,7 @@ def test_the_whitening_of_a_batch_can_be_told():
 
 def test_it_says_when_the_table_disagrees():
     t = token_table('abc', [(0,1),(1,2),(2,3)], reward=[1.,0.,-.5])
-    old = reckoned(t, None, dict(lam=1.))
+    old = recomputed(t, None, dict(lam=1.))
     assert 'The table says' not in ledger(old, None, 0, dict(lam=1.)).html() and 'The table says' in ledger(old, None, 0, dict(gamma=.1)).html()
 
 def test_nothing_in_a_ledger_acts():

@@ -6,9 +6,9 @@ Docs: https://text2grad.github.io/text2grad/core.html.md"""
 
 # %% auto #0
 __all__ = ['MATCHES', 'STRICT_JSON', 'SCHEMA', 'UserError', 'SetupError', 'is_number', 'Span', 'Quote', 'Critique', 'Example',
-           'prompt_problem', 'Judgement', 'RecordError', 'loads', 'json_rows', 'iter_jsonl', 'read_jsonl', 'dumps',
-           'write_file', 'write_jsonl', 'problems', 'iter_records', 'read_records', 'from_record', 'to_record',
-           'read_examples', 'write_examples', 'versions']
+           'prompt_problem', 'prompt_text', 'Judgement', 'RecordError', 'loads', 'json_rows', 'iter_jsonl',
+           'read_jsonl', 'dumps', 'write_file', 'write_jsonl', 'problems', 'iter_records', 'read_records',
+           'from_record', 'to_record', 'read_examples', 'write_examples']
 
 # %% ../nbs/00_core.ipynb #a6380879
 import gzip,json,math,os,tempfile,zlib
@@ -96,6 +96,13 @@ def prompt_problem(p):
     ok = lambda m: isinstance(m, dict) and isinstance(m.get('role'), str) and isinstance(m.get('content'), str)
     i = next((i for i,m in enumerate(p) if not ok(m)), None)
     return '' if i is None else f'message {i} must have a "role" and a "content", both strings'
+
+# %% ../nbs/00_core.ipynb #88dfca49
+def prompt_text(
+    prompt:str|list, # A string, or chat messages
+)->str:              # The string itself, or each message as `role: content`, an empty line between two
+    "A prompt as one text"
+    return prompt if isinstance(prompt, str) else '\n\n'.join(f'{m["role"]}: {m["content"]}' for m in prompt)
 
 # %% ../nbs/00_core.ipynb #9aadd336
 @dataclass(frozen=True)
@@ -341,14 +348,3 @@ def write_examples(
 ):
     "Write examples as a feedback file, whole or not at all"
     write_jsonl(path, (to_record(e) for e in examples))
-
-# %% ../nbs/00_core.ipynb #b7d12f68
-def versions(
-    *names:str, # Packages, as pip calls them
-)->dict:        # Name -> version; `None` where it is not installed
-    "Versions of installed packages"
-    from importlib.metadata import PackageNotFoundError,version
-    def installed(name):
-        try: return version(name)
-        except PackageNotFoundError: return None
-    return {n:installed(n) for n in names}

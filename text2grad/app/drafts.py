@@ -19,7 +19,8 @@ from rapidfuzz.fuzz import ratio
 # %% ../../nbs/app/02_drafts.ipynb #5bf238d8
 from ..alignment.critiques import quotes_of,align,parse_critique
 from ..core import Critique,Example,Quote,Span,dumps,from_record,loads,problems,read_records,to_record,write_jsonl
-from ..alignment.linking import content_stems,points_of,QUOTED,sentence_spans,verdict,link_phrases
+from ..text import sentences
+from ..alignment.linking import content_stems,points_of,QUOTED,verdict,link_phrases
 from ..alignment.quotes import SearchText,fold,locate_quote,snap_to_words,best_window,find_spans
 
 # %% ../../nbs/app/02_drafts.ipynb #b7b1e854
@@ -161,7 +162,7 @@ def candidates(
     said = content_stems(words) or content_stems(phrase.reason)
     found,match = locate_quote(SearchText(response), words, .5)
     out = [Candidate(a, b, round(s, 3), dict(exact='verbatim', fuzzy='alike').get(match, match)) for a,b,s in found]
-    q,units = fold(words)[0],sentence_spans(response)
+    q,units = fold(words)[0],sentences(response)
     shares = [(len(said&content_stems(response[a:b]))/max(1, len(said)), a, b) for a,b in units]
     for share,a,b in sorted(shares, key=lambda o: (-o[0], o[1]))[:64]:
         if q and len(q)<2000 and (c := _alike(q, response, a, b)): out.append(c)

@@ -23,7 +23,7 @@ from ..alignment.quotes import find_spans
 from ..viz.html import table_html
 from ..viz.exports import export_buttons
 from ..viz.heatmap import heat,heat_map,read_pick
-from .workbench import InputError,binder,prompt_text
+from .workbench import InputError,binder,user_text
 
 # %% ../../nbs/app/04_view_critique.ipynb #bb9dfdb4
 _word = re.compile(r'\s*(?:\w+|[^\w\s])|\s+')
@@ -154,7 +154,7 @@ def use_text(
     prompt,response = bench.text(prompt, 'prompt', empty=True),bench.text(response, 'response')
     with s.lock:
         old = d.draft
-        kept = old is not None and prompt==prompt_text(old.prompt)
+        kept = old is not None and prompt==user_text(old.prompt)
         _take(bench, d, old.prompt if kept else prompt, response, old.meta if kept else None, old.reference if kept else None)
         return d
 
@@ -283,7 +283,7 @@ _parts = dict(heat=_heat, note=_note, table=lambda d,c: inspector_html(d.draft) 
               phrase=lambda d,c: (phrase_choices(d.draft), d.key) if d.draft else ([], ''), places=lambda d,c: place_choices(d.draft, d.key) if d.draft else ([], []),
               words=lambda d,c: d.draft.response[slice(*d.picked)] if d.draft and d.picked else '', text=lambda d,c: d.draft.text if d.draft else '',
               base=lambda d,c: (bool(d.draft and d.draft.base), bool(d.theirs or d.draft and d.draft.base)),
-              prompt=lambda d,c: prompt_text(d.draft.prompt) if d.draft else '', response=lambda d,c: d.draft.response if d.draft else '')
+              prompt=lambda d,c: user_text(d.draft.prompt) if d.draft else '', response=lambda d,c: d.draft.response if d.draft else '')
 
 def render(
     d:Desk,  # The desk

@@ -20,7 +20,7 @@ from ..span_ppo.rollout import Rollout
 from ..viz.html import fold_html,table_html
 from ..viz.exports import export_buttons
 from ..viz.heatmap import heat,heat_map
-from .workbench import OWN_WORDS,InputError,binder,prompt_text
+from .workbench import OWN_WORDS,InputError,binder,user_text
 
 # %% ../../nbs/app/03_view_explore.ipynb #14e0a3ad
 @lru_cache(maxsize=1)
@@ -35,7 +35,7 @@ def starters(
 @lru_cache(maxsize=1)
 def _known():
     from text2grad.data.tasks import load_task
-    return {prompt_text(e.prompt):replace(e, response='', critique=None) for t in ('summarize','answer','code') for e in load_task(t).heldout}
+    return {user_text(e.prompt):replace(e, response='', critique=None) for t in ('summarize','answer','code') for e in load_task(t).heldout}
 
 def asked(
     prompt:str, # As the page has it
@@ -74,7 +74,7 @@ def _note(t): return f'<div role="status" class="t2g-note">{esc(t)}</div>'
 # %% ../../nbs/app/03_view_explore.ipynb #b47aa94f
 def _under_lens(s, prompt, response):
     "The session's case if it is this very response"
-    return s.case if s.case is not None and s.case.response==response and prompt_text(s.case.example.prompt)==prompt else None
+    return s.case if s.case is not None and s.case.response==response and user_text(s.case.example.prompt)==prompt else None
 
 def _measured(bench, example, ids=None):
     try:
@@ -118,7 +118,7 @@ def stop_writing(bench, sid)->dict:
 
 def take_starter(bench, sid, title)->dict:
     "Put a ready prompt on the page"
-    return dict(prompt=prompt_text(starters()[bench.choice(title, 'example', starters())].prompt), response='')
+    return dict(prompt=user_text(starters()[bench.choice(title, 'example', starters())].prompt), response='')
 
 # %% ../../nbs/app/03_view_explore.ipynb #14673b0a
 _lens = ['channel','how','unit']

@@ -19,7 +19,7 @@ from ..viz.color import color_scale,esc
 from ..viz.html import note_html
 from ..viz.exports import export_buttons
 from ..viz.heatmap import heat,heat_map,read_pick
-from ..span_ppo.credit import ledger_settings,ledger,reckoned,three_rewards
+from ..span_ppo.credit import ledger_settings,ledger,recomputed,three_rewards
 from .workbench import InputError,binder
 
 # %% ../../nbs/app/06_view_why.ipynb #ae7c1c4f
@@ -32,7 +32,7 @@ def example_case():
         mark('July 1969', .67, 'Month and year are right.'), mark('weeks', -1., 'It was less than a day, not weeks.'), mark('home', .33, 'Good to say how it ended.')))
     n = np.arange(len(offs))
     table = token_table(text, offs, value=.1*np.cos(n/3), kl=.1*(n%3))
-    return SimpleNamespace(example=Example('When did the first crew land on the moon?', text, critique), critique=critique, table=reckoned(table, critique), config=None, finished=True)
+    return SimpleNamespace(example=Example('When did the first crew land on the moon?', text, critique), critique=critique, table=recomputed(table, critique), config=None, finished=True)
 
 def _subject(case):
     "What the view needs of a `Case`, or the example"
@@ -81,7 +81,7 @@ def _reckoned(of, s):
     "The table under these settings; the one that was measured if nothing has changed"
     own = ledger_settings(of.config)
     if (own.gamma,own.lam,own.kl_coef)==(s.gamma,s.lam,s.kl_coef): return of.table
-    return reckoned(of.table, of.critique, s, finished=of.finished)
+    return recomputed(of.table, of.critique, s, finished=of.finished)
 
 # %% ../../nbs/app/06_view_why.ipynb #3a5b4ebe
 def _asked(f, *args, **kw):

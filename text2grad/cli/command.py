@@ -166,7 +166,7 @@ def _trainer(policy, critic, task, opts):
 def _evaluate(name, policy, critic, examples, task, seed):
     "Held-out responses, criticised and measured, with a progress bar"
     from tqdm.auto import tqdm
-    from text2grad.evaluation.report import evaluate
+    from text2grad.evaluation.task_metrics import evaluate
     with tqdm(total=len(examples), desc=f'held-out {name}', unit='response') as bar:
         return evaluate(policy, critic, examples, task, seed=seed, batch_size=16, progress=bar.update, kl_rows=8)
 
@@ -221,7 +221,8 @@ def quickstart_command(
 def _finish(out, opts, policy, before, after, seconds):
     "Write the summary and the report, and print the table and one response before and after"
     from text2grad.core import to_record
-    from text2grad.evaluation.report import compare_rows,write_report
+    from text2grad.evaluation.report import write_report
+    from text2grad.evaluation.task_metrics import compare_rows
     from text2grad.viz.plots import use_color
     gain = lambda i: (after[i]['reward'] or 0)-(before[i]['reward'] or 0)
     i = sorted(range(len(after)), key=gain)[len(after)//2]

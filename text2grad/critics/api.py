@@ -21,7 +21,7 @@ from fastcore.basics import patch
 
 # %% ../../nbs/critics/05_api.ipynb #3b1033df
 from ..core import Example,Judgement,SetupError
-from .llm import Ask,LLMCritic,Reply,_cut,_run_tests
+from .llm import Ask,LLMCritic,Reply,clipped,with_test_reports
 
 # %% ../../nbs/critics/05_api.ipynb #9485cc1c
 class ApiError(SetupError):
@@ -194,7 +194,7 @@ def _server_says(body):
     try: d = json.loads(body)
     except ValueError: d = body
     for k in ('error','message','detail'): d = d.get(k, d) if isinstance(d, dict) else d
-    return _cut(' '.join(str(d).split()), 300) if d else 'nothing'
+    return clipped(' '.join(str(d).split()), 300) if d else 'nothing'
 
 def _content(choice):
     "`(text, problem)` of one choice"
@@ -202,7 +202,7 @@ def _content(choice):
     if not isinstance(m, dict): return '', 'a choice without a message'
     text = m.get('content')
     if isinstance(text, list): text = ''.join(o['text'] for o in text if isinstance(o, dict) and isinstance(o.get('text'), str))
-    if isinstance(m.get('refusal'), str) and m['refusal'] and not text: return '', f'the model refused: {_cut(m["refusal"], 200)!r}'
+    if isinstance(m.get('refusal'), str) and m['refusal'] and not text: return '', f'the model refused: {clipped(m["refusal"], 200)!r}'
     if text is not None and not isinstance(text, str): return '', f'content that is no text but {type(text).__name__}'
     if (text or '').strip(): return text, ''
     why = choice.get('finish_reason')
@@ -222,7 +222,7 @@ def _reply(self:ApiCritic, answer, mode):
     count = lambda k: usage[k] if type(usage.get(k)) is int and usage[k]>=0 else 0
     served = d.get('model') if isinstance(d.get('model'), str) and d['model']!=self.model else None
     finish = choices[0].get('finish_reason') if isinstance(choices[0], dict) else None
-    info = dict(structured=mode) | (dict(served=_cut(served, 100)) if served else {})
+    info = dict(structured=mode) | (dict(served=clipped(served, 100)) if served else {})
     return Reply(text, count('prompt_tokens'), count('completion_tokens'), str(finish or 'stop'), problem, info)
 
 # %% ../../nbs/critics/05_api.ipynb #a4f3ec42
@@ -280,7 +280,7 @@ async def _tries(self:ApiCritic, ask, start):
         what = a.body if a.status<=0 else f'the server answered {a.status}: {_server_says(a.body)}'
         if 300<=a.status<400:
             to = urlsplit(str(a.headers.get('location', ''))).netloc or 'another place'
-            return Reply(error=f'the server redirects to {_cut(to, 100)} ({a.status}), which is not followed because the key is not for it; if that is the right place, make it base_url')
+            return Reply(error=f'the server redirects to {clipped(to, 100)} ({a.status}), which is not followed because the key is not for it; if that is the right place, make it base_url')
         if a.status not in (0, 408, 409, 425, 429) and a.status<500: return Reply(error=what)
         wait = _pause(n, a.headers)
         if wait>self.max_wait: return Reply(error=f'{what}; it asks to wait {wait:.0f} s, more than max_wait ({self.max_wait:g} s): run again later')
@@ -330,7 +330,7 @@ async def ajudge(self:ApiCritic,
     ex:Example,  # A response to judge
 )->Judgement:    # As `judgements` gives it; call `aclose` when the last is done
     "Judge one response"
-    if self.tests: ex = (await asyncio.to_thread(_run_tests, [ex]))[0]
+    if self.tests: ex = (await asyncio.to_thread(with_test_reports, [ex]))[0]
     steps,reply = self._steps(ex),None
     try:
         while True: reply = await self.aask(steps.send(reply))

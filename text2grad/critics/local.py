@@ -14,7 +14,7 @@ from fastcore.basics import patch
 
 # %% ../../nbs/critics/06_local.ipynb #c026d8ac
 from ..alignment.grammar import CritiqueMask,import_llguidance,critique_grammar,grammar_tokenizer
-from .llm import Ask,LLMCritic,Reply,_as_data
+from .llm import Ask,LLMCritic,Reply,as_data
 
 # %% ../../nbs/critics/06_local.ipynb #125829e9
 _data_re = re.compile(r'(----- data (\w+) -----\n)(.*?)(\n----- end of data \2 -----)', re.S)
@@ -34,7 +34,7 @@ def shortened(
     d = json.loads(m[3])
     k = max((k for k in d if k!='response'), key=lambda k: len(d[k]), default=None)
     if k is None or len(d[k])<n+80: return None
-    text = _data_re.sub(lambda m: m[1]+_as_data(d | {k:_cut_middle(d[k], n)})+m[4], messages[i]['content'], count=1)
+    text = _data_re.sub(lambda m: m[1]+as_data(d | {k:_cut_middle(d[k], n)})+m[4], messages[i]['content'], count=1)
     return [*messages[:i], messages[i] | dict(content=text), *messages[i+1:]]
 
 # %% ../../nbs/critics/06_local.ipynb #46d90e37

@@ -6,7 +6,7 @@ Docs: https://text2grad.github.io/text2grad/evaluation/runs.html.md"""
 
 # %% auto #0
 __all__ = ['MAX_NAME', 'MAX_RUNS', 'MAX_FOLDERS', 'MAX_LOG', 'MAX_LINE', 'MAX_ROWS', 'MAX_KEYS', 'MAX_HELD_OUT', 'MAX_DOCUMENT',
-           'RunError', 'RunBase', 'open_inside', 'list_runs', 'LogTail', 'number', 'RunReader', 'Shelf']
+           'RunError', 'RunBase', 'open_inside', 'list_runs', 'LogTail', 'finite_number', 'RunReader', 'Shelf']
 
 # %% ../../nbs/evaluation/05_runs.ipynb #b03d3910
 import errno,json,math,os,re,stat,threading
@@ -164,7 +164,7 @@ def _json(raw):
     if not isinstance(v, dict): raise ValueError(f'must be a JSON object, is {type(v).__name__}')
     return v
 
-def number(
+def finite_number(
     v, # Anything that JSON can hold
 )->float|None: # `None` if it is no finite number
     "A number of a file that nobody has checked"
@@ -177,7 +177,7 @@ def _flat(d, at='', depth=4):
     out = {}
     for k,v in d.items():
         if isinstance(v, dict) and depth: out |= _flat(v, f'{at}{k}.', depth-1)
-        elif v is None or isinstance(v, (int,float)) and not isinstance(v, bool): out[f'{at}{k}'[:80]] = number(v)
+        elif v is None or isinstance(v, (int,float)) and not isinstance(v, bool): out[f'{at}{k}'[:80]] = finite_number(v)
         if len(out)>=MAX_KEYS: break
     return out
 

@@ -20,11 +20,11 @@ from torch.utils.checkpoint import checkpoint
 # %% ../../nbs/reward_model/06_generative.ipynb #e8d96e76
 from ..alignment.critiques import MAX_SPANS,align
 from ..alignment.grammar import grammar_tokenizer
-from ..core import Critique,Example,Judgement
+from ..core import Critique,Example,Judgement,prompt_text
 from .preprocessing import chat_pieces,fit_prompt,text_ids,text_offsets
 from ..critics.local import ModelCritic,model_name
 from ..span_ppo.policy import LORA,Policy
-from ..critics.llm import Ask,CONTROL,prompt_as_text,UNSEEN
+from ..critics.llm import Ask,CONTROL,UNSEEN
 from ..alignment.quotes import WORD,find_spans
 from .base import RewardModel
 from .decoding import span_f1
@@ -178,7 +178,7 @@ def _cut(text, n, tok):
 @patch
 def _question(self:GenerativeRewardModel, ex, rooms):
     "Ids up to the answer, the prompt cut to the first of the `rooms` that it can be cut to; else `None`"
-    tok,(before,between,_),text = self.tokenizer,self.frame,prompt_as_text(ex.prompt).encode('utf-8', 'replace').decode()
+    tok,(before,between,_),text = self.tokenizer,self.frame,prompt_text(ex.prompt).encode('utf-8', 'replace').decode()
     make = lambda p: [*before, *text_ids(tok, _line(dict(prompt=p, response=ex.response))), *between]
     whole,bare = make(text),len(make(''))
     for room in rooms:

@@ -17,7 +17,7 @@ from torch import nn
 
 # %% ../../nbs/reward_model/07_training.ipynb #4ec44986
 from ..checkpoints import CheckpointError,RunFolderError,StopOnSignal,append_log,latest_checkpoint,load_optimizer,load_rng,lock_folder,optimizer_tensors,rng_tensors,trim_log,write_checkpoint
-from ..core import UserError,dumps,loads,read_jsonl,to_record,write_examples,write_file
+from ..core import UserError,dumps,loads,prompt_text,read_jsonl,to_record,write_examples,write_file
 from ..viz.html import columns_html,fold_html,note_html,page_html,section_html,spans_html,table_html
 from ..viz.plots import curve_svg
 
@@ -340,7 +340,7 @@ def _versions():
 def _pair(e, c):
     "One held-out example: gold marks, and those of the model"
     side = lambda name,c: f'<h3>{name}</h3>' + (spans_html(e.response, c.spans, legend=False)+fold_html('critique', c._repr_html_()) if c else note_html('No judgement.'))
-    prompt = e.prompt if isinstance(e.prompt, str) else '\n\n'.join(f'{m["role"]}: {m["content"]}' for m in e.prompt)
+    prompt = prompt_text(e.prompt)
     cut = prompt if len(prompt)<=4000 else f'{prompt[:4000]} ... ({len(prompt)-4000:,} more characters)'
     return fold_html(f'prompt of {e.meta.get("id") or "this example"}', note_html(cut))+columns_html(side('gold', e.critique), side('predicted', c))
 

@@ -207,7 +207,7 @@ class Box:
     ):
         self.tier,self.limits,self.name = tier,limits,f'text2grad-{secrets.token_hex(8)}'
         self.stdout,self.stderr,self._in,self._out = bytearray(),bytearray(),bytearray(),bytearray()
-        self._files,self._pid,self.proc = {},None,None
+        self.buffers,self._pid,self.proc = {},None,None
         try: self._start(source)
         except BaseException:
             self.close()
@@ -265,9 +265,9 @@ def _watch(self:Box):
     "Read and write without ever waiting for one end alone"
     self._poll = select.poll()
     out,err,answers = self.proc.stdout.fileno(),self.proc.stderr.fileno(),self._ends[0]
-    self._files = {out:self.stdout, err:self._in} if self.tier.name in ('docker','podman') else {out:self.stdout, err:self.stderr, answers:self._in}
-    for fd in self._files: self._poll.register(fd, select.POLLIN)
-    for fd in (self.proc.stdin.fileno(), *self._files): os.set_blocking(fd, False)
+    self.buffers = {out:self.stdout, err:self._in} if self.tier.name in ('docker','podman') else {out:self.stdout, err:self.stderr, answers:self._in}
+    for fd in self.buffers: self._poll.register(fd, select.POLLIN)
+    for fd in (self.proc.stdin.fileno(), *self.buffers): os.set_blocking(fd, False)
 
 def readable(
     fd:int,      # A file descriptor
@@ -296,7 +296,7 @@ def _serve(self:Box, fd):
         return True
     try: data = os.read(fd, 65536)
     except BlockingIOError: return True
-    self._files[fd] += data
+    self.buffers[fd] += data
     if not data:
         with suppress(KeyError): self._poll.unregister(fd)
     if len(self.stdout)+len(self.stderr)>self.limits.output: raise BoxError('output', f'printed more than {self.limits.output//1024} KB')
@@ -312,7 +312,7 @@ def _line(self:Box, seconds):
         left = deadline-time.monotonic()
         if left<=0: raise BoxError('timeout', f'gave no answer within {seconds:.3g} s')
         for fd,_ in self._poll.poll(left*1000):
-            if not self._serve(fd) and self._files[fd] is self._in: raise BoxError('exit', self._ended())
+            if not self._serve(fd) and self.buffers[fd] is self._in: raise BoxError('exit', self._ended())
     line = bytes(self._in[:i])
     del self._in[:i+1]
     return line
@@ -336,7 +336,7 @@ def ready(self:Box, seconds=15.):
         if json.loads(self._line(seconds))=={'ready':1}: return self
         text = 'did not say that it is ready'
     except (BoxError,ValueError) as e: text = str(e)
-    self._drain()
+    self.drain()
     raise BoxError('start', f'{text}; {bytes(self.stderr or self._in).decode(errors="replace").strip()[-500:] or "no message"}')
 
 @patch
@@ -371,9 +371,9 @@ def kill(self:Box):
         self.proc.wait()
 
 @patch
-def _drain(self:Box):
+def drain(self:Box):
     "Take what is left in the pipes, without waiting"
-    for fd in self._files:
+    for fd in self.buffers:
         with suppress(BoxError, OSError):
             while self._serve(fd) and readable(fd): pass
 
@@ -381,8 +381,8 @@ def _drain(self:Box):
 def close(self:Box):
     "Kill what is in the box, keep what it printed, close every pipe"
     self.kill()
-    if self.proc and self._files: self._drain()
-    self._files = {}
+    if self.proc and self.buffers: self.drain()
+    self.buffers = {}
     for fd in (*getattr(self, '_ends', ()), *([self._pid] if self._pid is not None else [])):
         with suppress(OSError): os.close(fd)
     self._ends,self._pid = [],None

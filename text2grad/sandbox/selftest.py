@@ -77,9 +77,9 @@ def probe(
         if readable(port) and not found.count('reach a port of this machine'): found.append('reach a port of this machine')
         if not found and box.ask(24, seconds=10)['forks']>=box.limits.processes: found.append(f'start more than {box.limits.processes} processes')
         box.kill()
-        box._drain()
+        box.drain()
         if box.stdout.strip()!=b'42': raise BoxError('start', 'print(6*7) did not print 42')
-        if not all(readable(fd, 1) and os.read(fd, 1)==b'' for fd in box._files): found.append('outlive the box')
+        if not all(readable(fd, 1) and os.read(fd, 1)==b'' for fd in box.buffers): found.append('outlive the box')
     return found
 
 # %% ../../nbs/sandbox/02_selftest.ipynb #0cf8c4b2

@@ -6,25 +6,26 @@ Docs: https://text2grad.github.io/text2grad/span_ppo/index.html.md"""
 
 # %% auto #0
 __all__ = ['AdaptiveKL', 'FixedKL', 'entropy_from_logits', 'exact_kl', 'explained_variance', 'gae', 'kl_penalty', 'last_token',
-           'masked_mean', 'masked_sum', 'missing_eos', 'policy_loss', 'shape_rewards', 'token_scores', 'value_loss',
-           'whiten', 'LORA', 'Policy', 'lm_logits', 'OffPolicyError', 'Rollout', 'check_on_policy', 'judge',
-           'make_rollout', 'response_mask', 'sample', 'ProgressBar', 'RunFolder', 'sample_rows', 'NonFiniteError',
-           'Objective', 'SpanPPO', 'SpanPPOConfig', 'derived_seed', 'permutation', 'prompt_rows', 'scalar_reward',
-           'span_reward', 'Case', 'measure', 'rejudged', 'apply_critique', 'ledger', 'ledger_html', 'three_rewards']
+           'masked_mean', 'masked_sum', 'missing_eos', 'policy_loss', 'shape_rewards', 'token_advantages',
+           'token_scores', 'value_loss', 'whiten', 'LORA', 'Policy', 'lm_logits', 'OffPolicyError', 'Rollout',
+           'check_on_policy', 'judge', 'make_rollout', 'response_mask', 'sample', 'ProgressBar', 'RunFolder',
+           'sample_rows', 'NonFiniteError', 'Objective', 'SpanPPO', 'SpanPPOConfig', 'derived_seed', 'permutation',
+           'prompt_rows', 'scalar_reward', 'span_reward', 'Case', 'measure', 'rejudged', 'apply_critique', 'ledger',
+           'ledger_html', 'three_rewards']
 
 # %% ../../nbs/span_ppo/index.ipynb #dab82754
-from .losses import AdaptiveKL,FixedKL,entropy_from_logits,exact_kl,explained_variance,gae,kl_penalty,last_token,masked_mean,masked_sum,missing_eos,policy_loss,shape_rewards,token_scores,value_loss,whiten
+from .losses import AdaptiveKL,FixedKL,Objective,entropy_from_logits,exact_kl,explained_variance,gae,kl_penalty,last_token,masked_mean,masked_sum,missing_eos,policy_loss,shape_rewards,token_advantages,token_scores,value_loss,whiten
 from .policy import LORA,Policy,lm_logits
 from .rollout import OffPolicyError,Rollout,check_on_policy,judge,make_rollout,response_mask,sample
 from .callbacks import ProgressBar,RunFolder,sample_rows
-from .trainer import NonFiniteError,Objective,SpanPPO,SpanPPOConfig,derived_seed,permutation,prompt_rows,scalar_reward,span_reward
+from .trainer import NonFiniteError,SpanPPO,SpanPPOConfig,derived_seed,permutation,prompt_rows,scalar_reward,span_reward
 from .inspection import Case,measure,rejudged
 from .one_step import apply_critique
 from .credit import ledger,ledger_html,three_rewards
 
 # %% ../../nbs/span_ppo/index.ipynb #1004860d
 _all_ = ['AdaptiveKL','FixedKL','entropy_from_logits','exact_kl','explained_variance','gae','kl_penalty',
-         'last_token','masked_mean','masked_sum','missing_eos','policy_loss','shape_rewards','token_scores',
+         'last_token','masked_mean','masked_sum','missing_eos','policy_loss','shape_rewards','token_advantages','token_scores',
          'value_loss','whiten','LORA','Policy','lm_logits','OffPolicyError','Rollout','check_on_policy','judge',
          'make_rollout','response_mask','sample','ProgressBar','RunFolder','sample_rows','NonFiniteError',
          'Objective','SpanPPO','SpanPPOConfig','derived_seed','permutation','prompt_rows','scalar_reward',

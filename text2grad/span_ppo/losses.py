@@ -6,12 +6,14 @@ Docs: https://text2grad.github.io/text2grad/span_ppo/losses.html.md"""
 
 # %% auto #0
 __all__ = ['masked_sum', 'masked_mean', 'last_token', 'token_scores', 'missing_eos', 'kl_penalty', 'exact_kl',
-           'entropy_from_logits', 'FixedKL', 'AdaptiveKL', 'shape_rewards', 'whiten', 'gae', 'policy_loss',
-           'value_loss', 'explained_variance']
+           'entropy_from_logits', 'FixedKL', 'AdaptiveKL', 'shape_rewards', 'whitening', 'whiten', 'gae', 'Objective',
+           'token_advantages', 'policy_loss', 'value_loss', 'explained_variance']
 
 # %% ../../nbs/span_ppo/01_losses.ipynb #394956c3
 import math
 import torch
+from dataclasses import dataclass
+from types import SimpleNamespace
 from ..core import Span
 
 # %% ../../nbs/span_ppo/01_losses.ipynb #e8d55ec2
@@ -60,15 +62,16 @@ def token_scores(
     rewards:list,       # Per response `None`, a number, a list of `Span`, or a number per token
     offsets:list|None,  # Per response the `(start, end)` characters of its tokens; needed for spans only
     mask:torch.Tensor,  # (B, T) true where a token is
+    dtype=torch.float32, # Of the scores; training has single precision
     **kw,               # `overlap` and `spread`, for `alignment.token_rewards`
-)->tuple:               # `(scores, judged)`: (B, T) fp32, 0 where masked or unjudged, and (B,) bool; `ValueError` names the row
+)->tuple:               # `(scores, judged)`: (B, T), 0 where masked or unjudged, and (B,) bool; `ValueError` names the row
     "One score per token from whatever a reward returns"
     m = mask.bool().cpu()
     if len(rewards)!=len(m): raise ValueError(f'the reward returned {len(rewards)} results for {len(m)} responses')
-    scores,judged,counts = torch.zeros(m.shape),torch.zeros(len(m), dtype=torch.bool),m.sum(1).tolist()
+    scores,judged,counts = torch.zeros(m.shape, dtype=dtype),torch.zeros(len(m), dtype=torch.bool),m.sum(1).tolist()
     for i,(r,n) in enumerate(zip(rewards, counts)):
         if r is None or n==0: continue
-        scores[i, m[i]],judged[i] = torch.tensor(_row_scores(i, r, offsets, n, kw), dtype=torch.float32),True
+        scores[i, m[i]],judged[i] = torch.tensor(_row_scores(i, r, offsets, n, kw), dtype=dtype),True
     return scores.to(mask.device),judged.to(mask.device)
 
 # %% ../../nbs/span_ppo/01_losses.ipynb #d02e158d
@@ -161,19 +164,27 @@ def shape_rewards(
     return torch.where(mask.bool(), s-beta*kl, 0.)
 
 # %% ../../nbs/span_ppo/01_losses.ipynb #7a80a40b
+def whitening(
+    x:torch.Tensor,    # (B, T)
+    mask:torch.Tensor, # (B, T)
+    reduce=None,       # Sums a tensor over all processes, such as `accelerator.reduce`
+)->tuple:              # `(mean, scale)`, scalars: mean 0 and variance 1 after `(x-mean)*scale`
+    "Mean over all tokens of the batch, and one over their standard deviation; one token alone keeps its scale"
+    m,reduce = mask.bool(),reduce or (lambda t: t)
+    n,total = reduce(torch.stack([m.sum().to(x.dtype), masked_sum(x, m)]))
+    mean = total/n.clamp(min=1)
+    var = reduce((torch.where(m, x-mean, 0.)**2).sum())/n.clamp(min=1)
+    return mean,torch.where(n<2, 1., (var+1e-8).rsqrt())
+
 def whiten(
     x:torch.Tensor,       # (B, T)
     mask:torch.Tensor,    # (B, T)
     shift_mean:bool=True, # Centre at 0; `False` keeps the mean
-    reduce=None,          # Sums a tensor over all processes, such as `accelerator.reduce`
+    reduce=None,          # As for `whitening`
 )->torch.Tensor:          # (B, T) with variance 1 over the tokens that exist, 0 where masked
     "Scale to unit variance over all tokens of the batch"
-    m,reduce = mask.bool(),reduce or (lambda t: t)
-    n,total = reduce(torch.stack([m.sum().to(x.dtype), masked_sum(x, m)]))
-    mean = total/n.clamp(min=1)
+    m,(mean,scale) = mask.bool(),whitening(x, mask, reduce)
     d = torch.where(m, x-mean, 0.)
-    var = reduce((d**2).sum())/n.clamp(min=1)
-    scale = torch.where(n<2, 1., (var+1e-8).rsqrt())
     return torch.where(m, d*scale+(0. if shift_mean else mean), 0.)
 
 # %% ../../nbs/span_ppo/01_losses.ipynb #3a8f7988
@@ -194,6 +205,48 @@ def gae(
         last,nextv = torch.where(m[:,t], a, last),torch.where(m[:,t], v[:,t], nextv)
         adv[:,t] = torch.where(m[:,t], a, 0.)
     return adv,torch.where(m, adv+v, 0.)
+
+# %% ../../nbs/span_ppo/01_losses.ipynb #6737ad7a
+@dataclass(frozen=True)
+class Objective:
+    "What is optimised: reward, advantages and losses; the numbers in brackets are rows of the PPO checklist in CONTRIBUTING.md"
+    reward:str='span'          # 'span': each token its own score; 'scalar': their sum, once, on the last token [9]
+    overlap:str='sum'          # What a token under several spans gets; see `alignment.token_rewards` [11]
+    spread:str='all'           # How a span's score is laid on its tokens; see `alignment.token_rewards` [10]
+    reward_scale:float=1.      # w in r_t = w delta_t - beta kl_t
+    reward_clip:float=10.      # Bound on each score, before KL [18]
+    empty_penalty:float=2.     # Taken off a judged response that says nothing, since there is no word to blame
+    missing_eos_penalty:float=0. # Taken off the last token of a response that was cut off [8]
+    gamma:float=1.             # Discount
+    lam:float=.95              # GAE's lambda
+    clip:float=.2              # Range of the probability ratio
+    value_clip:float=.2        # Range in which a value may move in one update [25]
+    value_coef:float=.1        # Weight of the value loss
+    entropy_coef:float=0.      # Weight of the entropy bonus
+    kl_coef:float=.05          # beta, or where it starts
+    kl_kind:str='k1'           # Estimator of the KL to the reference: 'k1', 'k2', 'k3' [13]
+    kl_target:float|None=None  # Adaptive beta that steers the KL of a response (in nats) to this; `None`: fixed [15]
+    kl_horizon:float=100.      # Responses over which an adaptive beta can change by a fifth
+    target_kl:float|None=None  # Ends the passes over a batch once the policy has moved this far (nats a token) [31]
+
+# %% ../../nbs/span_ppo/01_losses.ipynb #c41d07a9
+def token_advantages(
+    scores:torch.Tensor,   # (B, T) delta, from `token_scores`
+    kl:torch.Tensor,       # (B, T) from `kl_penalty`
+    values:torch.Tensor,   # (B, T) predicted before each token
+    finished:torch.Tensor, # (B,) true where the response ends in an end token
+    silent:torch.Tensor,   # (B,) true where the response was judged and says nothing
+    mask:torch.Tensor,     # (B, T)
+    objective,             # `Objective`, or anything with its names
+    beta:float|None=None,  # Price of one nat now, if it is steered; `None`: the objective's `kl_coef`
+    reduce=None,           # As for `whitening`
+)->SimpleNamespace:        # (B, T) each: `rewards` r_t, `raw` advantages, `returns`, whitened `advantages`
+    "From scores to advantages, in the order of the equations"
+    o = objective
+    paid = o.reward_scale*scores+missing_eos(finished, mask, o.missing_eos_penalty)+missing_eos(~silent, mask, o.empty_penalty)
+    rewards = shape_rewards(paid, kl, mask, o.kl_coef if beta is None else beta, clip=o.reward_clip)
+    raw,returns = gae(rewards, values, mask, o.gamma, o.lam)
+    return SimpleNamespace(rewards=rewards, raw=raw, returns=returns, advantages=whiten(raw, mask, reduce=reduce))
 
 # %% ../../nbs/span_ppo/01_losses.ipynb #746ce272
 def policy_loss(

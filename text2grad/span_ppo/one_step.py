@@ -18,10 +18,10 @@ from torch import nn
 from types import SimpleNamespace
 from ..viz.channels import TokenTable,token_table,with_channels
 from ..core import Example
-from .losses import gae
-from .inspection import Case,as_rollout,shaped,token_scores_of
+from .losses import Objective
+from .inspection import Case,as_rollout,case_advantages,token_scores_of
 from .rollout import Rollout,sample
-from .trainer import NonFiniteError,Objective,SpanPPO,SpanPPOConfig
+from .trainer import NonFiniteError,SpanPPO,SpanPPOConfig
 
 # %% ../../nbs/span_ppo/07_one_step.ipynb #bc27ada6
 def _layers(policy):
@@ -93,12 +93,12 @@ def stoppable(
 def pushed(
     case:Case,           # A judged response
     lam:float|None=0.,   # GAE's lambda; `None`: that of the case
-)->torch.Tensor:         # (1, T) float64; `ValueError` if the critique marks nothing
+)->torch.Tensor:         # (1, T) fp32; `ValueError` if the critique marks nothing
     "The advantages of a step on this response alone: GAE over values of 0, not whitened"
     if not any(token_scores_of(case.rollout, case.config)) and case.response.strip():
         raise ValueError('critique: pays no word of the response, so there is no step to take; mark some words, or have it judged')
-    r = shaped(case.rollout, case.table['kl'], case.config)
-    return gae(r, torch.zeros_like(r), torch.ones_like(r), case.config.gamma, case.config.lam if lam is None else lam)[0]
+    cfg = case.config if lam is None else replace(case.config, lam=lam)
+    return case_advantages(case.rollout, case.table['kl'], np.zeros(len(case)), cfg).raw
 
 # %% ../../nbs/span_ppo/07_one_step.ipynb #51ccb043
 class _Lens:

@@ -42,6 +42,8 @@ class Rollout:
     def texts(self)->list: return [e.response for e in self.examples]
     @property
     def critiques(self)->list: return [e.critique for e in self.examples]
+    @property
+    def blank(self)->torch.Tensor: return torch.tensor([not t.strip() for t in self.texts], device=self.mask.device) # (B,) says nothing
 
     def pieces(self, i:int)->list:
         "The tokens of response `i` as strings that join to its text; a special token is an empty string"

@@ -13,7 +13,7 @@ __all__ = ['MAX_TOKENS', 'MAX_CHARS', 'CSP', 'token_html', 'check_spans', 'span_
 import math
 from itertools import chain
 from fastcore.basics import patch
-from ..core import Critique,Example,Span
+from ..core import Critique,Example,Span,prompt_text
 from .color import BLUE,GREY,HAIRLINE,ORANGE,SMALL,TEXT_STYLE,chip_style,esc,glyph_html,glyph_kinds
 from .color import is_finite,legend_html,scale_of,signed_number,token_values,value_style
 
@@ -178,9 +178,8 @@ def _fold(name, text): return fold_html(name, f'<div style="white-space:pre-wrap
 
 @patch
 def _repr_html_(self:Example):
-    p = self.prompt if isinstance(self.prompt, str) else '\n\n'.join(f'{m["role"]}: {m["content"]}' for m in self.prompt)
     refs = [self.reference] if isinstance(self.reference, str) else self.reference or []
-    return _fold('prompt', p) + critique_html(self.response, self.critique) + ''.join(_fold('reference', r) for r in refs)
+    return _fold('prompt', prompt_text(self.prompt)) + critique_html(self.response, self.critique) + ''.join(_fold('reference', r) for r in refs)
 
 # %% ../../nbs/viz/02_html.ipynb #98002994
 CSP = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
