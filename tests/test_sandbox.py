@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given,settings,strategies as st
 from hostile import ATTACKS,BOXED,FORGERIES,HARMLESS,SIMPLE,mutants
-from text2grad.sandbox import box as box_room
+from text2grad.sandbox import box as box_module
 from text2grad.sandbox import selftest
 from text2grad.sandbox.box import Box,BoxError,Limits,Tier,bwrap_command,container_command
 from text2grad.sandbox.worker import encode
@@ -93,7 +93,7 @@ def test_harmless_attacks_work_without_a_box(name, canaries):
 @pytest.mark.parametrize('name', ['connect to 127.0.0.1','connect to a Unix socket','make a user namespace','mount over a folder','trace the parent'])
 def test_attack_without_the_system_call_filter(name, canaries, monkeypatch):
     "The filter is a second wall; the first one holds alone"
-    for room in (box_room, selftest): monkeypatch.setattr(room, 'seccomp_filter', lambda: b'')
+    for module in (box_module, selftest): monkeypatch.setattr(module, 'seccomp_filter', lambda: b'')
     monkeypatch.setattr(selftest, '_tested', {})
     r = run(canaries.fill(ATTACKS[name]), timeout=2.)
     assert (r.tier, 'PWNED' in r.stdout, canaries.effects())==('bwrap', False, [])
