@@ -43,11 +43,14 @@ def _each(source, limit=None):
     found = json_rows(source) if isinstance(source, (str,Path)) else ((i, x, '') for i,x in enumerate(source, 1))
     return ((i, *((None,p) if p else _record(x))) for i,x,p in islice(found, limit))
 
+# %% ../../nbs/data/06_annotation.ipynb #4e363803
 @contextmanager
 def _rereadable(source, limit):
     "A function that gives the rows anew: those of `source`, or of a temporary file that they were written to"
     path = isinstance(source, (str,Path))
-    if os.path.isfile(source) or not os.path.exists(source) if path else hasattr(source, '__len__'): yield lambda: _each(source, limit); return
+    if os.path.isfile(source) or not os.path.exists(source) if path else hasattr(source, '__len__'):
+        yield lambda: _each(source, limit)
+        return
     with tempfile.TemporaryFile('w+') as f:
         for i,r,p in _each(source, limit):
             try: line = json.dumps((i, r, p))
@@ -76,9 +79,11 @@ class _Input:
             if not ps and isinstance(r.get('id'), str): twice += ids.setdefault(r['id'], i)!=i
         if not self.keys: wrong = ['no rows: there is nothing to judge']
         if wrong: raise RecordError(self.where, wrong)
-        if twice: _log.warning('%s: %d rows have the id of an earlier row; each is judged and written, but read_records will refuse the result', self.where, twice)
+        if twice: _log.warning('%s: %d rows have the id of an earlier row; each is judged and written, '
+                               'but read_records will refuse the result', self.where, twice)
     def check(self, ok=True):
-        if not ok or _stamp(self.source)!=self.stamp: raise AnnotationError(f'{self.where} changed while it was being annotated; run the same again')
+        if ok and _stamp(self.source)==self.stamp: return
+        raise AnnotationError(f'{self.where} changed while it was being annotated; run the same again')
     def __iter__(self):
         "`(key, record)` of each row; `AnnotationError` if they are not those that were checked"
         n = 0
@@ -90,8 +95,11 @@ class _Input:
 # %% ../../nbs/data/06_annotation.ipynb #9b7021de
 _hopeless = SetupError,ImportError # would come again for every other response
 
-def _is_judgement(j): return isinstance(j, (Judgement,Critique)) or j is None
-def _as_judgement(j): return j if isinstance(j, Judgement) else Judgement(j)
+def _as_judgement(j):
+    if isinstance(j, Judgement): return j
+    if j is None or isinstance(j, Critique): return Judgement(j)
+    raise TypeError(f'the critic returned {type(j).__name__}; it must return a Critique, a Judgement or None')
+
 def _raised(e): return Judgement(None, f'{type(e).__name__}: {e}')
 
 def _judge(critic, batch, stop=lambda: False):
@@ -100,19 +108,16 @@ def _judge(critic, batch, stop=lambda: False):
     try:
         js = list((critic.judgements if hasattr(critic, 'judgements') else critic)(batch))
         if len(js)!=len(batch): raise ValueError(f'the critic returned {len(js)} judgements for {len(batch)} responses')
-        bad = next((j for j in js if not _is_judgement(j)), None)
-        if bad is not None: raise TypeError(f'the critic returned {type(bad).__name__}; it must return a Critique, a Judgement or None')
         return [_as_judgement(j) for j in js]
     except Exception as e:
         if isinstance(e, _hopeless): raise
         return [_raised(e)] if len(batch)==1 else [j for ex in batch for j in _judge(critic, [ex], stop)]
 
 async def _ajudge(critic, ex):
-    try: j = await critic.ajudge(ex)
+    try: return _as_judgement(await critic.ajudge(ex))
     except Exception as e:
         if isinstance(e, _hopeless): raise
         return _raised(e)
-    return _as_judgement(j) if _is_judgement(j) else _raised(TypeError(f'the critic returned {type(j).__name__}; it must return a Critique, a Judgement or None'))
 
 # %% ../../nbs/data/06_annotation.ipynb #b3534320
 @dataclass
@@ -133,9 +138,11 @@ class Annotated:
     seconds:float=0.  # Wall-clock time
     def __str__(self):
         some = lambda *ps: [f'{n:,} {w}' for n,w in ps if n]
-        rows = [f'{self.rows:,} rows: {self.judged:,} judged', *some((self.nothing,'with nothing to judge'), (self.failed,'failed'), (self.left,'left'))]
-        how = [f'{self.asked:,} asked', *some((self.cached,'from the cache'), (self.resumed,'from an earlier run'), (self.tokens_in+self.tokens_out,'tokens'))]
-        return f'{", ".join(rows)}; {", ".join(how)}{"" if self.cost is None else f", cost {self.cost:.4f}"}; {self.seconds:.1f} s'
+        rows = some((self.nothing,'with nothing to judge'), (self.failed,'failed'), (self.left,'left'))
+        how = some((self.cached,'from the cache'), (self.resumed,'from an earlier run'), (self.tokens_in+self.tokens_out,'tokens'))
+        if self.cost is not None: how.append(f'cost {self.cost:.4f}')
+        what = ', '.join([f'{self.rows:,} rows: {self.judged:,} judged', *rows])
+        return f'{what}; {", ".join([f"{self.asked:,} asked", *how])}; {self.seconds:.1f} s'
 
 class Stopped(KeyboardInterrupt):
     "Ctrl-C, after everything that was answered is on disk"
@@ -167,7 +174,8 @@ class _Work:
         self.streak.append((key, a))
         if not a.get('error') or not self.give_up: self.flush()
         elif len(self.streak)>=self.give_up:
-            raise AnnotationError(f'{len(self.streak)} responses in a row could not be judged, the last because of\n  {a["error"]}\nStopped. What was answered is kept; mend the cause and run the same again')
+            raise AnnotationError(f'{len(self.streak)} responses in a row could not be judged, the last because of\n  {a["error"]}\n'
+                                  'Stopped. What was answered is kept; mend the cause and run the same again')
     def flush(self):
         for key,a in self.streak:
             self.journal.add(key, a)
@@ -175,7 +183,8 @@ class _Work:
         self.streak = []
     async def one(self, batch):
         exs = [shown(r) for _,r in batch]
-        js = [await _ajudge(self.critic, exs[0])] if hasattr(self.critic, 'ajudge') else await asyncio.to_thread(_judge, self.critic, exs, lambda: self.stop)
+        if hasattr(self.critic, 'ajudge'): js = [await _ajudge(self.critic, exs[0])]
+        else: js = await asyncio.to_thread(_judge, self.critic, exs, lambda: self.stop)
         for (key,_),ex,j in zip(batch, exs, js): self.record(key, ex, j)
 
 # %% ../../nbs/data/06_annotation.ipynb #017e6c2b
@@ -186,7 +195,8 @@ def missing(self:_Work, rows, todo):
         if key not in todo: continue
         todo.remove(key)
         a = self.cache.get(key) if self.cache else None
-        if a is None or not isinstance(a.get('info'), dict) or a.get('error') or problems(annotated_row(r, a, '', key)): yield key,r
+        known = a is not None and isinstance(a.get('info'), dict) and not a.get('error')
+        if not known or problems(annotated_row(r, a, '', key)): yield key,r
         else:
             self.journal.add(key, a)
             self.did.cached += 1
@@ -224,7 +234,7 @@ async def some(self:_Work):
 @patch
 def run(self:_Work, batches, limit):
     "Ask in a thread of its own; `KeyboardInterrupt` after all is put away"
-    failed,done = [],threading.Event()   # an event, since an interrupted `join` takes the thread for ended (CPython 3.11)
+    failed,done = [],threading.Event() # an event: an interrupted `join` takes the thread for ended (CPython 3.11)
     def go():
         try: asyncio.run(self.ask_all(batches, limit))
         except BaseException as e: failed.append(e)
@@ -244,7 +254,8 @@ def _locked(out):
     out.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out.with_name(f'.{out.name}.lock'), timeout=0)
     try: lock.acquire()
-    except Timeout: raise AnnotationError(f'{out}: another process is writing critiques there; wait for it, or choose another name') from None
+    except Timeout:
+        raise AnnotationError(f'{out}: another process is writing critiques there; wait for it, or choose another name') from None
     try: yield
     finally: lock.release()
 
@@ -252,20 +263,25 @@ def _take_up(out, journal):
     "Put the answers of a finished output into the journal, unless it has them"
     for i,v,p in json_rows(out) if out.exists() else ():
         a = (v or {}).get('annotation')
-        if p or not isinstance(a, dict) or not isinstance(a.get('key'), str): raise AnnotationError(f'{out}: row {i} was not written by annotate, so nothing is written over it; choose another name')
+        if p or not isinstance(a, dict) or not isinstance(a.get('key'), str):
+            raise AnnotationError(f'{out}: row {i} was not written by annotate, so nothing is written over it; choose another name')
         if a['key'] in journal.at: continue
-        info = {k:o for k,o in a.items() if k not in ('critic','key')}
-        journal.add(a['key'], dict(critique={k:v[k] for k in CRITIQUE if k in v} or None, info=info) | (dict(error=v['error']) if v.get('error') else {}))
+        answer = dict(critique={k:v[k] for k in CRITIQUE if k in v} or None,
+                      info={k:o for k,o in a.items() if k not in ('critic','key')})
+        journal.add(a['key'], answer | (dict(error=v['error']) if v.get('error') else {}))
 
 # %% ../../nbs/data/06_annotation.ipynb #871f894f
 def _plan(rows, journal, retry_failed, out):
     "The questions that have no answer yet, or those that failed"
     keys = set(rows.keys)
     stray = sum(k not in keys for k in journal.at)
-    if stray: raise AnnotationError(f'{out} holds {stray} answer{"s"[:stray>1]} that this run would not write: of other examples, of another critic, or beyond limit. '
-                                    'Choose another name, delete it, or pass resume=False to begin afresh')
-    if retry_failed and not journal.at: raise AnnotationError(f'{out}: there is nothing here to retry; run without retry_failed first')
-    return {k for k,v in journal.at.items() if v[2]=='failed'} if retry_failed else keys-set(journal.at)
+    if stray:
+        raise AnnotationError(f'{out} holds {stray} answer{"s"[:stray>1]} that this run would not write: of other examples, '
+                              'of another critic, or beyond limit. '
+                              'Choose another name, delete it, or pass resume=False to begin afresh')
+    if not retry_failed: return keys-set(journal.at)
+    if not journal.at: raise AnnotationError(f'{out}: there is nothing here to retry; run without retry_failed first')
+    return {k for k,v in journal.at.items() if v[2]=='failed'}
 
 def _taken_up(rows, journal, resume, retry_failed, out):
     "The questions to ask, with the answers of an earlier run in the journal; nothing is in it if they cannot be used"
@@ -308,7 +324,8 @@ def _progress(show, total, left, did):
         bar.update()
         rest = total-bar.n
         if not show or bar.n%10 and rest: return
-        parts = [f'{n:,} {w}' for n,w in ((failed,'failed'), (did.cached,'from the cache'), (did.tokens_in+did.tokens_out,'tokens')) if n]
+        counts = (failed,'failed'),(did.cached,'from the cache'),(did.tokens_in+did.tokens_out,'tokens')
+        parts = [f'{n:,} {w}' for n,w in counts if n]
         if did.cost is not None: parts.append(f'cost {did.cost:.4f} of about {did.cost*(1+rest/did.asked):.4f}')
         bar.set_postfix_str(', '.join(parts), refresh=False)
     return bar,update
@@ -323,7 +340,8 @@ def _preview(rows, todo, critic, cache, did):
         if cache and cache.path.exists() and cache.get(key): did.cached += 1
         else: first,did.left = first or r,did.left+1
     if first is None: print('Nothing would be asked.')
-    elif hasattr(critic, 'prompt_for'): print('\n'.join(f'--- {m["role"]}\n{m["content"]}' for m in critic.prompt_for(shown(first))))
+    elif hasattr(critic, 'prompt_for'):
+        for m in critic.prompt_for(shown(first)): print(f'--- {m["role"]}\n{m["content"]}')
     else: print(f'{critic_name(critic)} asks no model; it would see:\n{dumps(to_record(shown(first)))}')
     print(f'--- {did.left:,} of {did.rows:,} rows would be asked; {did.cached:,} are in the cache, {did.resumed:,} in the output')
 
@@ -352,7 +370,8 @@ def _annotate(rows, critic, store, out, concurrency, batch_size, resume, retry_f
         bar,update = _progress(progress, len(set(rows.keys)), len(todo), did)
         work = _Work(critic, journal, store, give_up, update, did)
         size = 1 if hasattr(critic, 'ajudge') else batch_size or getattr(critic, 'batch_size', None) or 32
-        try: work.run(_batches(work.missing(rows, todo), size), concurrency if callable(concurrency) else lambda: concurrency)
+        at_once = concurrency if callable(concurrency) else lambda: concurrency
+        try: work.run(_batches(work.missing(rows, todo), size), at_once)
         except KeyboardInterrupt: raise Stopped(did) from None
         finally:
             bar.close()
@@ -383,25 +402,28 @@ def annotate(
     give_up:int=None,       # Stop with `AnnotationError` after so many failures in a row
     progress:bool=True,     # Show a progress bar
     dry_run:bool=False,     # Print one question and counts; ask nothing and write nothing
-): # `Annotated`; for a `Dataset` a `Dataset` with the critiques. Raises `RecordError` for bad rows, `AnnotationError`, `Stopped` on Ctrl-C
-    "Ask a critic about every response"
+): # `Annotated`; for a `Dataset` a `Dataset` with the critiques
+    "Ask a critic about every response; `RecordError` for bad rows, `AnnotationError`, and `Stopped` on Ctrl-C"
     if 'datasets' in sys.modules and isinstance(examples, sys.modules['datasets'].Dataset): return _annotate_dataset(**locals())
     if out is None: raise ValueError('out: name a .jsonl file to write the critiques to')
-    if limit is not None and (type(limit) is not int or limit<1): raise ValueError(f'limit must be None or an integer from 1, got {limit!r}')
+    if limit is not None and (type(limit) is not int or limit<1):
+        raise ValueError(f'limit must be None or an integer from 1, got {limit!r}')
     out,fingerprint = Path(out),getattr(critic, 'fingerprint', None)
     if not fingerprint and cache: _log.warning('%s has no fingerprint, so its answers are not cached', critic_name(critic))
     store = AnswerCache(cache_file() if cache=='auto' else cache) if cache and fingerprint else None
     with _rereadable(examples, limit) as each:
         rows = _Input(each, examples, fingerprint or f'no fingerprint: {critic_name(critic)}')
         if dry_run: return _peek(rows, critic, store, out, resume, retry_failed)
-        with _locked(out): return _annotate(rows, critic, store, out, concurrency, batch_size, resume, retry_failed, give_up, progress)
+        with _locked(out):
+            return _annotate(rows, critic, store, out, concurrency, batch_size, resume, retry_failed, give_up, progress)
 
 # %% ../../nbs/data/06_annotation.ipynb #13217339
 def _annotate_dataset(examples, critic, out, dry_run, **kwargs):
     "Annotate a `datasets.Dataset` by way of a file"
     from datasets import List,Value
     text,num = Value('string'),Value('float64')
-    span = dict(start=Value('int64'), end=Value('int64'), text=text, score=num, quote=text, reason=text, match=text, similarity=num)
+    span = dict(start=Value('int64'), end=Value('int64'), text=text, score=num, quote=text, reason=text, match=text,
+                similarity=num)
     missing = dict(text=text, score=num, reason=text)
     features = dict(critique=text, spans=List(span), omissions=List(missing), source=text, error=text)
     default,cols = dict(quote='', reason='', match='given', similarity=1.),{k:[] for k in features}
@@ -411,10 +433,12 @@ def _annotate_dataset(examples, critic, out, dry_run, **kwargs):
         if dry_run or s.left: return s
         _log.info('%s', s)
         for _,r,_ in json_rows(path):
-            cols['critique'].append('\n'.join(o['text'] for o in r.get('feedback', [])) if 'spans' in r else None)
-            cols['spans'].append([{k:(default | o)[k] for k in span} for o in r['spans']] if 'spans' in r else None)
-            cols['omissions'].append([{k:o.get(k, '') for k in missing} for o in r.get('omissions', [])] if 'spans' in r else None)
-            for k in ('source','error'): cols[k].append(r.get(k))
+            row = {k:r.get(k) for k in ('source','error')}
+            if 'spans' in r:
+                row['critique'] = '\n'.join(o['text'] for o in r.get('feedback', []))
+                row['spans'] = [{k:(default | o)[k] for k in span} for o in r['spans']]
+                row['omissions'] = [{k:o.get(k, '') for k in missing} for o in r.get('omissions', [])]
+            for k,col in cols.items(): col.append(row.get(k))
     ds = examples.select(range(len(cols['error']))).remove_columns([k for k in features if k in examples.column_names])
     for k,v in cols.items(): ds = ds.add_column(k, v, feature=features[k])
     return ds

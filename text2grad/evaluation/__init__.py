@@ -6,21 +6,21 @@ Docs: https://text2grad.github.io/text2grad/evaluation/index.html.md"""
 
 # %% auto #0
 __all__ = ['Estimate', 'Report', 'bootstrap', 'critic_report', 'span_agreement', 'token_alpha', 'wilson', 'TokenScores',
-           'label_report', 'paired', 'span_report', 'auroc', 't_interval', 'Run', 'RougeTokenizer', 'compare',
-           'compare_rows', 'coverage', 'evaluate', 'exact_match', 'mean_interval', 'paired_bootstrap', 'code_parses',
-           'score_responses', 'read_run', 'rouge_l', 'squad_normalize', 'token_f1', 'write_report', 'RunError',
-           'RunReader', 'Shelf', 'list_runs']
+           'label_report', 'paired', 'span_report', 'auroc', 't_interval', 'RougeTokenizer', 'compare', 'compare_rows',
+           'coverage', 'evaluate', 'exact_match', 'mean_interval', 'paired_bootstrap', 'code_parses', 'score_responses',
+           'read_run', 'rouge_l', 'squad_normalize', 'token_f1', 'write_report', 'RunError', 'RunReader', 'Shelf',
+           'list_runs']
 
 # %% ../../nbs/evaluation/index.ipynb #1a00d462
 from .statistics import Estimate,Report,auroc,bootstrap,mean_interval,paired_bootstrap,t_interval,wilson
 from .agreement import critic_report,span_agreement,token_alpha
 from .span_metrics import TokenScores,label_report,paired,span_report
 from .task_metrics import RougeTokenizer,code_parses,compare_rows,coverage,evaluate,exact_match,rouge_l,score_responses,squad_normalize,token_f1
-from .report import Run,compare,read_run,write_report
-from .runs import RunError,RunReader,Shelf,list_runs
+from .report import compare,write_report
+from .runs import RunError,RunReader,Shelf,list_runs,read_run
 
 # %% ../../nbs/evaluation/index.ipynb #b3f723be
 _all_ = ['Estimate','Report','bootstrap','critic_report','span_agreement','token_alpha','wilson','TokenScores',
-         'label_report','paired','span_report','auroc','t_interval','Run','RougeTokenizer','compare','compare_rows','coverage',
+         'label_report','paired','span_report','auroc','t_interval','RougeTokenizer','compare','compare_rows','coverage',
          'evaluate','exact_match','mean_interval','paired_bootstrap','code_parses','score_responses','read_run','rouge_l',
          'squad_normalize','token_f1','write_report','RunError','RunReader','Shelf','list_runs']
