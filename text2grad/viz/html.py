@@ -186,6 +186,7 @@ def _critique_side(c, words):
         out += f'<ul style="margin:.2em 0;padding-left:1.4em">{"".join(map(item, c.unresolved))}</ul>'
     return out + (f'<div style="{SMALL}opacity:.85">{esc(c.source)}</div>' if c.source else '')
 
+# %% ../../nbs/viz/02_html.ipynb #ca981b01
 def columns_html(
     left:str,  # Finished HTML; three fifths of the width
     right:str, # Finished HTML
