@@ -8,7 +8,7 @@ Docs: https://text2grad.github.io/text2grad/core.html.md"""
 __all__ = ['MATCHES', 'STRICT_JSON', 'SCHEMA', 'UserError', 'SetupError', 'is_number', 'Span', 'Quote', 'Critique', 'Example',
            'prompt_problem', 'prompt_text', 'Judgement', 'RecordError', 'loads', 'json_rows', 'iter_jsonl',
            'read_jsonl', 'dumps', 'write_file', 'write_jsonl', 'problems', 'iter_records', 'read_records',
-           'from_record', 'to_record', 'read_examples', 'write_examples']
+           'from_record', 'to_record', 'read_examples', 'write_examples', 'versions']
 
 # %% ../nbs/00_core.ipynb #a6380879
 import gzip,json,math,os,tempfile,zlib
@@ -348,3 +348,14 @@ def write_examples(
 ):
     "Write examples as a feedback file, whole or not at all"
     write_jsonl(path, (to_record(e) for e in examples))
+
+# %% ../nbs/00_core.ipynb #b7d12f68
+def versions(
+    *names:str, # Packages, as pip calls them
+)->dict:        # Name -> version; `None` where it is not installed
+    "Versions of installed packages"
+    from importlib.metadata import PackageNotFoundError,version
+    def installed(name):
+        try: return version(name)
+        except PackageNotFoundError: return None
+    return {n:installed(n) for n in names}

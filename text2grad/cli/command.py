@@ -11,8 +11,8 @@ __all__ = ['align_command', 'annotate_command', 'quickstart_command', 'summary_t
 import argparse,contextlib,signal,sys,threading,time
 from dataclasses import asdict
 from pathlib import Path
-from ..core import UserError,dumps,loads,write_file
-from .doctor import CommandError,device_here,doctor_command,peak_mb,positive,versions
+from ..core import UserError,dumps,versions,write_file
+from .doctor import CommandError,PACKAGES,device_here,doctor_command,kept_options,peak_mb,positive,run_folder
 from .train_rm import train_rm_parser
 
 # %% ../../nbs/cli/03_command.ipynb #03c857ae
@@ -25,43 +25,48 @@ def _read_critique(where):
         if p.is_dir(): raise CommandError(f'{where} is a folder; --critique takes a file')
         text = p.read_bytes()
     try: text = text.decode('utf-8')
-    except UnicodeDecodeError as e: raise CommandError(f'{where}: not UTF-8 at byte {e.start}; save the critique as UTF-8 text') from None
+    except UnicodeDecodeError as e:
+        raise CommandError(f'{where}: not UTF-8 at byte {e.start}; save the critique as UTF-8 text') from None
     if not text.strip(): raise CommandError(f'{"standard input" if where=="-" else where}: the critique is empty')
     return text
-
-def _word_offsets(text):
-    import re
-    return [m.span() for m in re.finditer(r'\s*(?:\w+|[^\w\s])|\s+$', text)]
 
 def _tokenizer_offsets(model, text):
     from text2grad.alignment.tokens import decode_with_offsets
     from text2grad.pretrained import load_model
     tok = load_model(None if model=='default' else model, device='cpu')[1]
     decoded,offsets = decode_with_offsets(tok, tok(text, add_special_tokens=False)['input_ids'])
-    if decoded!=text: raise CommandError(f'{model}: its tokenizer changes this response, so offsets in it would be wrong; leave --model out')
+    if decoded!=text:
+        raise CommandError(f'{model}: its tokenizer changes this response, so offsets in it would be wrong; leave --model out')
     return offsets
 
 # %% ../../nbs/cli/03_command.ipynb #77738636
-def align_command(args)->int:
+def align_command(
+    args, # As the parser of `align` reads them
+)->int:   # 0
     "`text2grad align RESPONSE --critique FILE|-`"
     from text2grad.alignment.critiques import align
     from text2grad.alignment.tokens import token_rewards
     from text2grad.core import Example,to_record
+    from text2grad.text import pieces
     from text2grad.viz.plots import token_ansi,use_color
     from text2grad.viz.color import visible
     text = _read_critique(args.critique)
     c = align(args.response, text)
-    if c is None: raise CommandError('the critique looks like JSON but cannot be read as a critique: it needs "critique", "good_spans" and "poor_spans" '
-                                     '(or the paper\'s "textual_feedback"). Plain prose works too')
-    offsets = _tokenizer_offsets(args.model, args.response) if args.model else _word_offsets(args.response)
+    if c is None:
+        raise CommandError('the critique looks like JSON but cannot be read as a critique: it needs "critique", "good_spans" and '
+                           '"poor_spans" (or the paper\'s "textual_feedback"). Plain prose works too')
+    offsets = _tokenizer_offsets(args.model, args.response) if args.model else pieces(args.response, blanks=True)
     rewards = token_rewards(c.spans, offsets, overlap=args.overlap, spread=args.spread)
     tokens = [args.response[a:b] for a,b in offsets]
     if args.json:
         r = to_record(Example('', args.response, c))
-        print(dumps(dict(spans=r.get('spans', []), unresolved=r.get('omissions', []), tokens=[dict(text=t, start=a, end=b, reward=v) for t,(a,b),v in zip(tokens, offsets, rewards)])))
+        rows = [dict(text=t, start=a, end=b, reward=v) for t,(a,b),v in zip(tokens, offsets, rewards)]
+        print(dumps(dict(spans=r.get('spans', []), unresolved=r.get('omissions', []), tokens=rows)))
         return 0
     print(token_ansi(tokens, rewards, color=use_color()))
-    for s in c.spans: print(f'{s.score:+.2f}  {args.response[s.start:s.end]!r} [{s.start}, {s.end})  {s.match} {s.similarity:.2f}  {visible(s.reason)}')
+    for s in c.spans:
+        words = args.response[s.start:s.end]
+        print(f'{s.score:+.2f}  {words!r} [{s.start}, {s.end})  {s.match} {s.similarity:.2f}  {visible(s.reason)}')
     for q in c.unresolved: print(f'unresolved: {q.text!r}  {visible(q.reason)}')
     if not c.spans: print('No span of the response was found in this critique.')
     return 0
@@ -72,8 +77,9 @@ def _task_of(args):
     from text2grad.core import iter_jsonl
     if args.task!='auto': return args.task
     named = next(iter_jsonl(args.input), {}).get('task')
-    if named not in ('summarize','answer','code'): raise CommandError(f'{args.input}: its first row names no task ("task": {dumps(named)}); say with --task whether it is summarize, answer or code')
-    return named
+    if named in ('summarize','answer','code'): return named
+    raise CommandError(f'{args.input}: its first row names no task ("task": {dumps(named)}); '
+                       'say with --task whether it is summarize, answer or code')
 
 def _critic(args):
     "The critic that was asked for"
@@ -92,57 +98,66 @@ def _critic(args):
     if args.critic=='api':
         from text2grad.critics.api import ApiCritic
         if not args.model: raise CommandError('--model: say what the server calls the model')
-        return ApiCritic(args.model, args.base_url, task=task, key_env=args.api_key_env, concurrency=args.concurrency, prices=args.prices, tests=bool(args.run_tests))
+        return ApiCritic(args.model, args.base_url, task=task, key_env=args.api_key_env, concurrency=args.concurrency,
+                         prices=args.prices, tests=bool(args.run_tests))
     from text2grad.critics.local import ModelCritic
     return ModelCritic(args.model, task=task, constrained=bool(args.constrained), tests=bool(args.run_tests))
 
-# %% ../../nbs/cli/03_command.ipynb #e5dc0df6
-def annotate_command(args)->int:
-    "`text2grad annotate INPUT --critic rules|tests|rules+tests|api|model --out FILE`: 0 if every row has an answer, 1 if not"
-    from text2grad.data.annotation import Stopped,annotate
+# %% ../../nbs/cli/03_command.ipynb #2b8e61c7
+def _say(s, args):
+    "Print what came of an annotation"
     from text2grad.core import iter_jsonl
+    if args.json: print(dumps(asdict(s) | dict(path=str(s.path))))
+    elif s.left and not args.dry_run: print(f'{s}; {args.out} is not written yet: run again without --retry-failed')
+    elif not args.dry_run: print(f'{s}\n{args.out}')
+    if not s.failed or args.dry_run: return
+    first = next((r['error'] for r in iter_jsonl(args.out) if 'error' in r), '') if not s.left else ''
+    why = ', the first because of: '+first if first else ''
+    print(f'text2grad annotate: {s.failed} row{"s"[:s.failed>1]} failed{why}\nAdd --retry-failed to ask for these again', file=sys.stderr)
+
+# %% ../../nbs/cli/03_command.ipynb #e5dc0df6
+@contextlib.contextmanager
+def _signals():
+    "Ctrl-C and SIGTERM raise `KeyboardInterrupt`; the list given says which of them came"
     got = []
     def stop(sig, frame):
         got.append(sig)
         raise KeyboardInterrupt
     main_thread = threading.current_thread() is threading.main_thread()
     before = {s:signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)} if main_thread else {}
-    try:
-        with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
-            s = annotate(args.input, _critic(args), args.out, concurrency=args.concurrency, cache=None if args.no_cache else 'auto', limit=args.limit,
-                         retry_failed=args.retry_failed, dry_run=args.dry_run, give_up=50, progress=not args.json)
-    except ImportError as e: raise CommandError(str(e)) from None
-    except Stopped as e:
-        print(f'\nStopped: {e}. Everything that was answered is kept; the same command goes on from there', file=sys.stderr)
-        return 128+(got[0] if got else 2)
+    try: yield got
     finally:
         for sig,h in before.items(): signal.signal(sig, h)
-    if args.json: print(dumps(asdict(s) | dict(path=str(s.path))))
-    elif not args.dry_run: print(f'{s}\n{args.out}' if not s.left else f'{s}; {args.out} is not written yet: run again without --retry-failed')
-    if s.failed and not args.dry_run:
-        first = next((r['error'] for r in iter_jsonl(args.out) if 'error' in r), '') if not s.left else ''
-        print(f'text2grad annotate: {s.failed} row{"s"[:s.failed>1]} failed{", the first because of: "+first if first else ""}\nAdd --retry-failed to ask for these again', file=sys.stderr)
+
+def annotate_command(
+    args, # As the parser of `annotate` reads them
+)->int:   # 0 if every row has an answer, 1 if not, 130 and 143 stopped by Ctrl-C and SIGTERM
+    "`text2grad annotate INPUT --critic rules|tests|rules+tests|api|model --out FILE`"
+    from text2grad.data.annotation import Stopped,annotate
+    options = dict(limit=args.limit, retry_failed=args.retry_failed, dry_run=args.dry_run, concurrency=args.concurrency,
+                   cache=None if args.no_cache else 'auto', give_up=50, progress=not args.json)
+    with _signals() as got:
+        try:
+            with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
+                s = annotate(args.input, _critic(args), args.out, **options)
+        except ImportError as e: raise CommandError(str(e)) from None
+        except Stopped as e:
+            print(f'\nStopped: {e}. Everything that was answered is kept; the same command goes on from there', file=sys.stderr)
+            return 128+(got[0] if got else 2)
+    _say(s, args)
     return int(not args.dry_run and bool(s.failed or s.left))
 
 # %% ../../nbs/cli/03_command.ipynb #7406a168
-def _out_dir(args):
-    "The run's folder: the one named, or a fresh one"
-    if args.out: return Path(args.out)
-    base = Path('runs')/f'{args.task}-{args.reward}-seed{args.seed}'
-    if args.resume: return base
-    return next(p for i in range(1, 10_000) if not (p := base if i==1 else Path(f'{base}-{i}')).exists())
+_kept = ('task','reward','model','steps','seed','heldout','batch_size','lr','kl_coef')
 
-def _settings(args, out):
-    "What the run was started with: from the command line, or on resuming from its folder"
-    path = out/'config.json'
-    if out.exists() and not out.is_dir(): raise CommandError(f'{out} is a file; --out names a folder')
-    if not args.resume:
-        if path.exists(): raise CommandError(f'{out} already holds a run: add --resume to go on with it, or choose another --out')
-        return {k:getattr(args, k) for k in ('task','reward','model','steps','seed','heldout','batch_size','lr','kl_coef')}
-    if not path.exists(): raise CommandError(f'{out}: no run to resume here (config.json is missing); name its folder with --out')
-    try: s = loads(path.read_text())['quickstart']
-    except (ValueError,KeyError,TypeError): raise CommandError(f'{path}: cannot be read; it is needed to resume with the options the run was started with') from None
-    return s
+def _trainer(policy, critic, task, opts):
+    "A `SpanPPO` with the settings of the quickstart"
+    from text2grad.span_ppo.trainer import SpanPPO,SpanPPOConfig
+    n = opts['batch_size']
+    cfg = SpanPPOConfig(steps=opts['steps'], reward=opts['reward'], seed=opts['seed'], lr=opts['lr'], kl_coef=opts['kl_coef'],
+                        batch_size=n, minibatch_size=max(1, n//4)*2, micro_batch_size=4, samples_per_prompt=2, epochs=1,
+                        temperature=.7, max_new_tokens=task.max_new_tokens)
+    return SpanPPO(policy, critic, task, cfg)
 
 # %% ../../nbs/cli/03_command.ipynb #f8927944
 def _evaluate(name, policy, critic, examples, task, seed):
@@ -161,36 +176,41 @@ def _save_rows(path, rows):
     write_jsonl(path, [dict(r, example=to_record(r['example'])) for r in rows])
 
 # %% ../../nbs/cli/03_command.ipynb #ded9859d
-def quickstart_command(args)->int:
-    "`text2grad quickstart`: the main job, end to end"
-    from text2grad.critics.base import rule_critic
-    from text2grad.span_ppo.policy import Policy
-    from text2grad.pretrained import load_model
-    from text2grad.span_ppo.callbacks import ProgressBar,RunFolder
-    from text2grad.span_ppo.trainer import SpanPPO,SpanPPOConfig
+def _fit(trainer, out, resume):
+    "Train until the end or a signal; the exit code of a run that was stopped, else `None`"
     from text2grad.checkpoints import StopOnSignal
-    from text2grad.data.tasks import load_task
-    started,out = time.time(),_out_dir(args)
-    opts = _settings(args, out)
-    task = load_task(opts['task'])
-    critic,heldout = rule_critic(opts['task']),task.heldout[:opts['heldout']]
-    cfg = SpanPPOConfig(steps=opts['steps'], reward=opts['reward'], seed=opts['seed'], batch_size=opts['batch_size'], minibatch_size=max(1, opts['batch_size']//4)*2,
-                        micro_batch_size=4, samples_per_prompt=2, epochs=1, temperature=.7, lr=opts['lr'], kl_coef=opts['kl_coef'], max_new_tokens=task.max_new_tokens)
-    policy = Policy.create(*load_model(opts['model'], device=device_here(args.device)), seed=cfg.seed)
-    trainer = SpanPPO(policy, critic, task, cfg)
-    before_file = out/'heldout-before.jsonl'
-    if not args.resume: write_file(out/'config.json', dumps(dict(quickstart=opts, ppo=asdict(cfg), versions=versions(), device=str(policy.device))).encode())
-    if before_file.exists(): before = _load_before(before_file)
-    else: _save_rows(before_file, before := _evaluate('before', policy, critic, heldout, task, cfg.seed))
-    resume = args.resume and any((out/'checkpoints').glob('ckpt-[0-9]*'))
+    from text2grad.span_ppo.callbacks import ProgressBar,RunFolder
     signals = StopOnSignal()
     trainer.callbacks = [RunFolder(out, resume), ProgressBar(), signals]
     try: trainer.fit()
     except KeyboardInterrupt: pass
-    if trainer.step<cfg.steps:
-        print(f'\nStopped after step {trainer.step} of {cfg.steps}; everything is saved. Go on with:\n  text2grad quickstart --resume --out {out}', file=sys.stderr)
-        return 128+(signals.signal or 2)
-    after = _evaluate('after', policy, critic, heldout, task, cfg.seed)
+    if trainer.step>=trainer.config.steps: return None
+    print(f'\nStopped after step {trainer.step} of {trainer.config.steps}; everything is saved. Go on with:\n'
+          f'  text2grad quickstart --resume --out {out}', file=sys.stderr)
+    return 128+(signals.signal or 2)
+
+def quickstart_command(
+    args, # As the parser of `quickstart` reads them
+)->int:   # 0 done, 130 and 143 stopped by Ctrl-C and SIGTERM
+    "`text2grad quickstart`: the main job, end to end"
+    from text2grad.critics.base import rule_critic
+    from text2grad.span_ppo.policy import Policy
+    from text2grad.pretrained import load_model
+    from text2grad.data.tasks import load_task
+    started,out = time.time(),run_folder(args.out, f'{args.task}-{args.reward}-seed{args.seed}', args.resume)
+    opts = kept_options(out, 'quickstart', args.resume) or {k:getattr(args, k) for k in _kept}
+    task,seed = load_task(opts['task']),opts['seed']
+    critic,heldout = rule_critic(opts['task']),task.heldout[:opts['heldout']]
+    policy = Policy.create(*load_model(opts['model'], device=device_here(args.device)), seed=seed)
+    trainer = _trainer(policy, critic, task, opts)
+    config = dict(quickstart=opts, ppo=asdict(trainer.config), versions=versions(*PACKAGES), device=str(policy.device))
+    if not args.resume: write_file(out/'config.json', dumps(config).encode())
+    before_file = out/'heldout-before.jsonl'
+    if before_file.exists(): before = _load_before(before_file)
+    else: _save_rows(before_file, before := _evaluate('before', policy, critic, heldout, task, seed))
+    stopped = _fit(trainer, out, args.resume and any((out/'checkpoints').glob('ckpt-[0-9]*')))
+    if stopped: return stopped
+    after = _evaluate('after', policy, critic, heldout, task, seed)
     _save_rows(out/'heldout-after.jsonl', after)
     return _finish(out, opts, policy, before, after, time.time()-started)
 
@@ -204,8 +224,9 @@ def _finish(out, opts, policy, before, after, seconds):
     gain = lambda i: (after[i]['reward'] or 0)-(before[i]['reward'] or 0)
     i = sorted(range(len(after)), key=gain)[len(after)//2]
     show = lambda r: dict(record=to_record(r['example']), reward=r['reward'])
-    summary = dict(task=opts['task'], reward=opts['reward'], model=opts['model'] or 'SmolLM2-135M-Instruct', seed=opts['seed'], steps=opts['steps'], device=str(policy.device),
-                   heldout=len(after), seconds=round(seconds, 1), peak_memory_mb=round(peak_mb()), table=compare_rows(before, after),
+    summary = dict(task=opts['task'], reward=opts['reward'], model=opts['model'] or 'SmolLM2-135M-Instruct', seed=opts['seed'],
+                   steps=opts['steps'], device=str(policy.device), heldout=len(after), seconds=round(seconds, 1),
+                   peak_memory_mb=round(peak_mb()), table=compare_rows(before, after),
                    before_after=dict(before=show(before[i]), after=show(after[i])))
     write_file(out/'summary.json', dumps(summary).encode())
     report = write_report(out)
@@ -222,21 +243,25 @@ def summary_text(
     from text2grad.core import from_record
     from text2grad.viz.plots import spans_ansi
     from text2grad.viz.color import visible
-    f = lambda v: 'n/a' if v is None else f'{v:.3f}'
-    lines = [f'{summary["task"]}, {summary["reward"]} reward, {summary["steps"]} steps, seed {summary["seed"]}: the same {summary["heldout"]} held-out prompts before and after, greedy', '',
+    s,f = summary,lambda v: 'n/a' if v is None else f'{v:.3f}'
+    lines = [f'{s["task"]}, {s["reward"]} reward, {s["steps"]} steps, seed {s["seed"]}: '
+             f'the same {s["heldout"]} held-out prompts before and after, greedy', '',
              f'{"":30}{"before":>9}{"after":>9}{"change":>9}   95% interval (paired bootstrap)   n']
-    for r in summary['table']:
-        lines.append(f'{r["metric"]:30}{f(r["before"]):>9}{f(r["after"]):>9}{f(r["diff"]):>9}   [{f(r["low"]):>7}, {f(r["high"]):>7}]                {r["n"]:>3}')
-    lines.append(f'\n{summary["seconds"]:.0f} s, peak memory {summary["peak_memory_mb"]/1000:.1f} GB\n\nThe response with the median change:')
+    for r in s['table']:
+        change = f'{f(r["before"]):>9}{f(r["after"]):>9}{f(r["diff"]):>9}'
+        lines.append(f'{r["metric"]:30}{change}   [{f(r["low"]):>7}, {f(r["high"]):>7}]                {r["n"]:>3}')
+    lines.append(f'\n{s["seconds"]:.0f} s, peak memory {s["peak_memory_mb"]/1000:.1f} GB\n\nThe response with the median change:')
     for k in ('before','after'):
-        e = from_record(summary['before_after'][k]['record'])
+        e = from_record(s['before_after'][k]['record'])
         text = spans_ansi(e.response, e.critique.spans, color=color) if e.critique else visible(e.response)
         lines += [f'\n{k}:', text, *([f'critic: {visible(e.critique.text)}'] if e.critique else [])]
     return '\n'.join(lines)
 
 # %% ../../nbs/cli/03_command.ipynb #6303940f
-def app_command(args)->int:
-    "`text2grad app`: serve the app until Ctrl-C"
+def app_command(
+    args, # As the parser of `app` reads them
+)->int:   # 0
+    "`text2grad app`: serve the app until Ctrl-C or SIGTERM"
     from text2grad.app.page import app
     done = threading.Event()
     try: demo = app(args.model, args.critic, args.folder, args.host, args.port, args.auth, args.device, args.feedback)
@@ -249,24 +274,22 @@ def app_command(args)->int:
 
 def _app_parser(p):
     p.add_argument('--model', help='folder or hub name of a chat model, or the folder of a trained policy (default: SmolLM2-135M-Instruct)')
-    p.add_argument('--critic', help='besides the rules: the folder of a reward model, or api:NAME or api:NAME@URL for a model behind a server')
+    p.add_argument('--critic',
+                   help='besides the rules: the folder of a reward model, or api:NAME or api:NAME@URL for a model behind a server')
     p.add_argument('--run', dest='folder', metavar='FOLDER', help='a run folder, or the folder of several (default: runs)')
     p.add_argument('--feedback', default='feedback.jsonl', metavar='FILE', help='where critiques are saved to (default: feedback.jsonl)')
-    p.add_argument('--host', default='127.0.0.1', help='address to listen on; any but this machine\'s own needs --auth (default: 127.0.0.1)')
+    p.add_argument('--host', default='127.0.0.1',
+                   help="address to listen on; any but this machine's own needs --auth (default: 127.0.0.1)")
     p.add_argument('--port', type=positive, help='port (default: the first free one from 7860)')
     p.add_argument('--auth', metavar='USER[:PASSWORD]', help='ask for a password; without one here it is read from TEXT2GRAD_APP_PASSWORD')
     p.add_argument('--device', help='cpu, cuda, mps (default: the best there is)')
     p.set_defaults(run=app_command)
 
 # %% ../../nbs/cli/03_command.ipynb #f6546bf7
-def _parser():
-    from text2grad import __version__
-    p = argparse.ArgumentParser('text2grad', description='Reinforcement learning from natural-language feedback: a critique becomes one reward per token.')
-    p.add_argument('--version', action='version', version=f'text2grad {__version__}')
-    sub = p.add_subparsers(dest='command', required=True, metavar='COMMAND')
-    q = sub.add_parser('quickstart', help='train a small real model on one task and report what changed')
+def _quickstart_parser(q):
     q.add_argument('--task', default='summarize', choices=('summarize','answer','code'), help='which bundled task (default: summarize)')
-    q.add_argument('--reward', default='span', choices=('span','scalar'), help='one reward per token, or the same total on the last token (the baseline)')
+    q.add_argument('--reward', default='span', choices=('span','scalar'),
+                   help='one reward per token, or the same total on the last token (the baseline)')
     q.add_argument('--model', help='folder or hub name of a chat model (default: SmolLM2-135M-Instruct)')
     q.add_argument('--steps', type=positive, default=8, help='rollout-and-update rounds (default: 8)')
     q.add_argument('--batch-size', type=positive, default=8, help='responses a step, two to each prompt (default: 8)')
@@ -278,34 +301,35 @@ def _parser():
     q.add_argument('--device', help='cpu, cuda, mps (default: the best there is)')
     q.add_argument('--resume', action='store_true', help='go on with the run in --out, with the options it was started with')
     q.set_defaults(run=quickstart_command)
-    a = sub.add_parser('align', help='what a critique says of which words of a response')
+
+def _align_parser(a):
     a.add_argument('response', metavar='RESPONSE', help='the response that was criticised')
     a.add_argument('--critique', required=True, metavar='FILE', help='prose or JSON in a file, or - for standard input')
     a.add_argument('--model', help="use this model's tokens (default: words)")
     a.add_argument('--overlap', default='sum', choices=('sum','max','last'), help='what a token under several spans gets (default: sum)')
-    a.add_argument('--spread', default='all', choices=('all','mean','last','first','decay'), help="how a span's score is laid on its tokens (default: all)")
+    a.add_argument('--spread', default='all', choices=('all','mean','last','first','decay'),
+                   help="how a span's score is laid on its tokens (default: all)")
     a.add_argument('--json', action='store_true', help='print one JSON object')
     a.set_defaults(run=align_command)
-    train_rm_parser(sub.add_parser('train-rm', help='train a reward model on span feedback'))
-    _app_parser(sub.add_parser('app', help='see in a browser which word earned which reward, and why'))
-    _annotate_parser(sub.add_parser('annotate', help='have a critic judge a file of responses'))
-    d = sub.add_parser('doctor', help='what is here and what is missing')
-    d.add_argument('--json', action='store_true', help='print one JSON object')
-    d.set_defaults(run=doctor_command)
-    return p
 
 # %% ../../nbs/cli/03_command.ipynb #9baab0b2
 def _annotate_parser(n):
     n.add_argument('input', metavar='INPUT', help='JSON Lines: rows with a "prompt", a "response", and what the critic needs')
-    n.add_argument('--critic', required=True, choices=('rules','tests','rules+tests','api','model'), help='rules of a task, unit tests in the sandbox, both, a model behind an OpenAI-compatible server, or a model here')
+    n.add_argument('--critic', required=True, choices=('rules','tests','rules+tests','api','model'),
+                   help='rules of a task, unit tests in the sandbox, both, a model behind an OpenAI-compatible server, or a model here')
     n.add_argument('--out', required=True, metavar='FILE', help='where to: .jsonl or .jsonl.gz; run again to go on with it')
-    n.add_argument('--task', default='auto', choices=('summarize','answer','code','auto'), help='what the responses are (default: as the rows say)')
+    n.add_argument('--task', default='auto', choices=('summarize','answer','code','auto'),
+                   help='what the responses are (default: as the rows say)')
     n.add_argument('--model', help='what the server calls the model; or a folder or hub name')
-    n.add_argument('--base-url', metavar='URL', help='of the server, such as http://127.0.0.1:8000/v1 (default: OPENAI_BASE_URL, else OpenAI)')
+    n.add_argument('--base-url', metavar='URL',
+                   help='of the server, such as http://127.0.0.1:8000/v1 (default: OPENAI_BASE_URL, else OpenAI)')
     n.add_argument('--api-key-env', metavar='VAR', help='variable that holds the key (default: OPENAI_API_KEY)')
-    n.add_argument('--prices', type=float, nargs=2, metavar=('IN','OUT'), help='price of a million tokens in and out, for the estimate of cost')
-    n.add_argument('--run-tests', action='store_const', const=True, help='run the tests of each program in the sandbox, and show a model what happened')
-    n.add_argument('--constrained', action='store_const', const=True, help='let a model here write only critiques with quotes that are there (needs the extra "constrained")')
+    n.add_argument('--prices', type=float, nargs=2, metavar=('IN','OUT'),
+                   help='price of a million tokens in and out, for the estimate of cost')
+    n.add_argument('--run-tests', action='store_const', const=True,
+                   help='run the tests of each program in the sandbox, and show a model what happened')
+    n.add_argument('--constrained', action='store_const', const=True,
+                   help='let a model here write only critiques with quotes that are there (needs the extra "constrained")')
     n.add_argument('--limit', type=positive, metavar='N', help='only the first N rows')
     n.add_argument('--concurrency', type=positive, default=8, metavar='N', help='questions to a server at once (default: 8)')
     n.add_argument('--dry-run', action='store_true', help='print one question and counts; ask nothing')
@@ -313,6 +337,23 @@ def _annotate_parser(n):
     n.add_argument('--no-cache', action='store_true', help='neither look answers up nor keep them for other runs')
     n.add_argument('--json', action='store_true', help='print one JSON object')
     n.set_defaults(run=annotate_command)
+
+# %% ../../nbs/cli/03_command.ipynb #6cf3b1d0
+def _parser():
+    from text2grad import __version__
+    about = 'Reinforcement learning from natural-language feedback: a critique becomes one reward per token.'
+    p = argparse.ArgumentParser('text2grad', description=about)
+    p.add_argument('--version', action='version', version=f'text2grad {__version__}')
+    sub = p.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    _quickstart_parser(sub.add_parser('quickstart', help='train a small real model on one task and report what changed'))
+    _align_parser(sub.add_parser('align', help='what a critique says of which words of a response'))
+    train_rm_parser(sub.add_parser('train-rm', help='train a reward model on span feedback'))
+    _app_parser(sub.add_parser('app', help='see in a browser which word earned which reward, and why'))
+    _annotate_parser(sub.add_parser('annotate', help='have a critic judge a file of responses'))
+    d = sub.add_parser('doctor', help='what is here and what is missing')
+    d.add_argument('--json', action='store_true', help='print one JSON object')
+    d.set_defaults(run=doctor_command)
+    return p
 
 # %% ../../nbs/cli/03_command.ipynb #9b80d59c
 def main(

@@ -10,8 +10,8 @@ __all__ = ['read_all', 'train_rm_command', 'train_rm_parser']
 # %% ../../nbs/cli/02_train_rm.ipynb #84f81d58
 import math,sys
 from pathlib import Path
-from ..core import RecordError,iter_jsonl,loads
-from .doctor import CommandError,device_here,positive
+from ..core import RecordError,iter_jsonl
+from .doctor import CommandError,device_here,kept_options,positive,run_folder
 
 # %% ../../nbs/cli/02_train_rm.ipynb #6ccdc48f
 def read_all(
@@ -40,33 +40,26 @@ def _split(opts):
 # %% ../../nbs/cli/02_train_rm.ipynb #82dec7db
 _kept = ('data','dev','model','kind','epochs','batch_size','lr','max_length','lora','seed')
 
-def _folder(args):
-    if args.out: return Path(args.out)
-    base = Path('runs')/f'rm-{args.kind or "span"}-seed{args.seed}'
-    return base if args.resume else next(p for i in range(1, 10_000) if not (p := base if i==1 else Path(f'{base}-{i}')).exists())
-
 def _options(args, out):
     "What the run was started with: from the command line, or on resuming from its folder"
-    path = out/'config.json'
-    if out.exists() and not out.is_dir(): raise CommandError(f'{out} is a file; --out names a folder')
-    if args.resume:
-        if not path.exists(): raise CommandError(f'{out}: no run to resume here (config.json is missing); name its folder with --out')
-        try: return loads(path.read_text())['train_rm']
-        except (ValueError,KeyError,TypeError): raise CommandError(f'{path}: not of a run of train-rm, or damaged; it is needed to resume with the options the run was started with') from None
-    if path.exists(): raise CommandError(f'{out} already holds a run: add --resume to go on with it, or choose another --out')
+    kept = kept_options(out, 'train_rm', args.resume)
+    if kept is not None: return kept
     if not args.data: raise CommandError('--data: name one or more files of feedback records; `text2grad annotate` makes them')
-    if not args.kind: raise CommandError('--kind: say span (token rewards from one pass) or generative (a critique, from which the rewards are read)')
-    if args.kind=='generative' and args.lora=='frozen': raise CommandError('--lora frozen: a generative model has nothing else to train; give a rank, or full')
+    if not args.kind:
+        raise CommandError('--kind: say span (token rewards from one pass) or generative (a critique, from which the rewards are read)')
+    if args.kind=='generative' and args.lora=='frozen':
+        raise CommandError('--lora frozen: a generative model has nothing else to train; give a rank, or full')
     if not 0<args.lr<math.inf: raise CommandError(f'--lr {args.lr}: must be above 0')
     if not 0<args.epochs<math.inf: raise CommandError(f'--epochs {args.epochs}: must be above 0')
     whole = lambda p: str(Path(p).resolve())
     return {k:getattr(args, k) for k in _kept} | dict(data=[whole(p) for p in args.data], dev=args.dev and whole(args.dev))
 
+# %% ../../nbs/cli/02_train_rm.ipynb #e83d5c21
 def _build(opts, device):
     "A new reward model of the kind that was asked for"
     import torch
     from text2grad.reward_model.generative import GenerativeRewardModel
-    from text2grad.span_ppo.policy import LORA
+    from text2grad.pretrained import LORA
     from text2grad.pretrained import load_model
     from text2grad.reward_model.span_model import SpanRewardModel
     cls = dict(span=SpanRewardModel, generative=GenerativeRewardModel)[opts['kind']]
@@ -77,10 +70,8 @@ def _build(opts, device):
     return cls.create(model, tok, cfg, seed=opts['seed'])
 
 # %% ../../nbs/cli/02_train_rm.ipynb #1eea7c72
-def train_rm_command(args)->int:
-    "`text2grad train-rm --data FILE --kind span|generative`: 0 done, 130 and 143 stopped"
-    out = _folder(args)
-    opts = _options(args, out)
+def _train(args, out, opts):
+    "Read, split, build and train; what came of it"
     device = device_here(args.device)
     train,dev,counts = _split(opts)
     from text2grad.reward_model.training import TrainConfig,train_reward_model
@@ -88,9 +79,17 @@ def train_rm_command(args)->int:
     cfg = TrainConfig(epochs=opts['epochs'], batch_size=batch, micro_batch_size=math.gcd(batch, 4), lr=opts['lr'], seed=opts['seed'])
     said = f'{counts["rows"]} rows, {counts["without_critique"]} without a critique; {len(train)} to train on, {len(dev)} to choose by'
     print(said, file=sys.stderr)
-    model = _build(opts, device)
+    notes = dict(train_rm=opts, records=counts)
+    return train_reward_model(_build(opts, device), train, dev, out, cfg, resume=args.resume, notes=notes)
+
+def train_rm_command(
+    args, # As `train_rm_parser` reads them
+)->int:   # 0 done, 130 and 143 stopped by Ctrl-C and SIGTERM
+    "`text2grad train-rm --data FILE --kind span|generative`"
+    out = run_folder(args.out, f'rm-{args.kind or "span"}-seed{args.seed}', args.resume)
+    opts = _options(args, out)
     again = f'text2grad train-rm --resume --out {out}'
-    try: r = train_reward_model(model, train, dev, out, cfg, resume=args.resume, notes=dict(train_rm=opts, records=counts))
+    try: r = _train(args, out, opts)
     except KeyboardInterrupt:
         if (out/'config.json').exists(): print(f'\nStopped; what was saved is kept. Go on with:\n  {again}', file=sys.stderr)
         return 130
@@ -107,7 +106,7 @@ def _rank(s):
     return s if s in ('full','frozen') else positive(s)
 
 def train_rm_parser(
-    p, # An empty parser
+    p, # An empty `ArgumentParser`
 ):
     "Say what `train-rm` takes"
     p.add_argument('--data', nargs='+', metavar='FILE', help='feedback records: .jsonl or .jsonl.gz')
@@ -118,8 +117,10 @@ def train_rm_parser(
     p.add_argument('--epochs', type=float, default=3., help='passes over the data; stops early if span F1 does not rise (default: 3)')
     p.add_argument('--batch-size', type=positive, default=16, help='examples an optimizer step (default: 16)')
     p.add_argument('--lr', type=float, default=2e-4, help='learning rate (default: 2e-4)')
-    p.add_argument('--max-length', type=positive, metavar='TOKENS', help='of a row; the middle of longer prompts is cut (default: that of the model kind)')
-    p.add_argument('--lora', type=_rank, default=16, metavar='RANK', help='rank of the adapter; or full, to train every weight; or frozen, to train only what is new (default: 16)')
+    p.add_argument('--max-length', type=positive, metavar='TOKENS',
+                   help='of a row; the middle of longer prompts is cut (default: that of the model kind)')
+    p.add_argument('--lora', type=_rank, default=16, metavar='RANK',
+                   help='rank of the adapter; or full, to train every weight; or frozen, to train only what is new (default: 16)')
     p.add_argument('--seed', type=int, default=0, help='of everything random (default: 0)')
     p.add_argument('--device', help='cpu, cuda, mps (default: the best there is)')
     p.add_argument('--resume', action='store_true', help='go on with the run in --out, with the options it was started with')

@@ -13,6 +13,7 @@ import numpy as np
 from bisect import bisect_right
 from dataclasses import dataclass,field
 from itertools import groupby
+from ..text import NO_SPACES,SYMBOL,sentences
 
 # %% ../../nbs/viz/04_channels.ipynb #bdb11686
 CHANNELS = {
@@ -107,14 +108,12 @@ def normalised(
     return v
 
 # %% ../../nbs/viz/04_channels.ipynb #00e997ed
-_cjk = '\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f'
-_word_re = re.compile(rf'[{_cjk}]|[^\s{_cjk}]+')
-_stop_re = re.compile(r'(?<![.!?…])[.!?…]++["\'”’)\]]*+(?=\s++(?![a-z]))|[。！？]+["”’」』）]*')
+_word_re = re.compile(rf'{SYMBOL}|[^\s{NO_SPACES}]+')
 
 def _starts(text, unit):
     "Where the units of a text begin, the first at 0"
     words,out = [m.span() for m in _word_re.finditer(text)],[0]
-    stops = {m.end() for m in _stop_re.finditer(text)} if unit=='sentence' else ()
+    stops = {b for _,b in sentences(text)} if unit=='sentence' else ()
     for (_,a),(b,_) in zip(words, words[1:]):
         nl = text.rfind('\n', a, b)
         if nl>=0: out.append(nl+1)
