@@ -218,6 +218,7 @@ def _content(choice):
     why = dict(length='; all tokens went into reasoning, so raise max_tokens', content_filter='; its content filter stopped it')
     return '', 'the model wrote nothing'+why.get(str(choice.get('finish_reason')), '')
 
+# %% ../../nbs/critics/05_api.ipynb #3fa9c7d1
 @patch
 def _reply(self:ApiCritic, answer, mode):
     "The `Reply` in the body of a status 200"

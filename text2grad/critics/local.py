@@ -188,6 +188,7 @@ def _batch(self:ModelCritic, encoded, asks):
     short = lambda i: bool(mask and mask.short[i])
     return [_reply(self, ids, text(ids), ended, len(p), cut, short(i)) for i,((ids,ended),(p,cut)) in enumerate(zip(outs, encoded))]
 
+# %% ../../nbs/critics/06_local.ipynb #d0b79e14
 @patch
 def ask(self:ModelCritic,
     asks:list[Ask], # What to ask

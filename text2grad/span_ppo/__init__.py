@@ -11,8 +11,8 @@ __all__ = ['CheckpointError', 'RunFolderError', 'StopOnSignal', 'check_checkpoin
            'value_loss', 'whiten', 'LORA', 'Policy', 'lm_logits', 'OffPolicyError', 'Rollout', 'check_on_policy',
            'judge', 'make_rollout', 'response_mask', 'sample', 'ProgressBar', 'RunFolder', 'sample_rows',
            'NonFiniteError', 'Objective', 'SpanPPO', 'SpanPPOConfig', 'derived_seed', 'permutation', 'prompt_rows',
-           'scalar_reward', 'span_reward', 'Case', 'measure', 'rejudged', 'apply_critique', 'ledger', 'ledger_html',
-           'three_rewards']
+           'scalar_reward', 'span_reward', 'Case', 'checkpoint_cases', 'measure', 'rejudged', 'apply_critique',
+           'ledger', 'ledger_html', 'three_rewards']
 
 # %% ../../nbs/span_ppo/index.ipynb #dab82754
 from ..pretrained import LORA,lm_logits
@@ -22,7 +22,7 @@ from .policy import Policy,entropy_from_logits,exact_kl
 from .rollout import OffPolicyError,Rollout,check_on_policy,judge,make_rollout,response_mask,sample
 from .callbacks import ProgressBar,RunFolder,sample_rows
 from .trainer import NonFiniteError,SpanPPO,SpanPPOConfig,derived_seed,permutation,prompt_rows,scalar_reward,span_reward
-from .inspection import Case,measure,rejudged
+from .inspection import Case,checkpoint_cases,measure,rejudged
 from .one_step import apply_critique
 from .credit import ledger,ledger_html,three_rewards
 
@@ -32,4 +32,4 @@ _all_ = ['CheckpointError','RunFolderError','StopOnSignal','check_checkpoint','l
          'value_loss','whiten','LORA','Policy','lm_logits','OffPolicyError','Rollout','check_on_policy','judge',
          'make_rollout','response_mask','sample','ProgressBar','RunFolder','sample_rows','NonFiniteError',
          'Objective','SpanPPO','SpanPPOConfig','derived_seed','permutation','prompt_rows','scalar_reward',
-         'span_reward','Case','measure','rejudged','apply_critique','ledger','ledger_html','three_rewards']
+         'span_reward','Case','checkpoint_cases','measure','rejudged','apply_critique','ledger','ledger_html','three_rewards']
