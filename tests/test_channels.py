@@ -49,7 +49,7 @@ def test_units_nest(t):
     for finer,coarser in zip(firsts, firsts[1:]): assert finer>=coarser
 
 @pytest.mark.parametrize('text,unit,want', [
-    ('Dr. Smith left. he', 'sentence', ['Dr.',' Smith left. he']),
+    ('Dr. Smith left. He sat. he', 'sentence', ['Dr. Smith left.',' He sat. he']),
     ('One.\nTwo?! "Three."\n\nFour', 'sentence', ['One.\n','Two?!',' "Three."\n\n','Four']),
     ('pi is 3.14 exactly', 'sentence', ['pi is 3.14 exactly']),
     ('他来了。她走了！', 'sentence', ['他来了。','她走了！']),

@@ -10,8 +10,9 @@ from rouge_score.tokenizers import DefaultTokenizer
 from test_show import ATTRS,HOSTILE,TAGS,Checker
 
 from text2grad.evaluation import report as ev,task_metrics as tm
+from text2grad.evaluation.runs import RunError,read_run
 from text2grad.evaluation.statistics import mean_interval,paired_bootstrap
-from text2grad.core import Critique,Example,RecordError,Span,read_jsonl,to_record,write_jsonl
+from text2grad.core import Critique,Example,Span,read_jsonl,to_record,write_jsonl
 from text2grad.viz.color import visible
 
 TAGS |= {'h3'}
@@ -223,23 +224,24 @@ def test_huge_run_stays_below_3_mb_and_says_so(tmp_path):
 def test_torn_last_line(tmp_path):
     p = make(tmp_path/'r')
     for f in ('metrics.jsonl','samples.jsonl'): (p/f).write_bytes((p/f).read_bytes()[:-9])
-    run = ev.read_run(p)
-    assert len(run.metrics)==3 and len(run.warnings)==2 and all('cut off' in w for w in run.warnings)
+    run = read_run(p)
+    assert len(run.metrics)==3 and len(run.notes())==2 and all('its last line is not whole' in w for w in run.notes())
     page = ev.write_report(p).read_text()
-    assert 'Read this first' in page and 'metrics.jsonl was cut off' in page
+    assert 'Read this first' in page and 'metrics.jsonl: its last line is not whole' in page
 
 def test_torn_inside_a_character(tmp_path):
     p = make(tmp_path/'r', samples=[row(1, 'Regen 🌧')])
     data = (p/'samples.jsonl').read_bytes()
     (p/'samples.jsonl').write_bytes(data+data[:data.index('🌧'.encode())+2])
-    assert len(ev.read_run(p).samples)==1 and 'cut off' in ev.read_run(p).warnings[0]
+    run = read_run(p)
+    assert run.steps==[1] and len(run.places[1])==1 and 'its last line is not whole' in run.notes()[0]
 
 def test_unfinished_and_unjudged(tmp_path):
     p = make(tmp_path/'r', samples=[dict(row(1), critique=None)])
     (p/'summary.json').unlink()
     write_jsonl(p/'metrics.jsonl', [dict(step=1, reward=None, responses=8, judged=5)])
     page = ev.write_report(p).read_text()
-    for words in ('has not finished', '3 of 8 sampled responses were not judged', 'No judgement: left out'): assert words in page
+    for words in ('the run is going on, or it was stopped', '3 of 8 sampled responses were not judged', 'No judgement: left out'): assert words in page
     write_jsonl(p/'metrics.jsonl', [])
     write_jsonl(p/'samples.jsonl', [])
     assert 'No step was finished' in ev.write_report(p).read_text()
@@ -262,19 +264,32 @@ def broken(p, how):
     if how=='no tokens': write_jsonl(p/'samples.jsonl', [{k:v for k,v in s[0].items() if k!='tokens'}])
     if how=='tokens are words': write_jsonl(p/'samples.jsonl', [dict(s[0], tokens=['a','b'])])
 
-@pytest.mark.parametrize('how,names', [('middle line','metrics.jsonl.*\n*row 2'), ('no step','row 1: step'), ('config','config.json'), ('config list','JSON object'), ('summary bytes','summary.json'),
-    ('critique score','step 1: critique: span score'), ('critique text','critique'), ('critique string','critique'), ('no tokens','tokens'), ('tokens are words','tokens')])
-def test_broken_files_are_named_and_nothing_is_written(tmp_path, how, names):
+@pytest.mark.parametrize('how,says', [('middle line','metrics.jsonl: 1 line could not be read'), ('no step','step: must be a whole number'), ('config','Read this first'), ('config list','config.json could not be read: must be a JSON object'),
+    ('summary bytes','summary.json could not be read'), ('critique score','1 of the marks cannot be read'), ('critique text','step 1'), ('critique string','The critique cannot be read'),
+    ('no tokens','its tokens cannot be read'), ('tokens are words','its tokens cannot be read')])
+def test_what_is_broken_is_left_out_and_said(tmp_path, how, says):
     p = make(tmp_path/'r')
     broken(p, how)
-    with pytest.raises(RecordError, match=f'(?s){names}'): ev.write_report(p)
-    assert not (p/'report.html').exists()
+    page = ev.write_report(p).read_text()
+    c = Checker(page)
+    assert not c.bad and str(tmp_path) not in page
+    if how!='config': assert says in c.text, c.text[:400]
 
-def test_missing_files_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match='no such run folder'): ev.write_report(tmp_path/'none')
+@pytest.mark.parametrize('ba', [3, 'x', [1], dict(before='a'), dict(before=dict(record=3), after=dict(record=4)), dict(before='a', after='b', prompt=7), dict(prompt='p', before='a', after='b', critique_before=[])])
+def test_a_damaged_before_after_is_left_out(tmp_path, ba):
+    assert not Checker(ev.write_report(make(tmp_path/'r', before_after=ba)).read_text()).bad
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(RunError, match='no such folder'): ev.write_report(tmp_path/'none')
+    with pytest.raises(RunError, match='not the folder of a run'): ev.write_report(tmp_path)
     p = make(tmp_path/'r')
     (p/'samples.jsonl').unlink()
-    with pytest.raises(FileNotFoundError, match='samples.jsonl missing'): ev.write_report(p)
+    assert 'There is no samples.jsonl' in ev.write_report(p).read_text(), 'a reward model has none'
+    (tmp_path/'linked').symlink_to(p)
+    assert ev.write_report(tmp_path/'linked').exists()
+    (p/'config.json').unlink()
+    (p/'config.json').symlink_to('/etc/hostname')
+    with pytest.raises(RunError, match='is a link'): ev.write_report(p)
 
 def test_compare_groups_seeds(tmp_path):
     runs = [make(tmp_path/f'r{s}', seed=s, diff=d) for s,d in enumerate((1.,2.,3.))]+[make(tmp_path/'other', steps=9, seed=0, diff=5.)]

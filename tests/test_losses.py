@@ -5,6 +5,7 @@ from hypothesis import given,settings,strategies as st
 from text2grad.alignment.tokens import token_rewards
 from text2grad.core import Span
 from text2grad.span_ppo.losses import *
+from text2grad.span_ppo.policy import entropy_from_logits,exact_kl
 
 close = torch.testing.assert_close
 nan,inf = math.nan,math.inf

@@ -7,10 +7,9 @@ from peft import PeftModel
 from safetensors.torch import load_file,save_file
 from transformers import AutoModelForCausalLM
 from text2grad import pretrained
-from text2grad.span_ppo.losses import exact_kl,gae,policy_loss,value_loss
+from text2grad.span_ppo.losses import gae,policy_loss,value_loss
 from text2grad.span_ppo.policy import *
-from text2grad.pretrained import ModelError,default_model,load_model,tiny_lm
-from text2grad.pretrained import check_folder
+from text2grad.pretrained import ModelError,check_folder,default_model,lm_logits,lm_states,load_model,tiny_lm
 
 close = torch.testing.assert_close
 small = dict(r=4, alpha=8)
@@ -49,11 +48,11 @@ def test_response_only_logits_are_the_models_own():
     ids,mask,rids,rmask = batch(p)
     m = torch.cat([mask,rmask], 1).long()
     with torch.no_grad():
-        h = p._backbone(p.model, torch.cat([ids,rids], 1), m)
+        h = lm_states(p.model, torch.cat([ids,rids], 1), m)
         z = p.model(input_ids=torch.cat([ids,rids], 1), attention_mask=m, position_ids=(m.cumsum(1)-1).clamp(min=0)).logits
-        assert torch.equal(p._head(p.model, h), z)
+        assert torch.equal(lm_logits(p.model, h), z)
         P = ids.shape[1]
-        close(p._head(p.model, h[:,P-1:-1][rmask]), z[:,P-1:-1][rmask], atol=1e-6, rtol=1e-6)
+        close(lm_logits(p.model, h[:,P-1:-1][rmask]), z[:,P-1:-1][rmask], atol=1e-6, rtol=1e-6)
 
 def test_row_1_train_forward_equals_the_sampler_at_its_temperature():
     p,t = stir(make()),.7

@@ -12,10 +12,10 @@ import json,re
 from fastcore.basics import patch
 
 # %% ../../nbs/alignment/04_grammar.ipynb #f46183e9
-from .quotes import _no_spaces
+from ..text import NO_SPACES
 
 # %% ../../nbs/alignment/04_grammar.ipynb #38a5c6f2
-_chunk_re = re.compile(rf'[^\W{_no_spaces}](?:[^\W{_no_spaces}]|[\u0300-\u036f]){{0,31}}|.(?:[\u0300-\u036f\ufe00-\ufe0f\U0001f3fb-\U0001f3ff]|\u200d.){{0,7}}', re.S)
+_chunk_re = re.compile(rf'[^\W{NO_SPACES}](?:[^\W{NO_SPACES}]|[\u0300-\u036f]){{0,31}}|.(?:[\u0300-\u036f\ufe00-\ufe0f\U0001f3fb-\U0001f3ff]|\u200d.){{0,7}}', re.S)
 
 def _escape(c, hide):
     "One character inside a JSON string; hidden or half a pair, it is written as a number"

@@ -14,6 +14,7 @@ from functools import cached_property,lru_cache
 from unicodedata import category,combining,normalize
 from rapidfuzz.fuzz import partial_ratio_alignment,ratio
 from ..core import Quote,Span,is_number
+from ..text import NO_SPACES
 
 # %% ../../nbs/alignment/01_quotes.ipynb #4e40e367
 _same = {c:"'" for c in '"`´‘’‚‛“”„‟′″«»‹›〝〞'} | {'−':'-', 'İ':'i', 'ı':'i'}
@@ -30,8 +31,10 @@ def _fold_char(c):
 
 _ascii = {ord(c):"'" for c in '"`'}
 
-def fold(text):
-    "`text` folded, and for each folded character the index of the character that it comes from"
+def fold(
+    text:str, # A response or a quote
+)->tuple[str,list[int]]: # As it is compared, and for each of its characters the index of the one it comes from
+    "Fold a text without losing the place"
     if text.isascii():
         words = [(m.start(), m.end()) for m in re.finditer(r'[^\s\x1c-\x1f]+', text)]
         at = [i for a,b in words for i in range(a, b+1)][:-1]
@@ -47,9 +50,8 @@ def fold(text):
     return ''.join(out), at
 
 # %% ../../nbs/alignment/01_quotes.ipynb #888b7173
-_no_spaces = '\u0e00-\u0eff\u3040-\u9fff'
-WORD = re.compile(rf'[^\W{_no_spaces}](?:[^\W{_no_spaces}]|[\u0300-\u036f])*|\S')
-_wordy_re = re.compile(rf'[^\W{_no_spaces}]|[\u0300-\u036f]')
+WORD = re.compile(rf'[^\W{NO_SPACES}](?:[^\W{NO_SPACES}]|[\u0300-\u036f])*|\S')
+_wordy_re = re.compile(rf'[^\W{NO_SPACES}]|[\u0300-\u036f]')
 
 def _joined(text, i): return 0<i<len(text) and bool(_wordy_re.match(text[i-1]) and _wordy_re.match(text[i]))
 
@@ -96,16 +98,27 @@ def _floor(n, min_similarity):
     "The similarity that a quote of `n` folded characters needs: from .9 at five of them down to `min_similarity`"
     return max(min_similarity, .92-.004*n) if n>=5 else 2.
 
-def best_window(q, t, cutoff):
-    "`(start, end)` in `t` of the stretch most like `q`, or `None`; long quotes are looked for by three of their parts"
+def best_window(
+    q:str,        # The quote, folded
+    t:str,        # Where to look, folded
+    cutoff:float, # Least similarity, 0 to 1
+)->tuple[int,int]|None: # `(start, end)` in `t`
+    "The stretch of `t` most like `q`; long quotes are looked for by three of their parts"
     n = len(q)
     probes = [(0, n)] if n<=96 else [(k, k+64) for k in (0, (n-64)//2, n-64)]
     hits = [(partial_ratio_alignment(q[a:b], t, score_cutoff=100*cutoff), a) for a,b in probes]
     hit,a = max(((h,a) for h,a in hits if h), key=lambda o: o[0].score, default=(None,0))
     return hit and (hit.dest_start-a, hit.dest_start-a+n)
 
-def snap_to_words(q, text, a, b, lo, hi):
-    "Move the edges of `[a, b)` to the word boundaries near them, inside `[lo, hi)`, that fit `q` best"
+def snap_to_words(
+    q:str,           # The quote, folded
+    text:SearchText, # The response
+    a:int,           # First character of the window that was found, in the folded text
+    b:int,           # One past its last
+    lo:int,          # Where its edges may lie: not before this character,
+    hi:int,          # and not after this one
+)->tuple[int,int,float]: # `(start, end, similarity)` in the folded text
+    "Move the edges of a window to the word boundaries near them that fit the quote best"
     t,(starts,ends),r = text.folded,text.edges,min(4+len(q)//4, 48)
     near = lambda xs,i: xs[bisect_left(xs, max(lo, i-r)):bisect_right(xs, min(hi, i+r))]
     for _ in range(2):
@@ -134,8 +147,12 @@ def _fuzzy(q, text, min_similarity):
     return sorted(o for o in found if o[2]>=best-.02)
 
 # %% ../../nbs/alignment/01_quotes.ipynb #5a147ad6
-def locate_quote(text, quote, min_similarity):
-    "`(found, match)`: where `quote` stands, as `(start, end, similarity)` of the response, and how it was found"
+def locate_quote(
+    text:SearchText,      # The response
+    quote:str,            # Words that a critic quoted
+    min_similarity:float, # Floor for misquoted words, 0 to 1
+)->tuple[list,str]:       # `(start, end, similarity)` of each place in the response, and how it was found, as `Span.match`
+    "Where a quote stands"
     if not quote.strip() or len(quote)>4*len(text.raw): return [],''
     found = _find_all(text.raw, quote)
     if found: return [(a, b, 1.) for a,b in found],'exact'
@@ -151,11 +168,12 @@ def find_spans(
     quotes,                  # `Quote`s, or `(text, score)` pairs
     *,
     min_similarity:float=.8, # Floor for misquoted words, 0 to 1; 1 turns fuzzy matching off
-    occurrences:str='all',   # Of words that stand there repeatedly: 'all' or 'first'; `Quote.occurrence` names one and wins
+    occurrences:str='all',   # Of words that stand there repeatedly: 'all' or 'first'; `Quote.occurrence` overrides it
 )->tuple[list[Span],list[Quote]]: # Spans in the order of the quotes, and the quotes that stand nowhere
     "Find quotes in a response: verbatim, else but for spacing, case and typography, else misquoted"
     if occurrences not in ('all','first'): raise ValueError(f"occurrences {occurrences!r}: must be 'all' or 'first'")
-    if not is_number(min_similarity) or not 0<=min_similarity<=1: raise ValueError(f'min_similarity {min_similarity!r}: must be a number from 0 to 1')
+    if not is_number(min_similarity) or not 0<=min_similarity<=1:
+        raise ValueError(f'min_similarity {min_similarity!r}: must be a number from 0 to 1')
     text,spans,lost = SearchText(response),[],[]
     for q in quotes:
         if not isinstance(q, Quote): q = Quote(*q)

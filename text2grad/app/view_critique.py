@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass,field,replace
 
 # %% ../../nbs/app/04_view_critique.ipynb #7ed0e040
+from ..text import pieces
 from ..alignment.tokens import token_rewards
 from ..viz.channels import TokenTable,token_table
 from ..core import Critique,Example
@@ -26,14 +27,12 @@ from ..viz.heatmap import heat,heat_map,read_pick
 from .workbench import InputError,binder,user_text
 
 # %% ../../nbs/app/04_view_critique.ipynb #bb9dfdb4
-_word = re.compile(r'\s*(?:\w+|[^\w\s])|\s+')
-
 def word_table(
     response:str,             # Exactly as generated
     critique:Critique|None=None, # That pays its words
 )->TokenTable:                # Words with the blanks before them
     "A response by words, for want of a tokenizer"
-    offsets = [m.span() for m in _word.finditer(response)]
+    offsets = pieces(response, blanks=True)
     return token_table(response, offsets, reward=token_rewards(critique.spans if critique else (), offsets))
 
 def _short(s, n=70): return visible(s if len(s)<=n else s[:n-1]+'…').replace('\n', ' ')

@@ -30,10 +30,6 @@ def _read_critique(where):
     if not text.strip(): raise CommandError(f'{"standard input" if where=="-" else where}: the critique is empty')
     return text
 
-def _word_offsets(text):
-    import re
-    return [m.span() for m in re.finditer(r'\s*(?:\w+|[^\w\s])|\s+$', text)]
-
 def _tokenizer_offsets(model, text):
     from text2grad.alignment.tokens import decode_with_offsets
     from text2grad.pretrained import load_model
@@ -51,6 +47,7 @@ def align_command(
     from text2grad.alignment.critiques import align
     from text2grad.alignment.tokens import token_rewards
     from text2grad.core import Example,to_record
+    from text2grad.text import pieces
     from text2grad.viz.plots import token_ansi,use_color
     from text2grad.viz.color import visible
     text = _read_critique(args.critique)
@@ -58,7 +55,7 @@ def align_command(
     if c is None:
         raise CommandError('the critique looks like JSON but cannot be read as a critique: it needs "critique", "good_spans" and '
                            '"poor_spans" (or the paper\'s "textual_feedback"). Plain prose works too')
-    offsets = _tokenizer_offsets(args.model, args.response) if args.model else _word_offsets(args.response)
+    offsets = _tokenizer_offsets(args.model, args.response) if args.model else pieces(args.response, blanks=True)
     rewards = token_rewards(c.spans, offsets, overlap=args.overlap, spread=args.spread)
     tokens = [args.response[a:b] for a,b in offsets]
     if args.json:

@@ -42,7 +42,8 @@ def _loopback(host):
 def _checked_url(url):
     "A base URL without a slash at its end; `ValueError` if it is none, or holds a secret"
     u = urlsplit(url)
-    if '@' in u.netloc or u.query or u.fragment: raise ValueError('base_url: must hold no user name, password or query; pass a key as api_key')
+    if '@' in u.netloc or u.query or u.fragment:
+        raise ValueError('base_url: must hold no user name, password or query; pass a key as api_key')
     if u.scheme not in ('http','https') or not u.hostname: raise ValueError(f'base_url {url!r}: must be like http://127.0.0.1:8000/v1')
     return url.rstrip('/')
 
@@ -57,7 +58,7 @@ class ApiCritic(LLMCritic):
         task=None,                # As in `LLMCritic`: name, file or `Prompt`
         *,
         key_env:str=None,         # Variable that holds the key; `None`: `OPENAI_API_KEY`
-        structured:str='auto',    # How to ask for JSON: 'json_schema', 'json_object', 'none', or 'auto': the first of them that the server takes
+        structured:str='auto',    # How to ask for JSON: 'json_schema', 'json_object', 'none'; 'auto': the first that the server takes
         temperature:float|None=0.,# `None` leaves it to the server, as some reasoning models demand
         max_tokens:int=1024,      # Longest reply
         seed:int=None,            # Sent to servers that take one
@@ -72,7 +73,8 @@ class ApiCritic(LLMCritic):
         **kwargs,                 # Of `LLMCritic`: limit, again, prose, min_similarity, tests, fence_seed
     ):
         super().__init__(model, task, **kwargs)
-        if structured not in ('auto',*_modes): raise ValueError(f"structured {structured!r}: must be 'auto', {', '.join(map(repr, _modes))}")
+        if structured not in ('auto',*_modes):
+            raise ValueError(f"structured {structured!r}: must be 'auto', {', '.join(map(repr, _modes))}")
         self.base_url = _checked_url(base_url or os.environ.get('OPENAI_BASE_URL') or OPENAI_URL)
         self.key_env,self.structured,self.temperature,self.max_tokens,self.seed = key_env,structured,temperature,max_tokens,seed
         self.timeout,self.total_timeout,self.max_retries,self.max_wait = timeout,total_timeout,max_retries,max_wait
@@ -107,8 +109,10 @@ def _key(self:ApiCritic):
     url,name = urlsplit(self.base_url),self.key_env or 'OPENAI_API_KEY'
     clear = url.scheme=='http' and not _loopback(url.hostname) and not self.key_env
     key = self._secret._get() if self._secret else '' if clear else os.environ.get(name, '').strip()
-    if not key and (self.key_env or self.base_url==OPENAI_URL): raise ApiError(f'no API key for {url.hostname}: set the environment variable {name}')
-    if not (key.isascii() and key.isprintable()): raise ApiError(f'the API key for {url.hostname} holds characters that no key can hold; was more copied than the key?')
+    if not key and (self.key_env or self.base_url==OPENAI_URL):
+        raise ApiError(f'no API key for {url.hostname}: set the environment variable {name}')
+    if not (key.isascii() and key.isprintable()):
+        raise ApiError(f'the API key for {url.hostname} holds characters that no key can hold; was more copied than the key?')
     return key or 'none'
 
 # %% ../../nbs/critics/05_api.ipynb #e5e3b34e
@@ -131,7 +135,8 @@ def _capped(stream_class, limit):
                 yield chunk
         async def aclose(self): await self.stream.aclose()
     async def hook(response):
-        if response.headers.get('content-encoding', 'identity')!='identity': raise _TooMuch('the reply is packed, though that was not asked for')
+        if response.headers.get('content-encoding', 'identity')!='identity':
+            raise _TooMuch('the reply is packed, though that was not asked for')
         response.stream = Capped(response.stream)
     return hook
 
@@ -144,7 +149,8 @@ def _client(self:ApiCritic):
     openai,url = _openai(),urlsplit(self.base_url)
     import httpx2 # What the SDK makes its connections with
     async def key(): return self._key()
-    web = openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=url.scheme=='https' and not _loopback(url.hostname), headers={'Accept-Encoding':'identity'},
+    proxy = url.scheme=='https' and not _loopback(url.hostname)
+    web = openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=proxy, headers={'Accept-Encoding':'identity'},
                                          event_hooks=dict(response=[_capped(httpx2.AsyncByteStream, self.max_bytes)]))
     self._clients[loop] = openai.AsyncOpenAI(api_key=key, base_url=self.base_url, http_client=web, max_retries=0, timeout=self.timeout)
     return self._clients[loop]
@@ -163,9 +169,11 @@ class _Answer(NamedTuple):
 @patch
 def _request(self:ApiCritic, ask, mode):
     "The fields of the request"
-    form = dict(json_schema=dict(type='json_schema', json_schema=dict(name='critique', strict=True, schema=ask.schema)), json_object=dict(type='json_object'))
+    schema = dict(name='critique', strict=True, schema=ask.schema)
+    form = dict(json_schema=dict(type='json_schema', json_schema=schema), json_object=dict(type='json_object'))
     limit = 'max_completion_tokens' if self.base_url==OPENAI_URL else 'max_tokens'
-    d = dict(model=self.model, messages=ask.messages, temperature=self.temperature, seed=self.seed, response_format=form.get(mode), extra_body=self.extra or None)
+    d = dict(model=self.model, messages=ask.messages, temperature=self.temperature, seed=self.seed,
+             response_format=form.get(mode), extra_body=self.extra or None)
     return {k:v for k,v in d.items() if v is not None} | {limit:self.max_tokens}
 
 @patch
@@ -182,7 +190,8 @@ async def _post(self:ApiCritic, ask, mode):
         async with asyncio.timeout(self.timeout):
             return self._answer((await client.chat.completions.with_raw_response.create(**self._request(ask, mode))).http_response, key)
     except openai.APIStatusError as e: return self._answer(e.response, key)
-    except (TimeoutError, openai.APITimeoutError): return _Answer(0, {}, f'{host} gave no whole reply within {self.timeout:g} s; raise timeout if it is only slow')
+    except (TimeoutError, openai.APITimeoutError):
+        return _Answer(0, {}, f'{host} gave no whole reply within {self.timeout:g} s; raise timeout if it is only slow')
     except openai.APIConnectionError as e:
         return _Answer(0, {}, f'no connection to {host}, or it broke off ({type(e.__cause__).__name__}); is the server running?')
     except _TooMuch as e: return _Answer(-1, {}, f'{e}; is {self.base_url} an OpenAI-compatible API?')
@@ -202,19 +211,23 @@ def _content(choice):
     if not isinstance(m, dict): return '', 'a choice without a message'
     text = m.get('content')
     if isinstance(text, list): text = ''.join(o['text'] for o in text if isinstance(o, dict) and isinstance(o.get('text'), str))
-    if isinstance(m.get('refusal'), str) and m['refusal'] and not text: return '', f'the model refused: {clipped(m["refusal"], 200)!r}'
+    if isinstance(m.get('refusal'), str) and m['refusal'] and not text:
+        return '', f'the model refused: {clipped(m["refusal"], 200)!r}'
     if text is not None and not isinstance(text, str): return '', f'content that is no text but {type(text).__name__}'
     if (text or '').strip(): return text, ''
-    why = choice.get('finish_reason')
-    return '', 'the model wrote nothing'+('; all tokens went into reasoning, so raise max_tokens' if why=='length' else '; its content filter stopped it' if why=='content_filter' else '')
+    why = dict(length='; all tokens went into reasoning, so raise max_tokens', content_filter='; its content filter stopped it')
+    return '', 'the model wrote nothing'+why.get(str(choice.get('finish_reason')), '')
 
+# %% ../../nbs/critics/05_api.ipynb #3fa9c7d1
 @patch
 def _reply(self:ApiCritic, answer, mode):
     "The `Reply` in the body of a status 200"
     kind = str(answer.headers.get('content-type', '')).split(';')[0].strip().lower()
     advice = f'does {self.base_url} end where the API begins, which is mostly /v1?'
     try: d = json.loads(answer.body)
-    except (ValueError, RecursionError): return Reply(error=f'the server answered with {kind or "no content type"} that is not JSON, beginning {answer.body[:60]!r}; {advice}')
+    except (ValueError, RecursionError):
+        what = f'{kind or "no content type"} that is not JSON, beginning {answer.body[:60]!r}'
+        return Reply(error=f'the server answered with {what}; {advice}')
     if isinstance(d, dict) and d.get('error'): return Reply(error=f'the server reports an error: {_server_says(answer.body)}')
     choices = d.get('choices') if isinstance(d, dict) else None
     if not isinstance(choices, list) or not choices: return Reply(error=f'the reply has no choices; {advice}')
@@ -242,13 +255,15 @@ async def _once(self:ApiCritic, ask):
 @patch
 def _stop(self:ApiCritic, a):
     "Why no other example would fare better; empty if one might"
-    said,host = _server_says(a.body),urlsplit(self.base_url).netloc
-    if a.status==401: return f'{host} does not accept the API key (401): check the variable {self.key_env or "OPENAI_API_KEY"}, or api_key. It says: {said}'
-    if a.status==403: return f'{host} does not let this key use {self.model!r} (403). It says: {said}'
-    if a.status==402 or a.status==429 and 'insufficient_quota' in a.body: return f'{host}: the account has no credit left ({a.status}). It says: {said}'
-    if a.status==404 or a.status==400 and 'model_not_found' in a.body:
-        return f'{host} knows no model {self.model!r}, or {self.base_url} is not where its API begins, which is mostly /v1 ({a.status}). It says: {said}'
-    return ''
+    host,why = urlsplit(self.base_url).netloc,''
+    if a.status==401:
+        why = f'{host} does not accept the API key (401): check the variable {self.key_env or "OPENAI_API_KEY"}, or api_key'
+    elif a.status==403: why = f'{host} does not let this key use {self.model!r} (403)'
+    elif a.status==402 or a.status==429 and 'insufficient_quota' in a.body:
+        why = f'{host}: the account has no credit left ({a.status})'
+    elif a.status==404 or a.status==400 and 'model_not_found' in a.body:
+        why = f'{host} knows no model {self.model!r}, or {self.base_url} is not where its API begins, which is mostly /v1 ({a.status})'
+    return why and f'{why}. It says: {_server_says(a.body)}'
 
 def _retry_after(headers):
     "Seconds that the server asks us to wait, `None` if it does not say"
@@ -279,11 +294,13 @@ async def _tries(self:ApiCritic, ask, start):
         if why := self._stop(a): raise ApiError(why)
         what = a.body if a.status<=0 else f'the server answered {a.status}: {_server_says(a.body)}'
         if 300<=a.status<400:
-            to = urlsplit(str(a.headers.get('location', ''))).netloc or 'another place'
-            return Reply(error=f'the server redirects to {clipped(to, 100)} ({a.status}), which is not followed because the key is not for it; if that is the right place, make it base_url')
+            to = clipped(urlsplit(str(a.headers.get('location', ''))).netloc or 'another place', 100)
+            return Reply(error=f'the server redirects to {to} ({a.status}), which is not followed because the key is not for it; '
+                               'if that is the right place, make it base_url')
         if a.status not in (0, 408, 409, 425, 429) and a.status<500: return Reply(error=what)
         wait = _pause(n, a.headers)
-        if wait>self.max_wait: return Reply(error=f'{what}; it asks to wait {wait:.0f} s, more than max_wait ({self.max_wait:g} s): run again later')
+        if wait>self.max_wait:
+            return Reply(error=f'{what}; it asks to wait {wait:.0f} s, more than max_wait ({self.max_wait:g} s): run again later')
         if n==self.max_retries or time.monotonic()-start+wait>self.total_timeout: break
         await asyncio.sleep(wait)
     return Reply(error=f'{what} (tried {n+1} times in {time.monotonic()-start:.0f} s; lower concurrency, or run again later)')
@@ -296,7 +313,8 @@ async def aask(self:ApiCritic,
     start = time.monotonic()
     try:
         async with asyncio.timeout(self.total_timeout): return await self._tries(ask, start)
-    except TimeoutError: return Reply(error=f'no reply from {urlsplit(self.base_url).netloc} within total_timeout ({self.total_timeout:g} s)')
+    except TimeoutError:
+        return Reply(error=f'no reply from {urlsplit(self.base_url).netloc} within total_timeout ({self.total_timeout:g} s)')
 
 # %% ../../nbs/critics/05_api.ipynb #371f649b
 def _running():

@@ -68,7 +68,8 @@ def judge(self:RuleCritic,
     who = f'example {i} (id {ex.meta.get("id")!r})'
     for k in self.needs:
         if not isinstance(ex.meta.get(k), str):
-            raise ValueError(f'{who}: the {self.name} critic reads meta[{k!r}], which is {"missing" if k not in ex.meta else "not a string"}')
+            why = 'missing' if k not in ex.meta else 'not a string'
+            raise ValueError(f'{who}: the {self.name} critic reads meta[{k!r}], which is {why}')
         if not ex.meta[k].strip(): return None
     if not ex.response.strip(): return Critique('The response is empty.', source=self.source)
     found = sorted((q for r in self.rules for q in _run(r, replace(ex, reference=None), who)), key=lambda q: q.score<0)
@@ -84,7 +85,8 @@ def judgements_of(
 )->list[Judgement]:# One each; `ValueError` if the critic returns another number
     "What a critic says and, if it can tell, why it says nothing"
     js = critic.judgements(examples) if hasattr(critic, 'judgements') else [Judgement(c) for c in critic(examples)]
-    if len(js)!=len(examples): raise ValueError(f'{critic!r} returned {len(js)} judgements for {len(examples)} responses; it must return one, or None, for each')
+    if len(js)!=len(examples):
+        raise ValueError(f'{critic!r} returned {len(js)} judgements for {len(examples)} responses; it must return one, or None, for each')
     return js
 
 class Combined:
@@ -109,7 +111,9 @@ class Combined:
         return Judgement(replace(c, spans=bounded(c.spans, pieces(ex.response), self.limit), source=self.source), '', info)
     def __call__(self, examples): return [j.critique for j in self.judgements(examples)]
     @property
-    def source(self): return f'{type(self).__name__.lower()}({", ".join(str(getattr(c, "source", type(c).__name__)) for c in self.critics)})'
+    def source(self):
+        names = [str(getattr(c, 'source', type(c).__name__)) for c in self.critics]
+        return f'{type(self).__name__.lower()}({", ".join(names)})'
     def __repr__(self): return f'{type(self).__name__}({self.critics})'
 
 # %% ../../nbs/critics/07_base.ipynb #2004a5b8
@@ -125,7 +129,8 @@ class Weighted(Combined):
     ):
         super().__init__(critics, limit)
         self.weights = [1.]*len(self.critics) if weights is None else [float(w) for w in weights]
-        if len(self.weights)!=len(self.critics): raise ValueError(f'{len(self.critics)} critics but {len(self.weights)} weights: there must be one weight per critic')
+        if len(self.weights)!=len(self.critics):
+            raise ValueError(f'{len(self.critics)} critics but {len(self.weights)} weights: there must be one weight per critic')
         bad = next((w for w in self.weights if not (math.isfinite(w) and w>=0)), None)
         if bad is not None: raise ValueError(f'weight {bad!r}: must be a finite number, 0 or more; a critic cannot be turned around')
     def join(self, ex, have):
@@ -153,7 +158,8 @@ class Majority(Combined):
         limit:float=4.,           # Bound on the total praise and on the total blame of a response, counted in words
     ):
         super().__init__(critics, limit)
-        if disagreement not in ('none','mean','blame'): raise ValueError(f"disagreement {disagreement!r}: must be 'none', 'mean' or 'blame'")
+        if disagreement not in ('none','mean','blame'):
+            raise ValueError(f"disagreement {disagreement!r}: must be 'none', 'mean' or 'blame'")
         self.disagreement = disagreement
     def decide(self,
         votes:list, # The score of each critic for a piece of text; 0 where it marks nothing
@@ -168,8 +174,9 @@ class Majority(Combined):
         cs = [c for _,c in have]
         spans = _merged(p for p in _ballots(ex.response, cs, self.decide))
         marks = tuple(s for c in cs for s in c.spans if s.start==s.end)
-        text = ' '.join(dict.fromkeys(r for s in spans for r in s.reason.split('\n') if r)) or 'The critics agree on nothing to praise and nothing to blame.'
-        return Critique(text, [*(replace(s, reason=s.reason.replace('\n', ' '), quote=ex.response[s.start:s.end]) for s in spans), *marks], _lost(cs))
+        text = ' '.join(dict.fromkeys(r for s in spans for r in s.reason.split('\n') if r))
+        quoted = lambda s: replace(s, reason=s.reason.replace('\n', ' '), quote=ex.response[s.start:s.end])
+        return Critique(text or 'The critics agree on nothing to praise and nothing to blame.', [*map(quoted, spans), *marks], _lost(cs))
 
 # %% ../../nbs/critics/07_base.ipynb #2cda08a1
 def _ballots(response, critiques, decide):
@@ -239,8 +246,10 @@ class RandomSpans:
         seed:int=0, # Same seed, same spans
     ):
         self.seed,judged = seed,[e for e in train if e.critique is not None]
-        self.drawn = [[(sum(a<s.end and b>s.start for a,b in pieces(e.response)), s.score) for s in e.critique.spans if s.start<s.end] for e in judged]
-        if not self.drawn: raise ValueError(f'none of the {len(train)} training examples has a critique, so there are no lengths to draw from')
+        words = lambda e,s: sum(a<s.end and b>s.start for a,b in pieces(e.response))
+        self.drawn = [[(words(e, s), s.score) for s in e.critique.spans if s.start<s.end] for e in judged]
+        if not self.drawn:
+            raise ValueError(f'none of the {len(train)} training examples has a critique, so there are no lengths to draw from')
     source = 'baseline/random'
     def _spans(self, e):
         rng,toks = random.Random(f'{self.seed}\n{e.response}'),pieces(e.response)
@@ -256,7 +265,7 @@ class RandomSpans:
 # %% ../../nbs/critics/07_base.ipynb #29191c58
 def looked_up(
     prompt,       # A text, or chat messages
-    response:str,
+    response:str, # What was written for it
 )->list:          # `(word, known)` of each `Word` of the response that carries a fact: does the prompt have it?
     "Which words of a response stand in its prompt, by stem or, for numbers, by value"
     words,_,_,numbers = vocabulary(prompt if isinstance(prompt, str) else '\n'.join(m['content'] for m in prompt))

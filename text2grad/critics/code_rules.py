@@ -53,8 +53,8 @@ _opens = re.compile(r'^(?:def|async def|class|import|from|@\w)\b', re.M)
 
 def program(
     ex:Example, # A response
-)->SimpleNamespace: # `src`, its `start` and `end` in the response, `tree` or `None`, `problem`, `defs` (top-level functions), `main` (the one asked for) or `None`
-    "The code of a response, read but not run"
+)->SimpleNamespace: # `src`, its `start` and `end` in the response, `fenced`, `tree`, `problem`, `defs`, `main`
+    "The code of a response, read but not run; `defs` are its top-level functions, `main` the one asked for, `None` if it is not there"
     block = extract_code(ex.response, ex.meta['entry_point'])
     start,end = block.start,block.end
     if not block.fenced and (m := _opens.search(ex.response)): start = m.start()
@@ -110,13 +110,16 @@ def signature(ex):
         d = p.defs[0] if p.defs else None
         if not d: return [mark(ex.response, p.start, p.end, -1., f'The task asks for a function {short(name)}, and the code defines none.')]
         a = ex.response.index(d.name, p.start+index_at(p.src, d.lineno, d.col_offset)+3)
-        return [mark(ex.response, a, a+len(d.name), -1., f'The task asks for a function {short(name)}, but this one is called {short(d.name)}.')]
+        reason = f'The task asks for a function {short(name)}, but this one is called {short(d.name)}.'
+        return [mark(ex.response, a, a+len(d.name), -1., reason)]
     a,b = header_of(ex, p, p.main)
     args,want = p.main.args,_wanted(ex)
     have = [x.arg for x in (*args.posonlyargs, *args.args)]
-    fits = want is None or args.vararg or len(have)-len(args.defaults)<=len(want)<=len(have) and all(d is not None for d in args.kw_defaults)
+    takes = lambda n: len(have)-len(args.defaults)<=n<=len(have) and all(d is not None for d in args.kw_defaults)
+    fits = want is None or args.vararg or takes(len(want))
     if fits: return [mark(ex.response, a, b, 1., f'It defines {short(name)} as the task asks.')]
-    return [mark(ex.response, a, b, -1., f'{short(name)} is to take {len(want)} parameter{"s"[:len(want)!=1]} ({", ".join(want)}), but this one takes {len(have)}.')]
+    asked = f'{len(want)} parameter{"s"[:len(want)!=1]} ({", ".join(want)})'
+    return [mark(ex.response, a, b, -1., f'{short(name)} is to take {asked}, but this one takes {len(have)}.')]
 
 # %% ../../nbs/critics/02_code_rules.ipynb #f4e52cac
 _scopes = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
@@ -141,9 +144,12 @@ def undefined(ex):
     p = program(ex)
     if not p.tree or any(isinstance(n, ast.ImportFrom) and n.names[0].name=='*' for n in ast.walk(p.tree)): return []
     top = symtable.symtable(p.src, 'response', 'exec')
-    have = {s.get_name() for t in _tables(top) for s in t.get_symbols() if (s.is_assigned() or s.is_imported() or s.is_namespace()) and (t is top or s.is_declared_global())}
+    names = [(t, s) for t in _tables(top) for s in t.get_symbols()]
+    binds = lambda t,s: (s.is_assigned() or s.is_imported() or s.is_namespace()) and (t is top or s.is_declared_global())
+    have = {s.get_name() for t,s in names if binds(t, s)}
     have |= {*dir(builtins), '__name__', '__file__', '__doc__', '__builtins__', '__annotations__'}
-    lacking = {(s.get_name(), t.get_lineno()) for t in _tables(top) for s in t.get_symbols() if s.is_referenced() and s.is_global() and s.get_name() not in have}
+    reads = lambda s: s.is_referenced() and s.is_global() and s.get_name() not in have
+    lacking = {(s.get_name(), t.get_lineno()) for t,s in names if reads(s)}
     loads,out = sorted(_loads(p.tree), key=lambda o: (o[0].lineno, o[0].col_offset)),{}
     for name,line in sorted(lacking):
         here = [n for n,l in loads if n.id==name and l==line] or [n for n,_ in loads if n.id==name and n.lineno>=line]
@@ -169,10 +175,11 @@ def returns(ex):
     body = [n for n in d.body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
     if all(isinstance(n, ast.Pass) for n in body): return [_node(ex, p, d.body[-1], -1.5, f'{short(d.name)} has no body yet.')]
     own = sorted((n for n in own_nodes(d) if hasattr(n, 'lineno')), key=lambda n: (n.lineno, n.col_offset))
-    back = [n for n in own if isinstance(n, ast.Return) and n.value is not None and not (isinstance(n.value, ast.Constant) and n.value.value is None)]
+    none = lambda v: v is None or isinstance(v, ast.Constant) and v.value is None
+    back = [n for n in own if isinstance(n, ast.Return) and not none(n.value)]
     if any(isinstance(n, (ast.Yield,ast.YieldFrom)) for n in own): return []
-    if not back and all(isinstance(n, ast.Raise) for n in body): return [_node(ex, p, body[-1], -1.5, f'{short(d.name)} only raises an error.')]
     if not back:
+        if all(isinstance(n, ast.Raise) for n in body): return [_node(ex, p, body[-1], -1.5, f'{short(d.name)} only raises an error.')]
         printed = next((n for n in own if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id=='print'), None)
         if printed: return [_node(ex, p, printed, -1., f'{short(d.name)} prints its result instead of returning it.')]
         return [_node(ex, p, body[-1], -1., f'{short(d.name)} never returns a value.')]
@@ -181,13 +188,15 @@ def returns(ex):
     if same: return [_node(ex, p, back[0], -1., f'{short(d.name)} gives back {short(back[0].value.id)} as it came.')]
     return [_node(ex, p, n, 1./min(2, len(back)), f'{short(d.name)} returns a value.') for n in back[:2]]
 
+# %% ../../nbs/critics/02_code_rules.ipynb #5e82b6c3
 def unused(ex):
     "Parameters that the function never looks at"
     p = program(ex)
     d = p.main
     if not d: return []
     used = {n.id for n in ast.walk(d) if isinstance(n, ast.Name)}
-    idle = [a for a in (*d.args.posonlyargs, *d.args.args) if a.arg not in used and 'locals' not in used and a.arg[0]!='_' and a.arg not in ('self','cls')]
+    if 'locals' in used: return []
+    idle = [a for a in (*d.args.posonlyargs, *d.args.args) if a.arg not in used and a.arg[0]!='_' and a.arg not in ('self','cls')]
     stub = all(isinstance(n, (ast.Pass,ast.Expr,ast.Raise)) for n in d.body)
     return [] if stub else [_node(ex, p, a, -.7, f'The parameter {short(a.arg)} is never used.') for a in idle[:4]]
 
@@ -201,12 +210,14 @@ def prose(ex):
     outside = [(0, a), (b, len(text))]
     trim = lambda a,b: (a+len(text[a:b])-len(text[a:b].lstrip()), a+len(text[a:b].rstrip()))
     cost = lambda a,b: -min(1.5, .1*len(pieces(text[a:b])))
-    return [mark(text, i, j, cost(i, j), f'Only code was asked for, but it also says {short(text[i:j])}.') for i,j in (trim(*o) for o in outside) if i<j]
+    reason = 'Only code was asked for, but it also says {}.'.format
+    return [mark(text, i, j, cost(i, j), reason(short(text[i:j]))) for i,j in (trim(*o) for o in outside) if i<j]
 
 def outside_calls(ex):
     "Statements that run when the file is read: prints, calls, tests"
     p = program(ex)
-    runs = lambda n: isinstance(n, (ast.Expr,ast.If,ast.For,ast.While,ast.With,ast.Assert)) and not isinstance(getattr(n, 'value', None), ast.Constant)
+    kinds = (ast.Expr,ast.If,ast.For,ast.While,ast.With,ast.Assert)
+    runs = lambda n: isinstance(n, kinds) and not isinstance(getattr(n, 'value', None), ast.Constant)
     calls = [n for n in (p.tree.body if p.tree else []) if runs(n)]
     return [_node(ex, p, n, -.5, 'Only the function was asked for, but code outside it is run as well.') for n in calls[:3]]
 

@@ -46,7 +46,8 @@ def _prompt(text, where):
     sections = {k:v.strip() for k,v in zip(parts[::2], parts[1::2])}
     get = lambda pat: (re.search(pat, head, re.M) or [None,''])[1].strip()
     name,version,data = get(r'^# +(.+)$'),get(r'^version: *(.+)$'),get(r'^data: *(.+)$')
-    ps = [f'no {k}' for k,v in {'line "# NAME"':name, 'line "version: N"':version, 'line "data: FIELD, ..., response"':data}.items() if not v]
+    lines = {'line "# NAME"':name, 'line "version: N"':version, 'line "data: FIELD, ..., response"':data}
+    ps = [f'no {k}' for k,v in lines.items() if not v]
     ps += [f'no section "## {k}"' for k in _known if k not in sections]
     for k,v in sections.items():
         strange = set(re.findall(r'\{(\w+)\}', v))-_known.get(k, set())
@@ -81,8 +82,9 @@ def as_data(
 
 def _mark(data, seed=None):
     "A mark that stands nowhere in `data`: random, or, with a seed, the same for the same data"
+    seeded = lambda i: hashlib.blake2b(f'{i} {data}'.encode(), key=str(seed).encode()[:64], digest_size=8).hexdigest()
     for i in range(99):
-        mark = secrets.token_hex(8) if seed is None else hashlib.blake2b(f'{i} {data}'.encode(), key=str(seed).encode()[:64], digest_size=8).hexdigest()
+        mark = secrets.token_hex(8) if seed is None else seeded(i)
         if mark not in data: return mark
 
 def _chat(prompt, fields, seed=None):
@@ -94,11 +96,15 @@ def _chat(prompt, fields, seed=None):
 
 # %% ../../nbs/critics/04_llm.ipynb #9546db56
 _addressed = {
-    'orders to ignore':r'\b(?:ignore|disregard|forget|override|bypass)\b.{0,40}\b(?:rubric|rule|instruction|criteri|prompt|guideline|above|previous|prior|system)',
-    'asks for a verdict':r'\b(?:give|award|assign|rate|score|grade|mark|praise|judge)\b.{0,40}(?:\b(?:10|ten|full|maximum|max|highest|perfect|every|all)\b|\+1)|"?severity"?\s*[:=]|\b(?:10/10|100/100)\b',
+    'orders to ignore':r'\b(?:ignore|disregard|forget|override|bypass)\b.{0,40}'
+        r'\b(?:rubric|rule|instruction|criteri|prompt|guideline|above|previous|prior|system)',
+    'asks for a verdict':r'\b(?:give|award|assign|rate|score|grade|mark|praise|judge)\b.{0,40}'
+        r'(?:\b(?:10|ten|full|maximum|max|highest|perfect|every|all)\b|\+1)|"?severity"?\s*[:=]|\b(?:10/10|100/100)\b',
     'names our fields':r'\b(?:good_spans|poor_spans|textual_feedback)\b',
-    'speaks to the judge':r'\b(?:dear|attention|note to|message (?:to|for)|you are)\b.{0,20}\b(?:judge|critic|reviewer|grader|evaluator|assistant|AI|model)\b',
-    'imitates a chat':r'<\|[\w ]{1,40}\|>|</?(?:s|system|user|assistant|start_of_turn|end_of_turn)>|\[/?INST\]|^[ \t]{0,8}#{0,4} ?(?:system|assistant) ?:',
+    'speaks to the judge':r'\b(?:dear|attention|note to|message (?:to|for)|you are)\b.{0,20}'
+        r'\b(?:judge|critic|reviewer|grader|evaluator|assistant|AI|model)\b',
+    'imitates a chat':r'<\|[\w ]{1,40}\|>|</?(?:s|system|user|assistant|start_of_turn|end_of_turn)>|\[/?INST\]'
+        r'|^[ \t]{0,8}#{0,4} ?(?:system|assistant) ?:',
     'imitates the frame':r'-{3} ?(?:end|begin|data)|\bend of (?:the )?(?:data|text|response|input)\b',
     'hides characters':'[\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\U000e0000-\U000e007f]'}
 _addressed = {k:re.compile(v, re.I|re.M) for k,v in _addressed.items()}
@@ -159,9 +165,12 @@ def _fields(ex, prompt):
     if ex.meta.get('result') is not None and not ex.meta.get('test_report'): have['test_report'] = tests_in_words(ex.meta['result'])
     out = {}
     for f in prompt.data:
-        name,v = f.rstrip('?'),have.get(f.rstrip('?'), ex.meta.get(f.rstrip('?')))
-        if isinstance(v, str) and (v or not f.endswith('?')): out[name] = v
-        elif not f.endswith('?'): raise ValueError(f'example {ex.meta.get("id")!r}: the prompt {prompt.id} shows meta[{name!r}], which is {"missing" if v is None else "not a string"}')
+        name,needed = f.rstrip('?'),not f.endswith('?')
+        v = have.get(name, ex.meta.get(name))
+        if isinstance(v, str) and (v or needed): out[name] = v
+        elif needed:
+            why = 'missing' if v is None else 'not a string'
+            raise ValueError(f'example {ex.meta.get("id")!r}: the prompt {prompt.id} shows meta[{name!r}], which is {why}')
     return out
 
 # %% ../../nbs/critics/04_llm.ipynb #7f2f41cf
@@ -200,7 +209,7 @@ class LLMCritic:
     kind = 'llm'
     def __init__(self,
         model:str='',         # What the model is called
-        task:str|Path|Prompt=None, # Name or file of the prompt; `None` goes by `meta['task']`, and takes the generic one where that does not fit
+        task:str|Path|Prompt=None, # Name or file of the prompt; `None`: that of `meta['task']`, or else the generic one
         *,
         limit:float=4.,       # Bound on the total praise and on the total blame of a response, counted in words at full score
         again:bool=True,      # Send a reply back once if it cannot be read, or quotes what is not there
@@ -209,7 +218,8 @@ class LLMCritic:
         tests:bool=False,     # Run the tests of a program in the sandbox, and show the critic what happened
         fence_seed:int=None,  # Same marks around the same text, for runs that must repeat; `None` draws them anew
     ):
-        self.model,self.limit,self.again,self.prose,self.min_similarity,self.tests,self.fence_seed = model,limit,again,prose,min_similarity,tests,fence_seed
+        self.model,self.limit,self.min_similarity = model,limit,min_similarity
+        self.again,self.prose,self.tests,self.fence_seed = again,prose,tests,fence_seed
         names = PROMPTS if task is None else (task,)
         self.prompts = {p.name:p for p in (o if isinstance(o, Prompt) else load_prompt(o) for o in names)}
     def ask(self,
@@ -268,7 +278,8 @@ def _read(self:LLMCritic, ex, reply, source):
     if d: d = d | {k:_distinct(d[k]) for k in ('good_spans','poor_spans')}
     c = align(ex.response, d, min_similarity=self.min_similarity) if d else align(ex.response, text) if self.prose else None
     if c is None:
-        why = 'it was cut off, so allow more tokens' if reply.finish=='length' else 'the model may be too small for the task, or not follow instructions'
+        why = 'the model may be too small for the task, or not follow instructions'
+        if reply.finish=='length': why = 'it was cut off, so allow more tokens'
         return _Reading(None, 'unreadable', error=f'the reply is no critique ({why}); it begins {clipped(reply.text, 120)!r}')
     lost = tuple(q for q in c.unresolved if q.reason!='missing')
     n = len(d['good_spans']+d['poor_spans']) if d else len(c.spans)
@@ -292,7 +303,9 @@ def _steps(self:LLMCritic, ex):
     if self.again and not replies[0].error and (first.lost or first.critique is None and replies[0].finish!='length'):
         words = json.dumps([q.text for q in first.lost], ensure_ascii=False, indent=1)
         say = prompt.fill('again', quotes=UNSEEN.sub(lambda m: json.dumps(m[0])[1:-1], words)) if first.lost else prompt.fill('unreadable')
-        replies.append((yield replace(ask, messages=[*ask.messages, dict(role='assistant', content=replies[0].text.encode('utf-8', 'replace').decode()), dict(role='user', content=say)])))
+        said = replies[0].text.encode('utf-8', 'replace').decode()
+        more = [dict(role='assistant', content=said), dict(role='user', content=say)]
+        replies.append((yield replace(ask, messages=[*ask.messages, *more])))
         second = self._read(ex, replies[1], source)
         info |= dict(first_quotes=first.quotes, first_found=first.found) | (dict(again_error=second.error) if second.error else {})
         if second.critique and (not first.critique or second.found>=first.found): got = second

@@ -55,16 +55,19 @@ class ModelCritic(LLMCritic):
         constrained:bool|dict=False, # Let the model write only critiques with quotes that occur; a dict sets limits of `critique_grammar`
         **kwargs,               # Of `LLMCritic`: `limit`, `again`, `prose`, `min_similarity`, `tests`, `fence_seed`
     ):
-        if batch_size<1 or max_new_tokens<1: raise ValueError(f'batch_size={batch_size}, max_new_tokens={max_new_tokens}: must be 1 or more')
+        if batch_size<1 or max_new_tokens<1:
+            raise ValueError(f'batch_size={batch_size}, max_new_tokens={max_new_tokens}: must be 1 or more')
         if model is None: model = os.environ.get('TEXT2GRAD_MODEL') or None
         self._loaded = self._ready(*model) if isinstance(model, tuple) else None
         super().__init__(model_name(model), task, **kwargs)
-        self.where,self.device,self.dtype,self.batch_size,self.max_new_tokens,self.context = model,device,dtype,batch_size,max_new_tokens,context
+        self.where,self.device,self.dtype = model,device,dtype
+        self.batch_size,self.max_new_tokens,self.context = batch_size,max_new_tokens,context
         self._lock = threading.Lock()
         self.limits = None if constrained is False else dict(constrained) if isinstance(constrained, dict) else {}
         if self.limits is not None: import_llguidance(), critique_grammar('', **self.limits)
     def settings(self):
-        return dict(weights=_weights(self.where), max_new_tokens=self.max_new_tokens, context=self.context, constrained=self.limits, dtype=self.dtype and str(self.dtype))
+        return dict(weights=_weights(self.where), max_new_tokens=self.max_new_tokens, context=self.context,
+                    constrained=self.limits, dtype=self.dtype and str(self.dtype))
 
 # %% ../../nbs/critics/06_local.ipynb #e57259ac
 def model_name(model):
@@ -77,16 +80,21 @@ def model_name(model):
 
 def _weights(model):
     "A digest that changes when the weights do; empty for a name, which stands for them"
-    if isinstance(model, tuple): facts = [(k, list(v.shape), float(v.detach().double().abs().sum())) for k,v in model[0].state_dict().items()]
+    mass = lambda v: float(v.detach().double().abs().sum())
+    if isinstance(model, tuple): facts = [(k, list(v.shape), mass(v)) for k,v in model[0].state_dict().items()]
     elif model is None or not Path(model).expanduser().is_dir(): return ''
-    else: facts = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(Path(model).expanduser().glob('*.safetensors'))]
+    else:
+        stats = [(f.name, f.stat()) for f in sorted(Path(model).expanduser().glob('*.safetensors'))]
+        facts = [(name, s.st_size, s.st_mtime_ns) for name,s in stats]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
 # %% ../../nbs/critics/06_local.ipynb #862b437b
 @patch
 def _ready(self:ModelCritic, model, tok):
     "A model and tokenizer, checked; `ValueError` says what they lack"
-    if not getattr(tok, 'chat_template', None): raise ValueError(f'{type(tok).__name__}: has no chat template, so it is not known how to talk to the model; use an instruction-tuned one')
+    if not getattr(tok, 'chat_template', None):
+        raise ValueError(f'{type(tok).__name__}: has no chat template, so it is not known how to talk to the model; '
+                         'use an instruction-tuned one')
     if tok.eos_token_id is None: raise ValueError(f'{type(tok).__name__}: has no end token, so no reply could end')
     return model, tok
 
@@ -109,7 +117,8 @@ def room(self:ModelCritic)->int: # Tokens
 def _chat_ids(tok, messages):
     "The ids of a chat up to where the model replies"
     from jinja2 import TemplateError
-    ids = lambda ms: tok.apply_chat_template(ms, add_generation_prompt=True, tokenize=True, return_dict=True, enable_thinking=False)['input_ids']
+    how = dict(add_generation_prompt=True, tokenize=True, return_dict=True, enable_thinking=False)
+    ids = lambda ms: tok.apply_chat_template(ms, **how)['input_ids']
     try: return ids(messages)
     except TemplateError:
         if messages[0]['role']!='system' or len(messages)<2: raise
@@ -143,14 +152,16 @@ def _reply_ids(self:ModelCritic, prompts, responses):
     mask = torch.tensor([[0]*(n-len(p))+[1]*len(p) for p in prompts])
     ends = getattr(model.generation_config, 'eos_token_id', None)
     ends = sorted({tok.eos_token_id, *(ends if isinstance(ends, list) else [] if ends is None else [ends])})
-    cfg = GenerationConfig(max_new_tokens=self.max_new_tokens, min_new_tokens=0, do_sample=False, num_beams=1, temperature=1., top_k=50, top_p=1., repetition_penalty=1.,
-                           no_repeat_ngram_size=0, length_penalty=1., use_cache=True, pad_token_id=tok.eos_token_id, eos_token_id=ends)
+    cfg = GenerationConfig(max_new_tokens=self.max_new_tokens, min_new_tokens=0, do_sample=False, num_beams=1,
+                           temperature=1., top_k=50, top_p=1., repetition_penalty=1., no_repeat_ngram_size=0,
+                           length_penalty=1., use_cache=True, pad_token_id=tok.eos_token_id, eos_token_id=ends)
     rows = None if self.limits is None else CritiqueMask(self._lltok, responses, self.max_new_tokens, **self.limits)
     was = model.training
     model.eval()
     try:
         with torch.no_grad():
-            out = model.generate(input_ids=x.to(model.device), attention_mask=mask.to(model.device), generation_config=cfg, logits_processor=[rows] if rows else None)
+            out = model.generate(input_ids=x.to(model.device), attention_mask=mask.to(model.device), generation_config=cfg,
+                                 logits_processor=[rows] if rows else None)
     finally: model.train(was)
     out = [o[n:] for o in out.tolist()]
     stop = [next((j+1 for j,t in enumerate(o) if t in ends), None) for o in out]
@@ -174,8 +185,10 @@ def _batch(self:ModelCritic, encoded, asks):
     try: outs,mask = self._reply_ids([ids for ids,_ in encoded], [a.response for a in asks])
     except torch.OutOfMemoryError: torch.cuda.empty_cache(); return None
     text = lambda ids: tok.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return [_reply(self, ids, text(ids), ended, len(p), cut, bool(mask and mask.short[i])) for i,((ids,ended),(p,cut)) in enumerate(zip(outs, encoded))]
+    short = lambda i: bool(mask and mask.short[i])
+    return [_reply(self, ids, text(ids), ended, len(p), cut, short(i)) for i,((ids,ended),(p,cut)) in enumerate(zip(outs, encoded))]
 
+# %% ../../nbs/critics/06_local.ipynb #d0b79e14
 @patch
 def ask(self:ModelCritic,
     asks:list[Ask], # What to ask
@@ -184,10 +197,17 @@ def ask(self:ModelCritic,
     with self._lock: return self._ask(asks)
 
 @patch
+def _too_long(self:ModelCritic, n):
+    return Reply(error=f'the prompt has {n} tokens and the model takes {self.room} beside its reply, even with its longest text cut; '
+                       'shorten it, or lower max_new_tokens')
+
+def _no_memory(n):
+    return Reply(error=f'out of memory with one prompt of {n} tokens; take a smaller model, or lower max_new_tokens or context')
+
+@patch
 def _ask(self:ModelCritic, asks):
     enc = [self.encode(a) for a in asks]
-    out = [None if ids is not None else Reply(error=f'the prompt has {n} tokens and the model takes {self.room} beside its reply, even with its longest text cut; shorten it, '
-                                              'or lower max_new_tokens') for ids,n in enc]
+    out = [None if ids is not None else self._too_long(n) for ids,n in enc]
     todo = sorted((i for i,o in enumerate(out) if o is None), key=lambda i: -len(enc[i][0]))
     while todo:
         now = todo[:self.batch_size]
@@ -196,6 +216,6 @@ def _ask(self:ModelCritic, asks):
             self.batch_size = len(now)//2
             _log.warning('%r: out of memory with %d prompts side by side; going on with %d', self, len(now), self.batch_size)
             continue
-        for i,r in zip(now, got or [Reply(error=f'out of memory with one prompt of {len(enc[now[0]][0])} tokens; take a smaller model, or lower max_new_tokens or context')]): out[i] = r
+        for i,r in zip(now, got or [_no_memory(len(enc[now[0]][0]))]): out[i] = r
         todo = todo[len(now):]
     return out

@@ -54,7 +54,8 @@ def source_of(
     "All that a response may speak of"
     return '\n'.join(ex.meta[k] for k in ('document','context','question') if isinstance(ex.meta.get(k), str))
 
-_same = [{stem(w) for w in g.split()} for g in ('st saint street', 'mt mount mountain', 'ft fort', 'dr doctor', 'prof professor', 'ave avenue', 'rd road')]
+_shortened = 'st saint street, mt mount mountain, ft fort, dr doctor, prof professor, ave avenue, rd road'
+_same = [{stem(w) for w in g.split()} for g in _shortened.split(', ')]
 
 def _known(w, source):
     "Whether a name stands in the source in some form: inflected, as part of a compound, shortened"
@@ -62,7 +63,8 @@ def _known(w, source):
     if any(stem(w) in g and g&vocab for g in _same): return True
     if stem(w) in vocab or all(stem(p) in vocab for p in re.split("[-'’]", w)) or (w.isupper() and w in initials): return True
     s = stem(w)
-    return any(v.startswith(s[:max(4, min(len(s), len(v))-2)]) and len(s)>3 or min(len(s), len(v))>2 and (s.startswith(v) or v.startswith(s)) for v in caps)
+    inflected = lambda v: len(s)>3 and v.startswith(s[:max(4, min(len(s), len(v))-2)])
+    return any(inflected(v) or min(len(s), len(v))>2 and (s.startswith(v) or v.startswith(s)) for v in caps)
 
 _rough = re.compile(r'\b(?:about|around|nearly|almost|over|under|roughly|some|approximately|more than|less than|up to)\s+\W?$', re.I)
 
@@ -85,14 +87,16 @@ def unsupported(ex):
         elif (w.name or w.text[0].isupper() and _subject.match(text, w.end)) and not _known(w.text, source):
             if names and text[names[-1][1]:w.start]==' ': names[-1] = (names[-1][0], w.end)
             else: names.append((w.start, w.end))
-    return [*(mark(text, w.start, w.end, -.7 if w.text[0].isdigit() else -.5, f'The number {short(w.text)} does not stand in the text.') for w in odd[:6]),
+    cost = lambda w: -.7 if w.text[0].isdigit() else -.5
+    return [*(mark(text, w.start, w.end, cost(w), f'The number {short(w.text)} does not stand in the text.') for w in odd[:6]),
             *(mark(text, a, b, -.7, f'It names {short(text[a:b])}, which the text never mentions.') for a,b in names[:6])]
 
 def strays(ex):
     "Most of what the sentence says, in words that the source does not have"
     text,(a,b),source = ex.response,body(ex),source_of(ex)
     said = [w for w in content(text) if a<=w.start<b and w.stem[0]!='#' and not w.name]
-    far = [w for w in said if not _known(w.text, source) and not any(v.startswith(w.stem[:5]) for v in vocabulary(source)[0] if len(w.stem)>4)]
+    akin = lambda s: len(s)>4 and any(v.startswith(s[:5]) for v in vocabulary(source)[0])
+    far = [w for w in said if not _known(w.text, source) and not akin(w.stem)]
     if len(said)<3 or len(far)<=.6*len(said): return []
     reason = f'Most of its words do not come from the text, such as {listed(short(w.text) for w in far[:3])}.'
     return [mark(text, w.start, w.end, -min(.15, 1.5/len(far)), reason) for w in far[:12]]
@@ -101,8 +105,8 @@ def strays(ex):
 @lru_cache(maxsize=512)
 def facts(
     document:str, # The text to be summarised
-)->dict:          # Stem -> `(weight, the word as it stands there, number of its sentence)`, heaviest first; a number's stem is `#` and its value
-    "The words of a document that carry its facts, weighed by the document alone"
+)->dict:          # Stem -> `(weight, the word as it stands there, number of its sentence)`, heaviest first
+    "The words of a document that carry its facts, weighed by the document alone; the stem of a number is `#` and its value"
     words,parts = content(document),sentences(document)
     n,named,form = Counter(w.stem for w in words),{w.stem for w in words if w.name},{}
     for w,v in zip(words, [*words[1:], None]):
@@ -115,11 +119,14 @@ def facts(
 _announce = re.compile(r"""\W*(?:(?:sure|certainly|of\ course|okay|ok|absolutely|great)\b[^.\n:]{0,60}?[!,.:]\s*)?
     (?:(?:here(?:'s|’s|\ is|\ are)|this\ is|below\ is)\s+(?:an?|the|your|my|one|two)\b[^.:\n]{0,60}?
         \b(?:summary|sentences?|answer|version|response)\b[^.:\n]{0,60}[:.]?
-    |in\ (?:summary|short|conclusion)\b|to\ (?:sum\ up|summari[sz]e)\b|(?:one-sentence\ |short\ |brief\ )?(?:summary|tl;dr|answer|title|response)\**:
-    |(?:according\ to|based\ on|in)\ (?:the|this)\ (?:given\ |above\ |provided\ )?(?:text|passage|context|article|document|conversation|information)\b
+    |in\ (?:summary|short|conclusion)\b|to\ (?:sum\ up|summari[sz]e)\b
+    |(?:one-sentence\ |short\ |brief\ )?(?:summary|tl;dr|answer|title|response)\**:
+    |(?:according\ to|based\ on|in)\ (?:the|this)\ (?:given\ |above\ |provided\ )?
+        (?:text|passage|context|article|document|conversation|information)\b
     |the\ (?:correct\ )?(?:answer|summary)(?:\ to\ [^.:\n]{0,80}?)?\s+(?:is|would\ be)\b)""", re.I|re.X)
 _about = re.compile(r"""\W*(?:the|this)\s+(?:given\s+|above\s+|provided\s+)?
-    (text|article|passage|document|conversation|dialogue|dialog|story|message|e-?mail|letter|note|discussion|report|paragraph|excerpt|statement)\s+
+    (text|article|passage|document|conversation|dialogue|dialog|story|message|e-?mail|letter|note
+        |discussion|report|paragraph|excerpt|statement)\s+
     (?:is\ about|is\ (?:an?|between)|was|begins|starts|focuses|appears|revolves
     |(?:describe|discusse?|say|state|mention|tell|talk|explain|provide|present|give|highlight|report|cover|outline|summari[sz]e)s)\b
     (?:\s+(?:about|that|how|on))?""", re.I|re.X)
@@ -142,7 +149,8 @@ def body(
     "The sentence that was asked for"
     m = _announce.match(ex.response)
     at = m.end() if m else 0
-    return next(((at+a, at+b) for a,b in sentences(ex.response[at:]) if LETTER.search(ex.response, at+a, at+b)), (0, len(ex.response.rstrip())))
+    found = ((at+a, at+b) for a,b in sentences(ex.response[at:]) if LETTER.search(ex.response, at+a, at+b))
+    return next(found, (0, len(ex.response.rstrip())))
 
 # %% ../../nbs/critics/01_text_rules.ipynb #8babca3a
 def run_on(ex):
@@ -155,7 +163,8 @@ def run_on(ex):
     words = list(WORD.finditer(text, a, b))
     if len(words)<=40: return out
     c = words[40].start()
-    return [*out, mark(text, c, b, -min(1.5, .1*(len(words)-40)), f'The sentence has {len(words)} words and should have ended before {short(text[c:b])}.')]
+    reason = f'The sentence has {len(words)} words and should have ended before {short(text[c:b])}.'
+    return [*out, mark(text, c, b, -min(1.5, .1*(len(words)-40)), reason)]
 
 def repetition(ex):
     "Words said before: any four in a row, three that carry facts, or one twice over"
@@ -169,7 +178,8 @@ def repetition(ex):
             if len(g)<n or sum(s not in STOP_STEMS for s in g)<facts_needed: continue
             if g in seen: hit |= set(range(i, i+n))
             seen.add(g)
-    return [mark(text, a, b, -min(1.5, .5*_units(text[a:b])), f'It repeats itself: {short(text[a:b])}.') for a,b in _regions(words, hit)[:6]]
+    cost = lambda a,b: -min(1.5, .5*_units(text[a:b]))
+    return [mark(text, a, b, cost(a, b), f'It repeats itself: {short(text[a:b])}.') for a,b in _regions(words, hit)[:6]]
 
 def _regions(words, hit):
     "`(start, end)` of each run of neighbouring words whose index is in `hit`"
@@ -230,7 +240,8 @@ def copied(ex, n=12):
     return [mark(ex.response, a, b, -min(3, .1*_units(ex.response[a:b])), f'It copies the text word for word: {short(ex.response[a:b])}.')
             for a,b in _regions(words, hit)[:4]]
 
-_clash = re.compile(r"\b(?:[Tt]he|[Aa]n?)\s+(?:of|and|or|in|to|at|for|the|an?|is|are|was|were|has|have)\b(?![-'’])|\b(?:the|an)(?=[.,;!?])")
+_clash = re.compile(r"\b(?:[Tt]he|[Aa]n?)\s+(?:of|and|or|in|to|at|for|the|an?|is|are|was|were|has|have)\b(?![-'’])"
+                    r"|\b(?:the|an)(?=[.,;!?])")
 
 def grammar(ex):
     "Words listed without a sentence, and an article with nothing to stand before"
@@ -251,7 +262,7 @@ FACT_WEIGHT,MISSING_WEIGHT = 2.,2. # What all facts together earn, and what it c
 def credit(
     document:str, # The text to be summarised
     words:list,   # Words of the summary, in order
-)->tuple:         # `(pays, said, left)`: `(word, pay)` of each that earns, the stems that were said, what each sentence of the document can still pay
+)->tuple:         # `(pays, said, left)`: `(word, pay)` of each that earns, stems that were said, what each sentence can still pay
     "What each fact earns: its weight, once; at most `FACT_WEIGHT` in all, and 60% of that from one sentence of the document"
     known,n = facts(document),len(sentences(document))
     aim,pays,said,left = _aim(known),[],set(),[FACT_WEIGHT*(.6 if n>1 else 1.)]*n
@@ -287,17 +298,20 @@ _number = re.compile(r'\bhow (?:many|much|old|long|tall|far|big|high|heavy)\b|\b
 _time = re.compile(r'\bwhen\b|\b(?:what|which) (?:time|days?|date|month|year|season)\b', re.I)
 _name = re.compile(r'\bwho(?:m|se)?\b|\b(?:which|what) (?:city|country|town|village)\b|\bname of\b', re.I)
 _yesno = re.compile(r'\W*(?:is|are|was|were|do|does|did|can|could|has|have|had|will|would|should|must)\b', re.I)
-_when = re.compile(r"""\b(?:(?:mon|tues|wednes|thurs|fri|satur|sun)days?|january|february|march|april|may|june|july|august|september|october|november|december
+_when = re.compile(r"""\b(?:(?:mon|tues|wednes|thurs|fri|satur|sun)days?
+    |january|february|march|april|may|june|july|august|september|october|november|december
     |spring|summer|autumn|fall|winter|morning|noon|afternoon|evening|night|midnight|today|tomorrow|yesterday
     |once|twice|half|dozen|after|before|during|an?|every|daily|weekly|monthly)\b""", re.I|re.X)
-_unstated = re.compile(r"\b(?:not|no)\b.{0,20}\b(?:stated?|say|said|mention(?:ed)?|specif(?:y|ied)|given?|known|information)\b|n['’]t (?:say|state|mention)\b|\bunknown\b", re.I)
+_unstated = re.compile(r"\b(?:not|no)\b.{0,20}\b(?:stated?|say|said|mention(?:ed)?|specif(?:y|ied)|given?|known|information)\b"
+                       r"|n['’]t (?:say|state|mention)\b|\bunknown\b", re.I)
 _no = re.compile(r"\b(?:not|no|never|nobody|none|nothing|without|neither|nor|cannot)\b|n['’]t\b", re.I)
 
 def kind(
     question:str, # A question
 )->str:           # 'yesno', 'number', 'time', 'name', or '' for anything else
     "What sort of answer a question wants"
-    return 'yesno' if _yesno.match(question) else next((k for k,r in dict(number=_number, time=_time, name=_name).items() if r.search(question)), '')
+    if _yesno.match(question): return 'yesno'
+    return next((k for k,r in dict(number=_number, time=_time, name=_name).items() if r.search(question)), '')
 
 def _fits(k, w):
     "Whether a word is an answer of kind `k`: a clock time and a year are numbers that tell a time"
@@ -334,8 +348,11 @@ def unstated(ex):
     text,context,q = ex.response,ex.meta['context'],ex.meta['question']
     if not _unstated.search(text[:120]): return []
     (chosen,share),gone = evidence(context, q),[w.text for w in content(q) if w.stem not in vocabulary(context)[0]]
-    if share>=.75 or not gone: return [_end(ex, -1. if share>=.75 else -.5, f'It says that the text does not tell, but {_closest(chosen)}.')]
-    return [mark(text, 0, len(text.rstrip()), .5, f'The text says nothing of {listed(map(short, gone))}, so there may be no answer in it.')] if share<=.5 else []
+    if share>=.75 or not gone:
+        return [_end(ex, -1. if share>=.75 else -.5, f'It says that the text does not tell, but {_closest(chosen)}.')]
+    if share>.5: return []
+    reason = f'The text says nothing of {listed(map(short, gone))}, so there may be no answer in it.'
+    return [mark(text, 0, len(text.rstrip()), .5, reason)]
 
 # %% ../../nbs/critics/01_text_rules.ipynb #2f846361
 def _praise(text, words, mass, where):
@@ -352,7 +369,8 @@ def answers(ex):
     if _unstated.search(text[:120]): return []
     if k=='yesno':
         said = _says.search(text[:120])
-        return [mark(text, *said.span(1), .3, 'It answers yes or no, as asked.')] if said else [_end(ex, -.5, 'It is a question for yes or no, and the answer says neither.')]
+        if said: return [mark(text, *said.span(1), .3, 'It answers yes or no, as asked.')]
+        return [_end(ex, -.5, 'It is a question for yes or no, and the answer says neither.')]
     near,named = {w.stem for p in chosen for w in content(p)}-asked,{w.stem for p in chosen for w in content(p) if w.name}
     words = {w.stem:w for w in reversed(content(text)) if w.stem not in asked}
     found = {s:w for s,w in words.items() if s in near}
@@ -365,10 +383,12 @@ def answers(ex):
     far = {s:w for s,w in words.items() if s in {w.stem for w in content(ex.meta['context'])} and (not amount or _fits(k, w))}
     if far: return _praise(text, far, .3, 'from the text, though not from the part closest to the question')
     if not words and not amount: return [_end(ex, -1., 'It repeats words of the question and adds nothing.')]
-    return [] if not words else [_end(ex, -.5, f'It gives no {k if amount else "word"} of the text beyond the question: {_closest(chosen)}.')]
+    if not words: return []
+    return [_end(ex, -.5, f'It gives no {k if amount else "word"} of the text beyond the question: {_closest(chosen)}.')]
 
 # %% ../../nbs/critics/01_text_rules.ipynb #c21237a1
-_hedge = re.compile(r"""\b(?:I\ (?:think|believe|guess|assume)|I['’]m\ not\ sure|as\ an\ AI|it\ (?:is|'s)\ (?:possible|likely|unclear)|it\ seems
+_hedge = re.compile(r"""\b(?:I\ (?:think|believe|guess|assume)|I['’]m\ not\ sure|as\ an\ AI
+    |it\ (?:is|'s)\ (?:possible|likely|unclear)|it\ seems
     |might|may|maybe|perhaps|probably|possibly|presumably|likely)\b""", re.X)
 
 def hedging(ex):
@@ -386,8 +406,9 @@ def contradicted(ex):
     yes = re.match(r'\W*yes\b', text, re.I) if kind(q)=='yesno' else None
     claim = {w.stem for w in content(q if yes else text)}
     a,b = yes.span() if yes else (0, len(text.rstrip()))
+    if len(claim)<3 or _no.search(q if yes else text): return []
     for p in _clauses.split(ex.meta['context']):
-        if len(claim)>2 and len(claim & {w.stem for w in content(p)})>=.75*len(claim) and _no.search(p) and not _no.search(q if yes else text):
+        if _no.search(p) and len(claim & {w.stem for w in content(p)})>=.75*len(claim):
             return [mark(text, a, b, -1.5, f'It says {short(text[a:b])}, but the text denies it: {short(p.strip(), 90)}.')]
     return []
 

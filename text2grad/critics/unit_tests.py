@@ -9,6 +9,7 @@ __all__ = ['sentence', 'UnitTestCritic', 'setup_of']
 
 # %% ../../nbs/critics/03_unit_tests.ipynb #2dbda735
 import ast,platform,secrets
+from dataclasses import replace
 from fastcore.basics import patch
 from ..alignment.critiques import bounded
 from .code_rules import NEWLINE,header_of,index_at,own_nodes,program
@@ -30,7 +31,8 @@ def sentence(
     tail = f' The first difference: {f.divergence}.' if f.divergence else ''
     if f.kind=='syntax': return f'{at} is not Python: {f.error}.'
     if f.kind=='missing': return f'{f.error[:1].upper()}{f.error[1:]}.' if f.error else f'The program has not got what {call} asks for.'
-    if f.kind=='timeout': return f'{call} does not come to an end within {seconds:g} seconds' + (f'; it was in line {f.line}.' if f.line else '.')
+    if f.kind=='timeout':
+        return f'{call} does not come to an end within {seconds:g} seconds' + (f'; it was in line {f.line}.' if f.line else '.')
     if f.kind=='memory': return f'{call} needs more memory than it is given.'
     if f.kind=='output': return f'{call} prints without end.'
     if f.kind=='exit': return f'{call} ends the program instead of returning a value.'
@@ -41,7 +43,7 @@ def sentence(
 
 # %% ../../nbs/critics/03_unit_tests.ipynb #a3db68ca
 def _line(p, n):
-    "Characters of the response that line `n` of the program stands on, without the spaces around it; `None` if the line is not there or empty"
+    "Where line `n` of the program stands in the response, without the spaces around it; `None` if it is not there or empty"
     starts = [0,*(m.end() for m in NEWLINE.finditer(p.src))]
     if not n or n>len(starts): return None
     row = NEWLINE.split(p.src)[n-1]
@@ -122,8 +124,8 @@ class UnitTestCritic:
     @property
     def fingerprint(self)->str:
         "What decides a judgement besides the example"
-        return dumps(dict(kind='tests', version=self.version, timeout=self.timeout, memory_mb=self.memory_mb, most=self.most, limit=self.limit,
-                          python='.'.join(platform.python_version_tuple()[:2])))
+        own = {k:getattr(self, k) for k in ('version','timeout','memory_mb','most','limit')}
+        return dumps(dict(kind='tests', **own, python='.'.join(platform.python_version_tuple()[:2])))
     def __call__(self,
         examples:list[Example], # Responses to judge; `meta` needs `tests` and `entry_point`
     )->list[Critique|None]:     # `None` where there are no tests, or the sandbox failed us
@@ -135,8 +137,9 @@ class UnitTestCritic:
 def _tests(ex, i):
     "The tests of an example; '' if there are none"
     for k in ('tests','entry_point'):
-        if not isinstance(ex.meta.get(k), str):
-            raise ValueError(f'example {i} (id {ex.meta.get("id")!r}): the unit test critic reads meta[{k!r}], which is {"missing" if k not in ex.meta else "not a string"}')
+        if isinstance(ex.meta.get(k), str): continue
+        why = 'missing' if k not in ex.meta else 'not a string'
+        raise ValueError(f'example {i} (id {ex.meta.get("id")!r}): the unit test critic reads meta[{k!r}], which is {why}')
     return ex.meta['tests'].strip()
 
 def setup_of(
@@ -178,7 +181,9 @@ def _judgement(ex, p, r, critic, taken):
 
 # %% ../../nbs/critics/03_unit_tests.ipynb #43d7f352
 @patch
-def _run(self:UnitTestCritic, jobs): return run_batch([dict(timeout=self.timeout, memory_mb=self.memory_mb, sandbox=self.sandbox) | j for j in jobs], workers=self.workers)
+def _run(self:UnitTestCritic, jobs):
+    box = dict(timeout=self.timeout, memory_mb=self.memory_mb, sandbox=self.sandbox)
+    return run_batch([box | j for j in jobs], workers=self.workers)
 
 @patch
 def _lines(self:UnitTestCritic, programs, results):
@@ -197,9 +202,10 @@ def judgements(self:UnitTestCritic,
     "Run each response against its tests, on all cores"
     tests = [_tests(e, i) for i,e in enumerate(examples)]
     todo = [(i, program(e)) for i,(e,t) in enumerate(zip(examples, tests)) if t and e.response.strip()]
-    job = lambda i,p: dict(code=p.src, tests=tests[i], entry_point=examples[i].meta['entry_point'] or None, setup=setup_of(examples[i].meta))
-    results = self._run([job(*o) for o in todo])
+    job = lambda p,tests,meta: dict(code=p.src, tests=tests, entry_point=meta['entry_point'] or None, setup=setup_of(meta))
+    results = self._run([job(p, tests[i], examples[i].meta) for i,p in todo])
     taken = self._lines([p for _,p in todo], results)
-    out = [Judgement(Critique('The response is empty.', source=self.source), info=dict(status='empty')) if t else Judgement(info=dict(status='no tests')) for t in tests]
+    empty = Judgement(Critique('The response is empty.', source=self.source), info=dict(status='empty'))
+    out = [replace(empty, info=dict(status='empty')) if t else Judgement(info=dict(status='no tests')) for t in tests]
     for (i,p),r,lines in zip(todo, results, taken): out[i] = _judgement(examples[i], p, r, self, lines)
     return out

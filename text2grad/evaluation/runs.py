@@ -6,7 +6,8 @@ Docs: https://text2grad.github.io/text2grad/evaluation/runs.html.md"""
 
 # %% auto #0
 __all__ = ['MAX_NAME', 'MAX_RUNS', 'MAX_FOLDERS', 'MAX_LOG', 'MAX_LINE', 'MAX_ROWS', 'MAX_KEYS', 'MAX_HELD_OUT', 'MAX_DOCUMENT',
-           'RunError', 'RunBase', 'open_inside', 'list_runs', 'LogTail', 'finite_number', 'RunReader', 'Shelf']
+           'RunError', 'RunBase', 'open_inside', 'list_runs', 'LogTail', 'finite_number', 'RunReader', 'read_run',
+           'Shelf']
 
 # %% ../../nbs/evaluation/05_runs.ipynb #b03d3910
 import errno,json,math,os,re,stat,threading
@@ -329,6 +330,15 @@ def checkpoints(self:RunReader)->list: # Steps
         with os.scandir(at) as entries: found = [re.fullmatch(r'ckpt-(\d{1,9})', e.name) for e in entries if e.is_dir(follow_symlinks=False)]
     finally: os.close(at)
     return sorted({int(m[1]) for m in found if m})
+
+# %% ../../nbs/evaluation/05_runs.ipynb #b76f4ee6
+def read_run(
+    run_dir:str|Path, # `runs/NAME`; the folder itself may be a link
+)->RunReader:         # `RunError` if it is not the folder of a run
+    "The folder of a run, finished or not"
+    p = Path(run_dir)
+    if p.is_symlink() or p.name in ('','..'): p = p.resolve()
+    return RunReader(RunBase(p.parent), p.name)
 
 # %% ../../nbs/evaluation/05_runs.ipynb #86274c3d
 class Shelf:

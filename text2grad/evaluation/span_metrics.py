@@ -20,7 +20,7 @@ from rapidfuzz.distance import LCSseq
 from ..core import Critique,Example
 from .agreement import marked_chars
 from .statistics import Estimate,OVERLAPS,Report,Statistic,auroc_of_counts,estimate,resamples,share,wilson
-from ..text import pieces
+from ..text import NO_SPACES,SYMBOL,pieces
 from ..viz.html import table_html
 
 # %% ../../nbs/evaluation/03_span_metrics.ipynb #fa2f72a1
@@ -212,8 +212,6 @@ def _reward_stats(said, gold, toks):
     return {'Spearman of rewards':Statistic(None, lambda w: _spearman(mine, theirs, w))}
 
 # %% ../../nbs/evaluation/03_span_metrics.ipynb #b7db57b2
-_cjk = '\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff'
-
 @lru_cache(1<<16)
 def _stemmed(word):
     from rouge_score.tokenizers import DefaultTokenizer
@@ -221,9 +219,9 @@ def _stemmed(word):
 
 def rouge_words(
     text:str, # Anything
-)->list[str]: # In lower case, with the stems of `rouge-score`; Chinese and Japanese characters one by one
+)->list[str]: # In lower case, with the stems of `rouge-score`; symbols of scripts without spaces one by one
     "The words that ROUGE compares"
-    return [t for w in re.findall(fr'[{_cjk}]|[^\W_{_cjk}]+', text.lower()) for t in _stemmed(w)]
+    return [t for w in re.findall(rf'{SYMBOL}|[^\W_{NO_SPACES}]+', text.lower()) for t in _stemmed(w)]
 
 def rouge(
     text:str,      # A critique

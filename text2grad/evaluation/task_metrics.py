@@ -12,6 +12,7 @@ __all__ = ['RougeTokenizer', 'rouge_l', 'squad_normalize', 'exact_match', 'token
 import re,string,warnings
 from collections import Counter
 from ..alignment.tokens import token_rewards
+from ..text import STOP
 from .span_metrics import rouge_words
 from .statistics import paired_bootstrap
 
@@ -72,17 +73,13 @@ def token_f1(
     return _best(preds, refs, f1, squad_normalize)
 
 # %% ../../nbs/evaluation/04_task_metrics.ipynb #3d53f6be
-_stop = frozenset('''a an the and or but if then than that this these those of in on at by for with from to into over under about as
-is are was were be been being has have had do does did will would can could may might must shall should it its he she they them his her
-their we you i who which what when where how not no so'''.split())
-
 def coverage(
     preds:list, # Responses; `None` counts as empty
     refs:list,  # For each a reference text or a list of them
 )->list:        # 0 to 1
     "Share of the distinct content words of a reference that stand in the response, best over the references"
     def content(s):
-        kept = ' '.join(w for w in re.findall(r'\w+', s) if w.lower() not in _stop)
+        kept = ' '.join(w for w in re.findall(r'\w+', s) if w.lower() not in STOP)
         return set(rouge_words(kept)) or set(rouge_words(s))
     return _best(preds, refs, lambda p,r: len(content(p)&content(r))/len(content(r)), rouge_words)
 

@@ -18,8 +18,7 @@ from torch import nn
 
 # %% ../../nbs/reward_model/02_base.ipynb #eb75c248
 from ..core import Critique,Example,Judgement,dumps,write_file
-from ..span_ppo.policy import LORA,base_lm,lora_config,peft_quietly
-from ..pretrained import ModelError,check_safetensors,load_model,no_dropout,progress_bars,read_json
+from ..pretrained import LORA,ModelError,base_lm,check_safetensors,load_model,load_trained,lora_config,no_dropout,peft_quietly,progress_bars,read_json,trained,trained_tensors
 
 # %% ../../nbs/reward_model/02_base.ipynb #97daa6fa
 class RewardModel(nn.Module):
@@ -82,24 +81,20 @@ def _backbone(model, lora):
 @patch
 def trained(self:RewardModel)->dict: # Name -> parameter
     "Everything that is trained: adapter, or all weights, and heads"
-    return {k:p for k,p in self.named_parameters() if p.requires_grad}
+    return trained(self)
 
 # %% ../../nbs/reward_model/02_base.ipynb #e15b3cde
 @patch
 def state(self:RewardModel)->dict:
     "Name -> tensor of everything that is trained, flat, as safetensors can store it"
-    return {k:p.detach().cpu().contiguous().clone() for k,p in self.trained().items()}
+    return {k:v.cpu().clone() for k,v in trained_tensors(self).items()}
 
 @patch
-@torch.no_grad()
 def load_state(self:RewardModel,
     state:dict, # As `state` gives it; `ValueError` if a name or a shape differs
 ):
     "Put trained tensors back in place"
-    own = self.trained()
-    odd = sorted(set(own)^set(state)) or sorted(k for k,p in own.items() if p.shape!=state[k].shape)
-    if odd: raise ValueError(f'{len(odd)} tensors differ from this model\'s, such as {odd[0]}: was it saved with other settings?')
-    for k,p in own.items(): p.copy_(state[k])
+    load_trained(self, state)
 
 # %% ../../nbs/reward_model/02_base.ipynb #a889236c
 @patch(as_prop=True)

@@ -23,7 +23,7 @@ from ..alignment.grammar import grammar_tokenizer
 from ..core import Critique,Example,Judgement,prompt_text
 from .preprocessing import chat_pieces,fit_prompt,text_ids,text_offsets
 from ..critics.local import ModelCritic,model_name
-from ..span_ppo.policy import LORA,Policy
+from ..pretrained import LORA,check_logits,lm_logits,lm_states
 from ..critics.llm import Ask,CONTROL,UNSEEN
 from ..alignment.quotes import WORD,find_spans
 from .base import RewardModel
@@ -139,7 +139,10 @@ class GenerativeConfig:
 class GenerativeRewardModel(RewardModel):
     "A causal LM that writes critique and marks as JSON (arXiv 2505.22338)"
     kind,Config = 'generative',GenerativeConfig
+<<<<<<< HEAD
     _head,_backbone,_check_head = Policy._head,Policy._backbone,Policy._check_head # Hidden states and logits as in `Policy`
+=======
+>>>>>>> cf6c45becff469015347de6d4c594418f66e1b5a
     def __init__(self,
         model,     # The language model: plain, or a `PeftModel`
         tokenizer, # Its tokenizer, with a chat template
@@ -152,7 +155,7 @@ class GenerativeRewardModel(RewardModel):
         self.ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}-{None}
         if not self.ends: raise ValueError('the tokenizer has no end token, so no answer could end')
         self.frame = _frame(tokenizer, self.ends)
-        self._check_head()
+        check_logits(self.model)
     @property
     def source(self): return f'reward model/generative/{model_name((self.lm, self.tokenizer))}'
 
@@ -277,9 +280,9 @@ def forward(self:GenerativeRewardModel,
     chunk:int=1024, # Tokens whose logits are in memory at once
 )->dict:            # `loss`, with grad, and `critique_loss`, the same without
     "Cross-entropy of the answers, per token"
-    h = self._backbone(self.model, input_ids, attention_mask)
+    h = lm_states(self.model, input_ids, attention_mask)
     m = labels[:,1:]!=IGNORE
-    nll = lambda h,y: cross_entropy(self._head(self.model, h).float(), y, reduction='sum')
+    nll = lambda h,y: cross_entropy(lm_logits(self.model, h).float(), y, reduction='sum')
     parts = list(zip(h[:,:-1][m].split(chunk), labels[:,1:][m].split(chunk)))
     if len(parts)>1 and torch.is_grad_enabled(): parts = [checkpoint(nll, a, b, use_reentrant=False) for a,b in parts]
     else: parts = [nll(a, b) for a,b in parts]

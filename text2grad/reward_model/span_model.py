@@ -24,7 +24,7 @@ from ..core import Critique,Example,Judgement,write_file
 from ..critics.local import ModelCritic,model_name
 from ..evaluation.statistics import auroc
 from ..evaluation.span_metrics import TokenScores,carried
-from ..span_ppo.policy import LORA,Policy,lm_logits
+from ..pretrained import LORA,check_logits,lm_logits
 from .preprocessing import NEUTRAL,POOR,chat_pieces,fit_prompt,text_offsets,token_labels
 from .base import RewardModel
 from .decoding import best_path,best_sentences,calibrated,choose_thresholds,class_weights,fit_temperature,label_spans,sentence_of
@@ -75,7 +75,6 @@ def _problems(c):
 class SpanRewardModel(RewardModel):
     "Token rewards from one forward pass, and a critique on demand"
     kind,Config = 'span',SpanRewardConfig
-    _head,_backbone,_check_head = Policy._head,Policy._backbone,Policy._check_head # Hidden states and logits as in `Policy`
     def __init__(self,
         model,     # A causal LM, or a `PeftModel` of one
         tokenizer, # A fast tokenizer with a chat template
@@ -89,7 +88,7 @@ class SpanRewardModel(RewardModel):
         self.piece_ids = piece_ids(tokenizer)
         self.kept,self.states_dir = {},None
         self.most = min(config.max_length, getattr(cfg, 'max_position_embeddings', None) or 1<<30, tokenizer.model_max_length)
-        if self.writes: self._check_head()
+        if self.writes: check_logits(self.model)
     @property
     def source(self): return f'reward model/span/{model_name((self.lm, self.tokenizer))}'
     @property

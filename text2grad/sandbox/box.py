@@ -265,7 +265,8 @@ def _watch(self:Box):
     "Read and write without ever waiting for one end alone"
     self._poll = select.poll()
     out,err,answers = self.proc.stdout.fileno(),self.proc.stderr.fileno(),self._ends[0]
-    self.buffers = {out:self.stdout, err:self._in} if self.tier.name in ('docker','podman') else {out:self.stdout, err:self.stderr, answers:self._in}
+    self.buffers = {out:self.stdout, err:self.stderr, answers:self._in}
+    if self.tier.name in ('docker','podman'): self.buffers = {out:self.stdout, err:self._in}
     for fd in self.buffers: self._poll.register(fd, select.POLLIN)
     for fd in (self.proc.stdin.fileno(), *self.buffers): os.set_blocking(fd, False)
 
@@ -349,8 +350,9 @@ def ask(self:Box,
     if self._in: raise BoxError('protocol', 'wrote to its line without being asked')
     self._send((nonce, *message))
     try: reply = json.loads(self._line(seconds))
-    except (ValueError,RecursionError): raise BoxError('protocol', 'wrote something to its line that is no answer') from None
-    if type(reply) is not dict or reply.pop('nonce', None)!=nonce: raise BoxError('protocol', 'wrote something to its line that is no answer')
+    except (ValueError,RecursionError): reply = None
+    if type(reply) is not dict or reply.pop('nonce', None)!=nonce:
+        raise BoxError('protocol', 'wrote something to its line that is no answer')
     return reply
 
 # %% ../../nbs/sandbox/01_box.ipynb #004617f7

@@ -31,7 +31,9 @@ _deepest = re.compile(r'File "<code>", line (\d+)')
 
 class _Program:
     "A program in a box, and what was asked of it"
-    def __init__(self, box, timeout): self.box,self.timeout,self.left,self.log,self.odd,self.ended,self.thrown = box,timeout,timeout,[],[],None,None
+    def __init__(self, box, timeout):
+        self.box,self.timeout,self.left = box,timeout,timeout
+        self.log,self.odd,self.ended,self.thrown = [],[],None,None
     def ask(self, *message, call=''):
         "One exchange; `Raised` if no answer comes"
         start = time.monotonic()
@@ -59,7 +61,8 @@ def _thrown(error, call):
         (name,text,bases,line,column,phase),args = error
         line,column = (n if type(n) is int and 0<=n<10**7 else None for n in (line,column))
         kind = 'syntax' if phase=='syntax' else _kinds.get(name, 'exception')
-        f = Failure('', kind, call, error=f'{name}: {text}'[:600] if text else str(name), line=line, column=column if kind=='syntax' else None)
+        said = f'{name}: {text}'[:600] if text else str(name)
+        f = Failure('', kind, call, error=said, line=line, column=column if kind=='syntax' else None)
         return f,(str(name), [str(b) for b in bases], list(decode(args)))
     except (TypeError,ValueError): return Failure('', 'value', call, error='the program answered nonsense'),('Exception', ['Exception'], [])
 
@@ -79,10 +82,12 @@ def load(self:_Program, code, wanted):
         raise Raised(failure)
     try:
         found,known = decode(reply['names']),{}
-        for n in wanted:
-            if n in found: known[n] = [n, found[n][0], *([decode(json.loads(found[n][1]))] if found[n][0]=='value' else found[n][1:])]
+        for n in (n for n in wanted if n in found):
+            kind,rest = found[n][0],found[n][1:]
+            known[n] = [n, kind, *([decode(json.loads(rest[0]))] if kind=='value' else rest)]
         return known
-    except (KeyError,ValueError,TypeError,IndexError,RecursionError): raise Raised(Failure('', 'value', error='the program answered nonsense')) from None
+    except (KeyError,ValueError,TypeError,IndexError,RecursionError):
+        raise Raised(Failure('', 'value', error='the program answered nonsense')) from None
 
 # %% ../../nbs/sandbox/05_runner.ipynb #6c86d155
 def _text(name, args, kwargs):
@@ -220,7 +225,8 @@ def _once(tier, p, code, setup, stdin, timeout, memory_mb, live):
 def _check(code, tests, entry_point, setup, stdin, timeout, memory_mb, sandbox):
     for k,v in dict(code=code, tests=tests, setup=setup, stdin=stdin, sandbox=sandbox).items():
         if not isinstance(v, str): raise TypeError(f'{k} must be a string, got {type(v).__name__}')
-    if entry_point is not None and not isinstance(entry_point, str): raise TypeError(f'entry_point must be a string or None, got {type(entry_point).__name__}')
+    if entry_point is not None and not isinstance(entry_point, str):
+        raise TypeError(f'entry_point must be a string or None, got {type(entry_point).__name__}')
     if not 0<timeout<=600: raise ValueError(f'timeout must be from 0 to 600 seconds, got {timeout!r}')
     if not 64<=memory_mb<=65536: raise ValueError(f'memory_mb must be from 64 to 65536, got {memory_mb!r}')
 
@@ -236,7 +242,8 @@ def run(
     sandbox:str='auto',   # See `self_test`
 )->Result:                # `SandboxUnavailable` where there is no box
     "Run a program and judge it by its tests"
-    return _run(dict(code=code, tests=tests, entry_point=entry_point, setup=setup, stdin=stdin, timeout=timeout, memory_mb=memory_mb, sandbox=sandbox), set())
+    job = dict(code=code, tests=tests, entry_point=entry_point, setup=setup, stdin=stdin)
+    return _run(job | dict(timeout=timeout, memory_mb=memory_mb, sandbox=sandbox), set())
 
 def _run(job, live):
     _check(**job)

@@ -1,4 +1,4 @@
-"""One response as a table of numbers per token: reward, advantage, log-prob and the rest, by token, word, sentence or line
+"""One response as a table of numbers: reward, advantage, log-prob and more, by token, word, sentence or line
 
 Docs: https://text2grad.github.io/text2grad/viz/channels.html.md"""
 
@@ -13,6 +13,7 @@ import numpy as np
 from bisect import bisect_right
 from dataclasses import dataclass,field
 from itertools import groupby
+from ..text import NO_SPACES,SYMBOL,sentences
 
 # %% ../../nbs/viz/04_channels.ipynb #bdb11686
 CHANNELS = {
@@ -29,8 +30,10 @@ CHANNELS = {
 def _channel(name, values, n):
     "One channel as `n` locked float64 numbers"
     try: v = np.array(values, dtype=np.float64)
-    except (TypeError,ValueError): raise ValueError(f'channel {name!r}: must be numbers, NaN where one is not known') from None
-    if v.shape!=(n,): raise ValueError(f'channel {name!r}: has shape {v.shape}, but there are {n} tokens; give one number per token')
+    except (TypeError,ValueError):
+        raise ValueError(f'channel {name!r}: must be numbers, NaN where one is not known') from None
+    if v.shape!=(n,):
+        raise ValueError(f'channel {name!r}: has shape {v.shape}, but there are {n} tokens; give one number per token')
     v.setflags(write=False)
     return v
 
@@ -45,7 +48,8 @@ class TokenTable:
         if len(offs)!=len(toks): raise ValueError(f'offsets: are {len(offs)}, but there are {len(toks)} tokens')
         n = sum(map(len, toks))
         for i,(a,b) in enumerate(offs):
-            if not 0<=a<=b<=n: raise ValueError(f'offsets[{i}]: ({a}, {b}) does not lie inside the response, which has {n} characters')
+            if 0<=a<=b<=n: continue
+            raise ValueError(f'offsets[{i}]: ({a}, {b}) does not lie inside the response, which has {n} characters')
         chans = {k:_channel(k, v, len(toks)) for k,v in self.channels.items()}
         for k,v in dict(tokens=toks, offsets=offs, channels=chans).items(): object.__setattr__(self, k, v)
     @property
@@ -64,7 +68,8 @@ def cut(
     for a,b in offsets:
         out.append(response[max(a, done):b] if b>a else '')
         done = max(done, b)
-    if ''.join(out)!=response: raise ValueError('offsets: the tokens do not cover the response; were they counted in another text?')
+    if ''.join(out)!=response:
+        raise ValueError('offsets: the tokens do not cover the response; were they counted in another text?')
     return out
 
 def token_table(
@@ -103,14 +108,12 @@ def normalised(
     return v
 
 # %% ../../nbs/viz/04_channels.ipynb #00e997ed
-_cjk = '\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f'
-_word_re = re.compile(rf'[{_cjk}]|[^\s{_cjk}]+')
-_stop_re = re.compile(r'(?<![.!?…])[.!?…]++["\'”’)\]]*+(?=\s++(?![a-z]))|[。！？]+["”’」』）]*')
+_word_re = re.compile(rf'{SYMBOL}|[^\s{NO_SPACES}]+')
 
 def _starts(text, unit):
     "Where the units of a text begin, the first at 0"
     words,out = [m.span() for m in _word_re.finditer(text)],[0]
-    stops = {m.end() for m in _stop_re.finditer(text)} if unit=='sentence' else ()
+    stops = {b for _,b in sentences(text)} if unit=='sentence' else ()
     for (_,a),(b,_) in zip(words, words[1:]):
         nl = text.rfind('\n', a, b)
         if nl>=0: out.append(nl+1)
@@ -122,7 +125,8 @@ def groups(
     unit:str,         # 'token', 'word', 'sentence' or 'line'
 )->list:              # `(first, end)`: the tokens of each unit, in order and without gaps
     "Which tokens make up which unit"
-    if unit not in ('token','word','sentence','line'): raise ValueError(f"unit {unit!r}: must be one of 'token', 'word', 'sentence', 'line'")
+    if unit not in ('token','word','sentence','line'):
+        raise ValueError(f"unit {unit!r}: must be one of 'token', 'word', 'sentence', 'line'")
     if unit=='token': return [(i, i+1) for i in range(len(table))]
     text,out = table.response,[]
     starts,seen = _starts(text, unit),0
@@ -149,4 +153,5 @@ def grouped(
         return [(k.sum() if how=='sum' else k.mean()) if len(k) else np.nan for k in known]
     if unit=='token': return table
     offs = [(min(a for a,_ in table.offsets[i:j]), max(b for _,b in table.offsets[i:j])) for i,j in gs]
-    return TokenTable([''.join(table.tokens[i:j]) for i,j in gs], offs, {k:together(v) for k,v in table.channels.items()})
+    texts = [''.join(table.tokens[i:j]) for i,j in gs]
+    return TokenTable(texts, offs, {k:together(v) for k,v in table.channels.items()})

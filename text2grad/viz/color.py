@@ -7,7 +7,7 @@ Docs: https://text2grad.github.io/text2grad/viz/color.html.md"""
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'ALPHA', 'GREY', 'HAIRLINE', 'MONO', 'TEXT_STYLE', 'SMALL', 'visible', 'esc', 'is_finite',
            'color_scale', 'token_values', 'scale_of', 'value_style', 'chip_style', 'glyph_kinds', 'glyph_html',
-           'signed_number', 'legend_html']
+           'signed_number', 'sign_counts', 'legend_html']
 
 # %% ../../nbs/viz/01_color.ipynb #0efce72b
 import html,math,re
@@ -15,8 +15,10 @@ from itertools import chain,groupby
 from urllib.parse import quote as url_quote
 
 # %% ../../nbs/viz/01_color.ipynb #439d20b7
-_hidden = re.compile('[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e'
-    '\u2060-\u206f\u3164\ud800-\udfff\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]'
+_hidden = re.compile(
+    '[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f'
+    '\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ud800-\udfff\ufeff\uffa0\ufff0-\ufffb'
+    '\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]'
     '|(?<![#*0-9\u0300-\u1fff\u2070-\ufdff\ufe10-\U0010ffff])[\ufe00-\ufe0f]'
     '|(?<![\u0300-\u1fff\u2070-\U0010ffff])[\u200c\u200d]|[\u200c\u200d](?![\u0300-\u1fff\u2070-\U0010ffff])')
 
@@ -35,7 +37,9 @@ def esc(
     return html.escape(visible(str(s)), quote=True)
 
 # %% ../../nbs/viz/01_color.ipynb #6e2bc252
-def is_finite(v): return v is not None and math.isfinite(v)
+def is_finite(v):
+    "Whether `v` is a number that can be drawn: neither `None` nor NaN nor infinite"
+    return v is not None and math.isfinite(v)
 
 def color_scale(
     *panels, # Lists of values (float or None) that are shown together
@@ -47,16 +51,24 @@ def color_scale(
     a,b = xs[int(lo)],xs[min(int(lo)+1, len(xs)-1)]
     return a + part*(b-a)
 
-def token_values(tokens, values):
-    "`values` as floats; `ValueError` unless there is one per token"
+def token_values(
+    tokens:list, # Pieces of text
+    values:list, # One number each; `None` where there is none
+)->list:         # The values as floats; `ValueError` unless there is one per token
+    "Values of tokens, checked"
     tokens,values = list(tokens),list(values)
-    if len(tokens)!=len(values): raise ValueError(f'{len(tokens)} tokens but {len(values)} values: there must be one value per token')
+    if len(tokens)!=len(values):
+        raise ValueError(f'{len(tokens)} tokens but {len(values)} values: there must be one value per token')
     for i,v in enumerate(values):
         try: values[i] = None if v is None else float(v)
         except (TypeError,ValueError): raise ValueError(f'values[{i}]: must be a number or None, got {v!r}') from None
     return values
 
-def scale_of(values, vmax):
+def scale_of(
+    values:list,     # What is shown
+    vmax:float|None, # The value with the full colour, if somebody has chosen one
+)->float:            # `vmax`, or `color_scale` of the values; `ValueError` for a `vmax` that is not above 0
+    "The value that gets the full colour"
     if vmax is None: return color_scale(values)
     if not (is_finite(vmax) and vmax>0): raise ValueError(f'vmax {vmax!r}: must be a number above 0')
     return float(vmax)
@@ -65,8 +77,11 @@ def scale_of(values, vmax):
 BLUE,ORANGE,ALPHA = (33,102,172),(179,88,6),.55
 GREY,HAIRLINE = '#767676','rgba(128,128,128,.4)'
 
-def value_style(v, vmax):
-    "The inline style of a value: colour for its size, underline for its sign, hatching where there is none"
+def value_style(
+    v:float|None, # Number to show; `None` or NaN is hatched
+    vmax:float,   # The value with the full colour
+)->str:           # CSS; '' for a value that rounds to no colour
+    "The inline style of a value: colour for its size, underline for its sign"
     if not is_finite(v): return f'background:repeating-linear-gradient(135deg,{HAIRLINE} 0 1px,transparent 1px 5px);'
     s = min(1., abs(v)/vmax)
     if s<.01: return ''
@@ -74,7 +89,10 @@ def value_style(v, vmax):
     return f'background:rgba({rgb},{ALPHA*(.2+.8*s):.2f});border-bottom:2px {kind} rgba({rgb},{.4+.6*s:.2f});'
 
 # %% ../../nbs/viz/01_color.ipynb #b3c3b16a
-def _url(w, h, body): return f'url(data:image/svg+xml,{url_quote(f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}">{body}</svg>""")})'
+def _url(w, h, body):
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}">{body}</svg>'
+    return f'url(data:image/svg+xml,{url_quote(svg)})'
+
 def _stroke(d): return f'<path d="{d}" fill="none" stroke="{GREY}" stroke-width="1.3"/>'
 
 _glyphs = (f'--t2g-nl:{_url(12, 12, _stroke("M10 2v5H2.5m3-3l-3 3 3 3"))} no-repeat left center/.9em .9em;'
@@ -83,18 +101,23 @@ _glyphs = (f'--t2g-nl:{_url(12, 12, _stroke("M10 2v5H2.5m3-3l-3 3 3 3"))} no-rep
 MONO = 'font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:.92em;line-height:1.85;'
 TEXT_STYLE = f'{MONO}white-space:pre-wrap;overflow-wrap:anywhere;tab-size:4;{_glyphs}'
 
-def chip_style(label):
+def chip_style(
+    label:str, # A few plain characters
+)->str:        # CSS
     "Style that draws a small boxed label before an element's text without being text"
     w = 6*len(label)+6
     box = f'<rect y="1" width="{w-1.5}" height="12" rx="3" fill="#59636e"/>'
-    svg = _url(w, 14, f'{box}<text x="{w/2-.7}" y="10.3" font-size="9.5" font-family="monospace" text-anchor="middle" fill="#fff">{label}</text>')
+    font = 'font-size="9.5" font-family="monospace" text-anchor="middle" fill="#fff"'
+    svg = _url(w, 14, f'{box}<text x="{w/2-.7}" y="10.3" {font}>{label}</text>')
     return f'padding-left:{w/13:.2f}em;background:{svg} no-repeat left center/{w/14:.2f}em 1em;unicode-bidi:isolate;'
 
 # %% ../../nbs/viz/01_color.ipynb #f9aba78d
 _odd_space = re.compile('[\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]')
 
-def glyph_kinds(text):
-    "What each character needs: '' nothing, 'nl', 'tab' or 'sp' a glyph, 'odd' a chip"
+def glyph_kinds(
+    text:str, # Whole, since a space is judged by its neighbours
+)->list:      # One word per character: '' nothing, 'nl', 'tab' or 'sp' a glyph, 'odd' a chip
+    "What each character of a text needs in order to be seen"
     ks = ['']*len(text)
     for m in re.finditer(r'(?m)^ +| +$|  +', text): ks[m.start():m.end()] = ['sp']*len(m[0])
     for m in re.finditer(r'[\n\t]', text): ks[m.start()] = 'nl' if m[0]=='\n' else 'tab'
@@ -109,16 +132,30 @@ def _run_html(kind, s):
     "A run of characters of one kind"
     if not kind: return html.escape(s)
     if kind=='odd': return ''.join(map(_odd_html, s))
-    return ''.join(f'<span style="{"padding-left:1em;" if kind=="nl" else ""}background:var(--t2g-{kind})">{x}</span>' for x in ([s] if kind=='sp' else s))
+    pad = 'padding-left:1em;' if kind=='nl' else ''
+    return ''.join(f'<span style="{pad}background:var(--t2g-{kind})">{x}</span>' for x in ([s] if kind=='sp' else s))
 
-def glyph_html(s, kinds):
+def glyph_html(
+    s:str,      # Part of a text, as it is
+    kinds:list, # What each of its characters needs, from `glyph_kinds` of the whole text
+)->str:         # HTML that shows it and from which it can be copied
+    "Text with its white space and its hidden characters made visible"
     return ''.join(_run_html(k, ''.join(c for c,_ in g)) for k,g in groupby(zip(s, kinds), key=lambda o: o[1]))
 
 # %% ../../nbs/viz/01_color.ipynb #b6adadaf
-def signed_number(v):
-    "A reward or another signed number, short"
+def signed_number(
+    v, # A number; `None` is written 'none', and what is no number as it is
+)->str:
+    "A reward or another signed number, in three figures"
     if isinstance(v, bool) or not isinstance(v, (int,float)): return 'none' if v is None else str(v)
     return f'{v:+.3g}' if v else '0'
+
+def sign_counts(
+    values, # Numbers, or `None` where there is none
+)->str:     # As in '3 positive, 2 negative'
+    "How many values are above 0 and how many below, for those who do not see the colours"
+    known = [v for v in values if is_finite(v)]
+    return f'{sum(v>0 for v in known)} positive, {sum(v<0 for v in known)} negative'
 
 SMALL = 'font:.8em/1.6 ui-sans-serif,system-ui,sans-serif;font-variant-numeric:tabular-nums;'
 
@@ -128,5 +165,6 @@ def legend_html(
     note:str='',        # Said after the scale
 )->str:
     "The scale from `-vmax` to `+vmax`, in colour and in numbers"
-    cells = ''.join(f'<span style="padding:.1em .5em;{value_style(f*vmax, vmax)}">{signed_number(f*vmax)}</span>' for f in (-1.,-.5,0.,.5,1.))
+    cell = lambda v: f'<span style="padding:.1em .5em;{value_style(v, vmax)}">{signed_number(v)}</span>'
+    cells = ''.join(cell(f*vmax) for f in (-1.,-.5,0.,.5,1.))
     return f'<div style="{SMALL}margin:.5em 0 .2em">{esc(label)} {cells}{" " if note else ""}{esc(note)}</div>'

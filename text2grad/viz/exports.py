@@ -8,7 +8,7 @@ Docs: https://text2grad.github.io/text2grad/viz/exports.html.md"""
 __all__ = ['JS_SAVE', 'export_html', 'export_svg', 'export_png', 'export_jsonl', 'export_text', 'packed', 'export_buttons']
 
 # %% ../../nbs/viz/05_exports.ipynb #9e22027e
-import base64,io,json,math,re,warnings
+import base64,io,json,re,warnings
 import numpy as np
 from types import SimpleNamespace
 from .channels import CHANNELS,TokenTable
@@ -23,11 +23,14 @@ def _parts(case, critique):
     if isinstance(case, TokenTable): return None,case,critique
     return case.example,case.table,critique or case.example.critique
 
+def _known(values): return [float(v) if np.isfinite(v) else None for v in values]
+
 def _map(table, channel, vmax=None):
     "One channel as a heat map without script; the others are in its tooltips"
     ks = [k for k in table.channels if k!=channel]
-    rows = [{k:(float(table[k][i]) if np.isfinite(table[k][i]) else None) for k in ks} for i in range(len(table))]
-    return token_html(table.tokens, [float(v) if np.isfinite(v) else None for v in table[channel]], vmax, channel, detail=rows)
+    cols = {k:_known(table[k]) for k in ks}
+    rows = [{k:cols[k][i] for k in ks} for i in range(len(table))]
+    return token_html(table.tokens, _known(table[channel]), vmax, channel, detail=rows)
 
 def export_html(
     case,                        # A `TokenTable`, or anything with `.table` and `.example`
@@ -49,12 +52,12 @@ def export_html(
 def _picture(table, channel, vmax, kind, dpi=144):
     "`plot_tokens` as the bytes of a file"
     import matplotlib
-    if channel not in table.channels: raise ValueError(f'channel {channel!r}: must be one of {", ".join(table.channels) or "(none computed)"}')
-    values = [float(v) if np.isfinite(v) else None for v in table[channel]]
+    if channel not in table.channels:
+        raise ValueError(f'channel {channel!r}: must be one of {", ".join(table.channels) or "(none computed)"}')
     out,meta = io.BytesIO(),dict(Date=None) if kind=='svg' else dict(Software=None)
     with warnings.catch_warnings(), matplotlib.rc_context({'svg.hashsalt':'text2grad'}):
         warnings.filterwarnings('ignore', message='.*[Gg]lyph')
-        plot_tokens(list(table.tokens), values, vmax, channel).savefig(out, format=kind, dpi=dpi, metadata=meta)
+        plot_tokens(list(table.tokens), _known(table[channel]), vmax, channel).savefig(out, format=kind, dpi=dpi, metadata=meta)
     return out.getvalue() if kind=='png' else re.sub('[\ufffe\uffff]', '\ufffd', out.getvalue().decode()).encode()
 
 def export_svg(
@@ -80,11 +83,13 @@ def export_jsonl(
     critique:Critique|None=None, # `None`: the example's
 )->str:                          # One line
     "One row in the form of a run's `samples.jsonl`"
-    ex = Example(example.prompt if example else '', table.response, critique or (example.critique if example else None), meta=example.meta if example else {})
-    rec = to_record(ex)
-    c = ex.critique and dict(text=ex.critique.text, spans=rec.get('spans', []), unresolved=rec.get('omissions', []), source=ex.critique.source)
-    cols = {k:[x if math.isfinite(x) else None for x in v.tolist()] for k,v in table.channels.items()}
-    tokens = [dict(text=t, start=a, end=b, **{k:v[i] for k,v in cols.items()}) for i,(t,(a,b)) in enumerate(zip(table.tokens, table.offsets))]
+    ex = example or Example('', table.response)
+    ex = Example(ex.prompt, table.response, critique or ex.critique, meta=ex.meta)
+    rec,c = to_record(ex),ex.critique
+    if c: c = dict(text=c.text, spans=rec.get('spans', []), unresolved=rec.get('omissions', []), source=c.source)
+    cols = {k:_known(v) for k,v in table.channels.items()}
+    pieces = enumerate(zip(table.tokens, table.offsets))
+    tokens = [dict(text=t, start=a, end=b, **{k:v[i] for k,v in cols.items()}) for i,(t,(a,b)) in pieces]
     return dumps(dict(id=ex.meta.get('id'), prompt=ex.prompt, response=ex.response, critique=c, tokens=tokens))+'\n'
 
 def export_text(
@@ -94,13 +99,15 @@ def export_text(
     "The response with `{+praised+}` and `[-blamed-]` words, and the critique"
     _,table,c = _parts(case, critique)
     if c is None: return visible(table.response)+'\n'
-    rows = [f'{n}. {s.score:+.2f} "{visible(table.response[s.start:s.end])}" {visible(s.reason)}' for n,s in enumerate(c.spans, 1)]
-    lost = [f'not in the response: {q.score:+.2f} "{visible(q.text)}" {visible(q.reason)}' for q in c.unresolved]
+    said = lambda x,words: f'{x.score:+.2f} "{visible(words)}" {visible(x.reason)}'
+    rows = [f'{n}. {said(s, table.response[s.start:s.end])}' for n,s in enumerate(c.spans, 1)]
+    lost = [f'not in the response: {said(q, q.text)}' for q in c.unresolved]
     return '\n'.join([spans_ansi(table.response, c.spans, color=False), '', visible(c.text), *rows, *lost, ''])
 
 # %% ../../nbs/viz/05_exports.ipynb #1606c6ab
 JS_SAVE = r"""
-const kinds = {'text2grad.html': 'text/html', 'text2grad.png': 'image/png', 'text2grad.svg': 'image/svg+xml', 'text2grad.jsonl': 'application/jsonl', 'text2grad.txt': 'text/plain'};
+const kinds = {'text2grad.html': 'text/html', 'text2grad.png': 'image/png', 'text2grad.svg': 'image/svg+xml',
+  'text2grad.jsonl': 'application/jsonl', 'text2grad.txt': 'text/plain'};
 window.text2grad = {save: async x => {
   if (!x) return;
   const f = JSON.parse(x), bytes = Uint8Array.from(atob(f.data), c => c.charCodeAt(0));
@@ -129,10 +136,16 @@ def packed(
     table,ex,c = what['table'],what.get('example'),what.get('critique')
     channel,vmax = what.get('channel') or 'reward',what.get('vmax')
     c = c or (ex.critique if ex else None)
-    made = dict(copy=lambda: table.response, html=lambda: export_html(SimpleNamespace(example=ex, table=table) if ex else table, c, channel, vmax), png=lambda: export_png(table, channel, vmax),
-        svg=lambda: export_svg(table, channel, vmax), jsonl=lambda: export_jsonl(ex, table, c), txt=lambda: export_text(table, c))[kind]()
+    case = SimpleNamespace(example=ex, table=table) if ex else table
+    made = dict(copy=lambda: table.response,
+                html=lambda: export_html(case, c, channel, vmax),
+                png=lambda: export_png(table, channel, vmax),
+                svg=lambda: export_svg(table, channel, vmax),
+                jsonl=lambda: export_jsonl(ex, table, c),
+                txt=lambda: export_text(table, c))[kind]()
     data = made if isinstance(made, bytes) else re.sub('[\ud800-\udfff]', '\ufffd', made).encode()
-    return json.dumps(dict(name=f'text2grad.{kind}', data=base64.b64encode(data).decode()) | (dict(copy=True) if kind=='copy' else {}))
+    sent = dict(name=f'text2grad.{kind}', data=base64.b64encode(data).decode())
+    return json.dumps(sent | (dict(copy=True) if kind=='copy' else {}))
 
 # %% ../../nbs/viz/05_exports.ipynb #733f1dfb
 def export_buttons(
@@ -146,14 +159,16 @@ def export_buttons(
         def f(*values):
             try: what = get(*values)
             except ValueError as e: raise gr.Error(str(e), print_exception=False) from None
-            if what is None: raise gr.Error('There is nothing to export yet: generate or judge a response first.', print_exception=False)
+            nothing = 'There is nothing to export yet: generate or judge a response first.'
+            if what is None: raise gr.Error(nothing, print_exception=False)
             return packed(kind, what)
         return f
     names,out = dict(copy='Copy response', html='HTML', png='PNG', svg='SVG', jsonl='JSONL', txt='Text'),{}
     with gr.Row(elem_classes='t2g-exports'):
-        for kind,name in names.items(): out[kind] = gr.Button(name, size='sm', min_width=80, elem_id=f'{elem_id}-{kind}')
+        for kind,name in names.items():
+            out[kind] = gr.Button(name, size='sm', min_width=80, elem_id=f'{elem_id}-{kind}')
     box = gr.Textbox(visible='hidden', elem_id=f'{elem_id}-box', label='download')
     for kind,b in out.items():
-        b.click(made(kind), list(inputs), box, api_visibility='private', show_progress='minimal', trigger_mode='once').success(
-            None, box, None, js='x => window.text2grad.save(x)', api_visibility='private')
+        sent = b.click(made(kind), list(inputs), box, api_visibility='private', show_progress='minimal', trigger_mode='once')
+        sent.success(None, box, None, js='x => window.text2grad.save(x)', api_visibility='private')
     return out

@@ -14,8 +14,8 @@ from bisect import bisect_left,bisect_right
 from itertools import accumulate
 from ..core import Critique
 from .color import SMALL,TEXT_STYLE,chip_style,color_scale,esc,glyph_html,glyph_kinds
-from .color import is_finite,legend_html,signed_number,value_style,visible
-from .html import MAX_TOKENS,columns_html,score_html,segment_style,total_score
+from .color import is_finite,legend_html,sign_counts,signed_number,value_style,visible
+from .html import MAX_TOKENS,columns_html,match_note,prose_html,score_html,segment_style,total_score
 from .channels import CHANNELS,TokenTable,grouped,groups,normalised
 from .exports import JS_SAVE
 
@@ -34,13 +34,16 @@ def _over(pieces, spans):
         lo,hi = max(0, bisect_right(starts, s.start)-1),max(bisect_left(starts, s.end), bisect_right(starts, s.start))
         for j in range(lo, hi):
             _,a,t = pieces[j]
-            if (s.start<a+len(t) and a<s.end) or (s.start==s.end and (a<=s.start<a+max(1, len(t)) or j==len(pieces)-1)): out[j].append(n)
+            overlaps = s.start<a+len(t) and a<s.end
+            stands_here = s.start==s.end and (a<=s.start<a+max(1, len(t)) or j==len(pieces)-1)
+            if overlaps or stands_here: out[j].append(n)
     return out
 
 # %% ../../nbs/viz/06_heatmap.ipynb #03e87301
 def _figures(table):
     "The lines of each unit that say its number in every channel, escaped"
-    cols = [[f'{k} {signed_number(x) if math.isfinite(x) else "none"}' for x in v.tolist()] for k,v in zip(map(esc, table.channels), table.channels.values())]
+    said = lambda x: signed_number(x) if math.isfinite(x) else 'none'
+    cols = [[f'{esc(k)} {said(x)}' for x in v.tolist()] for k,v in table.channels.items()]
     return ['\n'.join(r) for r in zip(*cols)] if cols else ['']*len(table)
 
 def _said(t, end=True):
@@ -54,8 +57,8 @@ def _unit_html(i, a, t, kinds, style, name, tip, on, picked, tab, end=True):
     "One unit: `i` its token, `a` its first character, `on` the numbers of the spans over it"
     body = (glyph_html(t, kinds) if any(kinds) else html.escape(t)) if t else _empty['end' if end else 'byte']
     here = ' aria-current="true"' if picked else ''
-    return (f'<span class="t2g-u" role="button" data-i="{i}" data-a="{a}" data-s="{" ".join(map(str, on))}" tabindex="{0 if tab else -1}"{here} '
-            f'aria-label="{name}" title="{tip}" style="unicode-bidi:isolate;{style}">{body}</span>')
+    return (f'<span class="t2g-u" role="button" data-i="{i}" data-a="{a}" data-s="{" ".join(map(str, on))}" '
+            f'tabindex="{0 if tab else -1}"{here} aria-label="{name}" title="{tip}" style="unicode-bidi:isolate;{style}">{body}</span>')
 
 # %% ../../nbs/viz/06_heatmap.ipynb #e24365f3
 def _reason(s, again):
@@ -64,20 +67,21 @@ def _reason(s, again):
 
 def _phrase_html(n, s, response, again):
     "One phrase of the critique as a button"
-    how = f' ({s.match} match, {s.similarity:.2f})' if s.match not in ('given','exact') else ''
     words = response[s.start:s.end] or '(insert here)'
-    return (f'<li><button type="button" class="t2g-phrase" data-span="{n}" data-a="{s.start}" data-b="{s.end}">{score_html(s.score)} '
-            f'<q>{esc(words[:200])}{"…" if len(words)>200 else ""}</q> {_reason(s.reason, again)}{how}</button></li>')
+    return (f'<li><button type="button" class="t2g-phrase" data-span="{n}" data-a="{s.start}" data-b="{s.end}">'
+            f'{score_html(s.score)} <q>{esc(words[:200])}{"…" if len(words)>200 else ""}</q> '
+            f'{_reason(s.reason, again)}{match_note(s)}</button></li>')
 
 def _phrases(critique, response):
     "The critique beside the text: prose, phrases, what could not be placed"
-    p = lambda s: f'<div style="white-space:pre-wrap;overflow-wrap:anywhere;margin:0 0 .6em">{s}</div>'
     said,last = ([None,*(s.reason or None for s in xs)] for xs in (critique.spans, critique.unresolved))
     items = ''.join(_phrase_html(n, s, response, s.reason==said[n]) for n,s in enumerate(critique.spans))
-    out = p(esc(critique.text)) + (f'<ol class="t2g-phrases">{items}</ol>' if items else p('Judged, nothing marked.'))
+    marked = f'<ol class="t2g-phrases">{items}</ol>' if items else prose_html('Judged, nothing marked.')
+    out = prose_html(esc(critique.text)) + marked
     if critique.unresolved:
-        lost = ''.join(f'<li>{score_html(q.score)} {esc(q.text)}{": " if q.reason else ""}{_reason(q.reason, q.reason==last[n])}</li>' for n,q in enumerate(critique.unresolved))
-        out += f'<div class="t2g-lost">Not in the response, rewards nothing:<ul>{lost}</ul></div>'
+        why = lambda n,q: f'{": " if q.reason else ""}{_reason(q.reason, q.reason==last[n])}'
+        lost = [f'<li>{score_html(q.score)} {esc(q.text)}{why(n, q)}</li>' for n,q in enumerate(critique.unresolved)]
+        out += f'<div class="t2g-lost">Not in the response, rewards nothing:<ul>{"".join(lost)}</ul></div>'
     return out + (f'<div style="{SMALL}">Critic: {esc(critique.source)}</div>' if critique.source else '')
 
 # %% ../../nbs/viz/06_heatmap.ipynb #bd795d3b
@@ -93,17 +97,19 @@ def _window(n, at):
 
 def _foot(channel, label, scale, values, note=''):
     beyond = sum(1 for v in values if is_finite(v) and abs(v)>scale*1.0001)
-    note = f'· full colour at {scale:.3g}' + (f', {beyond} beyond it' if beyond else '') + ('' if all(map(is_finite, values)) else ', hatched: not known') + note
+    said = f'· full colour at {scale:.3g}'
+    if beyond: said += f', {beyond} beyond it'
+    if not all(map(is_finite, values)): said += ', hatched: not known'
     mean = CHANNELS.get(channel, '')
-    return legend_html(scale, label, note) + (f'<div style="{SMALL}">{esc(mean)}</div>' if mean else '')
+    return legend_html(scale, label, said+note) + (f'<div style="{SMALL}">{esc(mean)}</div>' if mean else '')
 
 def _view(label, values, body, title, foot, side, data=''):
     "The named group of units, the legend and what stands beside it"
-    n = lambda f: sum(1 for v in values if is_finite(v) and f(v))
-    name = esc(f'{title or label}: {len(values)} pieces, {n(lambda v: v>0)} positive, {n(lambda v: v<0)} negative')
+    name = esc(f'{title or label}: {len(values)} pieces, {sign_counts(values)}')
     head = f'<div class="t2g-title">{esc(title)}</div>' if title else ''
-    text = f'{head}<div role="group" aria-label="{name}" class="t2g-text" dir="auto"{data} style="{TEXT_STYLE}">{body}</div>{foot}'
-    return f'<div class="t2g-view">{columns_html(text, side) if side else text}</div>'
+    text = f'<div role="group" aria-label="{name}" class="t2g-text" dir="auto"{data} style="{TEXT_STYLE}">{body}</div>'
+    left = f'{head}{text}{foot}'
+    return f'<div class="t2g-view">{columns_html(left, side) if side else left}</div>'
 
 # %% ../../nbs/viz/06_heatmap.ipynb #03fd3b22
 def _tip(i, t, figures):
@@ -115,12 +121,13 @@ def _coloured(table, units, channel, how, vmax, label, spans, over, view):
     if view=='spans': return [total_score([spans[n] for n in o]) if o else 0. for o in over],1.,label or 'score'
     if view!='heat': raise ValueError(f"view {view!r}: must be 'heat' or 'spans'")
     values = normalised(units.channels.get(channel, np.full(len(units), np.nan)), how).tolist()
-    return values,float(vmax) if vmax else 1. if how=='rank' else color_scale(values),label or channel+('' if how=='raw' else f', {how}')
+    scale = float(vmax) if vmax else 1. if how=='rank' else color_scale(values)
+    return values,scale,label or channel+('' if how=='raw' else f', {how}')
 
 # %% ../../nbs/viz/06_heatmap.ipynb #9c18afba
 def heat_map(
     table:TokenTable,      # One response, T tokens
-    channel:str='reward',  # Which number colours it, a key of `table.channels`; one that is not there is drawn as not known
+    channel:str='reward',  # Which number colours it; one that the table does not have is drawn as not known
     how:str='raw',         # The colours' numbers: 'raw', 'z' or 'rank'; the printed ones are always raw
     unit:str='token',      # 'token', 'word', 'sentence' or 'line'
     critique:Critique|None=None, # Its phrases are listed beside the text
@@ -144,11 +151,15 @@ def heat_map(
         (i,a,t),v = ps[j],values[j]
         r,end = row[i],units.offsets[row[i]][0]==units.offsets[row[i]][1]
         tip = _tip(i, units.tokens[r], figures[r])
-        style = value_style(v, scale)+''.join(segment_style(0, 0, [spans[n]]) for n in over[j] if view=='spans' and not len(spans[n]))
-        out.append(_unit_html(i, a, t, kinds[a:a+len(t)], style, esc(f'{_said(t, end)}, {what} {signed_number(v) if is_finite(v) else "not known"}'), tip, over[j], j==here, j==(lo if here is None else here), end))
+        inserted = [spans[n] for n in over[j] if view=='spans' and not len(spans[n])]
+        style = value_style(v, scale)+''.join(segment_style(0, 0, [s]) for s in inserted)
+        name = esc(f'{_said(t, end)}, {what} {signed_number(v) if is_finite(v) else "not known"}')
+        first = j==(lo if here is None else here)
+        out.append(_unit_html(i, a, t, kinds[a:a+len(t)], style, name, tip, over[j], j==here, first, end))
     cut = f' · {lo:,} pieces before and {len(ps)-hi:,} after are not drawn' if hi-lo<len(ps) else ''
     foot = _foot('' if view=='spans' else channel, what, scale, values, cut)
-    return _view(what, values, ''.join(out), title, foot, _phrases(critique, text) if critique else '', f' data-a="{ps[lo][1] if ps else 0}"')
+    side = _phrases(critique, text) if critique else ''
+    return _view(what, values, ''.join(out), title, foot, side, f' data-a="{ps[lo][1] if ps else 0}"')
 
 # %% ../../nbs/viz/06_heatmap.ipynb #9d64497c
 CSS = """
@@ -163,13 +174,14 @@ CSS = """
 .t2g-phrases{list-style:decimal;margin:.2em 0 .8em;padding-left:1.6em}
 .t2g-lost{margin:.6em 0}
 .t2g-lost ul{list-style:disc;margin:.2em 0;padding-left:1.4em}
-button.t2g-phrase{display:block;width:100%;min-height:24px;margin:0;padding:.2em .5em;border:0;border-left:3px solid transparent;background:none;color:inherit;
-  font:inherit;text-align:left;white-space:pre-wrap;overflow-wrap:anywhere;cursor:pointer}
+button.t2g-phrase{display:block;width:100%;min-height:24px;margin:0;padding:.2em .5em;border:0;border-left:3px solid transparent;
+  background:none;color:inherit;font:inherit;text-align:left;white-space:pre-wrap;overflow-wrap:anywhere;cursor:pointer}
 button.t2g-phrase:hover,button.t2g-phrase.t2g-on{background:rgba(128,128,128,.14);border-left-color:currentColor}
 .t2g-again{font-size:0}
 .t2g-again::after{content:'as above';font-size:.875rem;opacity:.8}
-.t2g-tip{position:fixed;z-index:1000;max-width:min(28rem,calc(100vw - 16px));padding:.4em .7em;border-radius:4px;background:#1f2328;color:#fff;
-  font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;white-space:pre-wrap;overflow-wrap:anywhere;pointer-events:none}
+.t2g-tip{position:fixed;z-index:1000;max-width:min(28rem,calc(100vw - 16px));padding:.4em .7em;border-radius:4px;
+  background:#1f2328;color:#fff;font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;
+  white-space:pre-wrap;overflow-wrap:anywhere;pointer-events:none}
 .dark .t2g-tip{background:#e6edf3;color:#0d1117}
 .t2g-tip[hidden]{display:none}
 .prose :is(table,tr:not([style])){border:0!important}
@@ -249,14 +261,16 @@ function chosen() {
 _js_pick = r"""
 let down = false, seen = '', timer = 0;
 function pick(el) {
-  if (el.matches('.t2g-phrase')) return send(el, {kind: 'phrase', i: Number(el.dataset.span), start: Number(el.dataset.a), end: Number(el.dataset.b)});
+  const d = el.dataset;
+  if (el.matches('.t2g-phrase')) return send(el, {kind: 'phrase', i: Number(d.span), start: Number(d.a), end: Number(d.b)});
   const text = near(el, '.t2g-text'), end = before(text, el, el.childNodes.length);
   send(el, {kind: 'token', i: Number(el.dataset.i), start: Number(el.dataset.a), end});
 }
 function selected() {
   const c = chosen();
   if (!c) { seen = ''; return; }
-  const {text, range} = c, start = before(text, range.startContainer, range.startOffset), end = before(text, range.endContainer, range.endOffset);
+  const {text, range} = c, start = before(text, range.startContainer, range.startOffset);
+  const end = before(text, range.endContainer, range.endOffset);
   const first = [...text.querySelectorAll('.t2g-u')].filter(u => Number(u.dataset.a) <= start).pop();
   if (start >= end || seen == `${start}-${end}`) return;
   seen = `${start}-${end}`;
@@ -316,7 +330,8 @@ function keys(e) {
 _js_start = r"""
 function extend(s, us, a, b) {
   const first = x => x.firstChild ? first(x.firstChild) : x, end = x => x.lastChild ? end(x.lastChild) : x;
-  const [p, q] = [first(us[a]), end(us[a])], [v, w] = [first(us[b]), end(us[b])], size = x => x.nodeType == 3 ? x.length : x.childNodes.length;
+  const [p, q] = [first(us[a]), end(us[a])], [v, w] = [first(us[b]), end(us[b])];
+  const size = x => x.nodeType == 3 ? x.length : x.childNodes.length;
   if (a <= b) s.setBaseAndExtent(p, 0, w, size(w)); else s.setBaseAndExtent(q, size(q), v, 0);
 }
 function remember(e) {
@@ -349,18 +364,21 @@ def heat(
 )->tuple:            # `(html, picked)`: a `gr.HTML`, and a hidden `gr.Textbox`; bind `picked.input`
     "The components of a heat map that answers; launch with `css=CSS, js=JS`"
     view = gr.HTML(value=value, label=label or None, elem_id=elem_id, elem_classes='t2g-heat', js_on_load=None)
-    return view,gr.Textbox(elem_id=f'{elem_id}-picked', label=f'{label or elem_id}: picked', visible='hidden', interactive=True, max_length=200)
+    picked = dict(elem_id=f'{elem_id}-picked', label=f'{label or elem_id}: picked')
+    return view,gr.Textbox(visible='hidden', interactive=True, max_length=200, **picked)
 
 def read_pick(
     text:str,              # What the hidden text box received
     table:TokenTable=None, # The response on show; a pick that lies outside it is refused
-)->dict:                   # `kind` ('token', 'selection' or 'phrase'), `i` (token, or number of the span), `start`, `end` (characters)
+)->dict:                   # `kind` ('token', 'selection' or 'phrase'), `i` (token or span), `start`, `end` (characters)
     "A pick, checked; `ValueError` for anything that the script does not send"
+    refused = lambda why: ValueError(f'pick: {why}; click a word again')
     try: p = json.loads(text[:300])
     except (TypeError,ValueError): p = None
-    if not isinstance(p, dict) or p.get('kind') not in ('token','selection','phrase'): raise ValueError('pick: not one of ours; click a word again')
+    if not isinstance(p, dict) or p.get('kind') not in ('token','selection','phrase'): raise refused('not one of ours')
     out = dict(kind=p['kind'], **{k:p.get(k) for k in ('i','start','end')})
-    if any(type(out[k]) is not int or out[k]<0 for k in ('i','start','end')) or out['start']>out['end']: raise ValueError('pick: its numbers make no sense; click a word again')
+    numbers = [out[k] for k in ('i','start','end')]
+    if any(type(n) is not int or n<0 for n in numbers) or out['start']>out['end']: raise refused('its numbers make no sense')
     if table is not None and (out['end']>len(table.response) or (p['kind']!='phrase' and out['i']>=max(1, len(table)))):
-        raise ValueError('pick: it lies outside the response on show; click a word again')
+        raise refused('it lies outside the response on show')
     return out

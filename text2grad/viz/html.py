@@ -6,16 +6,17 @@ Docs: https://text2grad.github.io/text2grad/viz/html.html.md"""
 
 # %% auto #0
 __all__ = ['MAX_TOKENS', 'MAX_CHARS', 'CSP', 'token_html', 'check_spans', 'span_segments', 'total_score', 'segment_style',
-           'spans_html', 'table_html', 'score_html', 'columns_html', 'critique_html', 'fold_html', 'note_html',
-           'section_html', 'page_html']
+           'spans_html', 'table_html', 'score_html', 'match_note', 'prose_html', 'columns_html', 'critique_html',
+           'fold_html', 'note_html', 'section_html', 'page_html']
 
 # %% ../../nbs/viz/02_html.ipynb #34e6a9fe
 import math
+from dataclasses import replace
 from itertools import chain
 from fastcore.basics import patch
 from ..core import Critique,Example,Span,prompt_text
 from .color import BLUE,GREY,HAIRLINE,ORANGE,SMALL,TEXT_STYLE,chip_style,esc,glyph_html,glyph_kinds
-from .color import is_finite,legend_html,scale_of,signed_number,token_values,value_style
+from .color import is_finite,legend_html,scale_of,sign_counts,signed_number,token_values,value_style
 
 # %% ../../nbs/viz/02_html.ipynb #8ff8816a
 MAX_TOKENS = 4096
@@ -27,10 +28,10 @@ def _tip(i, token, v, label, more):
 
 def _panel(label, values, body, title, foot):
     "A named group: heading, the text, and the legend below it"
-    n = lambda f: sum(1 for v in values if is_finite(v) and f(v))
-    aria = esc(f'{label} per token: {len(values)} tokens, {n(lambda v: v>0)} positive, {n(lambda v: v<0)} negative')
+    aria = esc(f'{label} per token: {len(values)} tokens, {sign_counts(values)}')
     head = f'<div style="font-weight:600;margin-bottom:.2em">{esc(title)}</div>' if title else ''
-    return f'<div role="group" aria-label="{aria}" class="t2g-tokens" style="margin:0 0 1em">{head}<div class="t2g-text" dir="auto" style="{TEXT_STYLE}">{body}</div>{foot}</div>'
+    text = f'<div class="t2g-text" dir="auto" style="{TEXT_STYLE}">{body}</div>'
+    return f'<div role="group" aria-label="{aria}" class="t2g-tokens" style="margin:0 0 1em">{head}{text}{foot}</div>'
 
 # %% ../../nbs/viz/02_html.ipynb #cd4e963b
 def token_html(
@@ -44,40 +45,56 @@ def token_html(
 )->str:                  # HTML without scripts, styled inline
     "Tokens coloured by their values; `ValueError` if the lengths differ"
     tokens,values = list(tokens),token_values(tokens, values)
-    if detail is not None and len(detail)!=len(tokens): raise ValueError(f'{len(tokens)} tokens but {len(detail)} entries in detail: there must be one per token')
+    if detail is not None and len(detail)!=len(tokens):
+        raise ValueError(f'{len(tokens)} tokens but {len(detail)} entries in detail: there must be one per token')
     scale,kinds,at,out = scale_of(values, vmax),glyph_kinds(''.join(tokens)),0,[]
     for i,(t,v) in enumerate(zip(tokens[:MAX_TOKENS], values)):
         tip = _tip(i, t, v, label, detail[i] if detail else {})
-        pad = '' if t else 'padding:0 .25em;'
-        out.append(f'<span class="t2g-tok" title="{tip}" style="unicode-bidi:isolate;{pad}{value_style(v, scale)}">{glyph_html(t, kinds[at:at+len(t)])}</span>')
+        style = f'unicode-bidi:isolate;{"" if t else "padding:0 .25em;"}{value_style(v, scale)}'
+        out.append(f'<span class="t2g-tok" title="{tip}" style="{style}">{glyph_html(t, kinds[at:at+len(t)])}</span>')
         at += len(t)
     hidden,beyond = max(0, len(tokens)-MAX_TOKENS),sum(1 for v in values if is_finite(v) and abs(v)>scale*1.0001)
-    note = f'· full colour at {scale:.3g}' + (' (99th percentile)' if vmax is None and beyond else '') + (f', {beyond} beyond it' if beyond else '')
-    foot = legend_html(scale, label, note + (', hatched: not judged' if not all(map(is_finite, values)) else '')) if legend else ''
+    note = f'· full colour at {scale:.3g}'
+    if beyond: note += f'{" (99th percentile)" if vmax is None else ""}, {beyond} beyond it'
+    if not all(map(is_finite, values)): note += ', hatched: not judged'
+    foot = legend_html(scale, label, note) if legend else ''
     if hidden: foot = f'<div style="{SMALL}">{hidden:,} more tokens are not drawn.</div>' + foot
     return _panel(label, values, ''.join(out), title, foot)
 
 # %% ../../nbs/viz/02_html.ipynb #9dd964bb
 MAX_CHARS = 50_000
 
-def check_spans(response, spans):
+def check_spans(
+    response:str, # The text that the spans are about
+    spans,        # `Span`s
+)->list:          # The same by their places; `ValueError` if one ends after the response
+    "Spans that lie inside the response, in order"
     for i,s in enumerate(spans):
-        if s.end>len(response): raise ValueError(f'spans[{i}] [{s.start}, {s.end}) ends after the response, which has {len(response)} characters')
+        if s.end<=len(response): continue
+        raise ValueError(f'spans[{i}] [{s.start}, {s.end}) ends after the response, which has {len(response)} characters')
     return sorted(spans, key=lambda s: (s.start,s.end))
 
-def span_segments(response, spans):
-    "Cut the response wherever a span begins or ends: `(start, end, spans over it)`; an empty piece is a span without width"
+def span_segments(
+    response:str, # The text that the spans are about
+    spans:list,   # As `check_spans` gives them
+):                # Yields `(start, end, spans over it)`; an empty piece is a span without width
+    "Cut a response wherever a span begins or ends"
     cuts = sorted({0,len(response)} | {p for s in spans for p in (s.start,s.end)})
     for a,b in zip(cuts, cuts[1:]+[len(response)]):
         for s in spans:
             if s.start==s.end==a: yield a,a,[s]
         if a<b: yield a,b,[s for s in spans if s.start<=a and b<=s.end]
 
-def total_score(over): return max(-1., min(1., sum(s.score for s in over)))
+def total_score(over):
+    "The summed score of the spans over a piece of text, from -1 to +1"
+    return max(-1., min(1., sum(s.score for s in over)))
 
 # %% ../../nbs/viz/02_html.ipynb #d430742a
-def segment_style(a, b, over):
-    "Style of a piece of text under the spans `over`"
+def segment_style(
+    a:int, b:int, # First character, and one past the last; the same if something is missing there
+    over:list,    # The spans over it
+)->str:           # CSS
+    "The inline style of a piece of text under spans"
     v = total_score(over)
     if a==b: return f'border-left:3px {"solid" if v>0 else "dotted"} rgb{BLUE if v>0 else ORANGE};'
     return value_style(v, 1.) or f'border-bottom:3px double {GREY};'
@@ -96,11 +113,13 @@ def spans_html(
         new = [i+1 for i,s in enumerate(spans) if s.start==a and s in over] if numbers else []
         chips = ''.join(f'<span style="{chip_style(str(i))}"></span>' for i in new)
         tip = esc('\n'.join(f'{signed_number(s.score)} {s.reason or s.quote}' for s in over))
-        body = chips + glyph_html(response[a:b], kinds[a:b])
-        out.append(f'<span class="t2g-span" title="{tip}" style="{segment_style(a, b, over)}">{body}</span>' if over else f'<span>{body}</span>')
+        what = f' class="t2g-span" title="{tip}" style="{segment_style(a, b, over)}"' if over else ''
+        out.append(f'<span{what}>{chips}{glyph_html(response[a:b], kinds[a:b])}</span>')
     left = max(0, len(response)-MAX_CHARS)
-    foot = (f'<div style="{SMALL}">{left:,} more characters are not drawn.</div>' if left else '') + (legend_html(1., 'score') if legend else '')
-    return f'<div class="t2g-spans"><div class="t2g-text" dir="auto" style="{TEXT_STYLE}">{"".join(out)}</div>{foot}</div>'
+    foot = f'<div style="{SMALL}">{left:,} more characters are not drawn.</div>' if left else ''
+    if legend: foot += legend_html(1., 'score')
+    text = f'<div class="t2g-text" dir="auto" style="{TEXT_STYLE}">{"".join(out)}</div>'
+    return f'<div class="t2g-spans">{text}{foot}</div>'
 
 # %% ../../nbs/viz/02_html.ipynb #cb7e6c7b
 def _plain(v):
@@ -109,7 +128,10 @@ def _plain(v):
     if isinstance(v, bool) or not isinstance(v, float) or not math.isfinite(v): return str(v)
     return f'{v:.3g}' if 0<abs(v)<.001 or abs(v)>=1e6 else f'{v:,.{3 if abs(v)<1 else 2 if abs(v)<10 else 1}f}'
 
-_cell = f'padding:.3em .6em;border-bottom:1px solid {HAIRLINE};vertical-align:top;white-space:pre-wrap;overflow-wrap:break-word;'
+_cell = (f'padding:.3em .6em;border-bottom:1px solid {HAIRLINE};vertical-align:top;'
+         'white-space:pre-wrap;overflow-wrap:break-word;')
+_scrolls = 'overflow-x:auto;margin:.2em 0 .6em'
+_figures = 'border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9em'
 
 def _table(heads, rows, caption='', right=()):
     "A table of finished HTML cells; the columns numbered in `right` are set flush right"
@@ -117,8 +139,8 @@ def _table(heads, rows, caption='', right=()):
     cap = f'<caption style="text-align:left;padding:.3em .6em">{esc(caption)}</caption>' if caption else ''
     th = ''.join(f'<th scope="col" style="{_cell}{al(j)}font-weight:600">{h}</th>' for j,h in enumerate(heads))
     tr = ''.join('<tr>'+''.join(f'<td style="{_cell}{al(j)}">{c}</td>' for j,c in enumerate(r))+'</tr>' for r in rows)
-    return (f'<div role="group" tabindex="0" aria-label="{esc(caption or "table")}" style="overflow-x:auto;margin:.2em 0 .6em"><table style="border-collapse:collapse;'
-            f'font-variant-numeric:tabular-nums;font-size:.9em">{cap}<thead><tr>{th}</tr></thead><tbody>{tr}</tbody></table></div>')
+    return (f'<div role="group" tabindex="0" aria-label="{esc(caption or "table")}" style="{_scrolls}">'
+            f'<table style="{_figures}">{cap}<thead><tr>{th}</tr></thead><tbody>{tr}</tbody></table></div>')
 
 def table_html(
     rows:list,             # Dicts; a missing key is an empty cell
@@ -127,59 +149,89 @@ def table_html(
 )->str:                    # HTML without scripts, styled inline; numbers flush right
     "Dicts as a table"
     cols = list(dict.fromkeys(chain(*rows))) if columns is None else list(columns)
-    number = lambda v: isinstance(v, (int,float)) and not isinstance(v, bool)
-    right = {j for j,c in enumerate(cols) if rows and all(number(r[c]) for r in rows if r.get(c) is not None) and any(number(r.get(c)) for r in rows)}
-    return _table([esc(c) for c in cols], [[esc(_plain(r.get(c))) for c in cols] for r in rows], caption, right)
+    def numbers(c):
+        known = [r[c] for r in rows if r.get(c) is not None]
+        return bool(known) and all(isinstance(v, (int,float)) and not isinstance(v, bool) for v in known)
+    cells = [[esc(_plain(r.get(c))) for c in cols] for r in rows]
+    return _table([esc(c) for c in cols], cells, caption, {j for j,c in enumerate(cols) if numbers(c)})
 
 # %% ../../nbs/viz/02_html.ipynb #1bec311f
-def score_html(v): return f'<span style="padding:.1em .3em;{value_style(v, 1.)}">{v:+.2f}</span>'
+def score_html(v):
+    "A score from -1 to +1 in its colour"
+    return f'<span style="padding:.1em .3em;{value_style(v, 1.)}">{v:+.2f}</span>'
+
+def match_note(s):
+    "How the words of a span were found, if it was not exactly: ' (fuzzy match, 0.85)'"
+    return '' if s.match in ('given','exact') else f' ({s.match} match, {s.similarity:.2f})'
+
+def prose_html(s):
+    "A paragraph of finished HTML whose line breaks are kept"
+    return f'<div style="white-space:pre-wrap;overflow-wrap:anywhere;margin:0 0 .6em">{s}</div>'
 
 def _span_rows(spans, words):
     said = [None,*(s.reason for s in spans)]
     for i,(s,w) in enumerate(zip(spans, words), 1):
-        how = '' if s.match in ('given','exact') else f' ({s.match} match, {s.similarity:.2f})'
-        yield [str(i), score_html(s.score), esc(w or '(insert here)'), ('<span style="opacity:.7">as above</span>' if s.reason and s.reason==said[i-1] else esc(s.reason))+esc(how)]
+        again = s.reason and s.reason==said[i-1]
+        why = '<span style="opacity:.7">as above</span>' if again else esc(s.reason)
+        yield [str(i), score_html(s.score), esc(w or '(insert here)'), why+esc(match_note(s))]
 
 def _critique_side(c, words):
     "The critique's prose, its spans and what could not be placed"
-    p = lambda s: f'<div style="white-space:pre-wrap;overflow-wrap:anywhere;margin:0 0 .6em">{s}</div>'
-    out = p(esc(c.text)) if c.text else ''
+    out = prose_html(esc(c.text)) if c.text else ''
     if c.spans: out += _table(['#','score','words','why'], _span_rows(c.spans, words), right=(0,1))
-    else: out += p('Judged, nothing marked.')
+    else: out += prose_html('Judged, nothing marked.')
     if c.unresolved:
-        items = ''.join(f'<li>{score_html(q.score)} {esc(q.text)}{esc(f": {q.reason}" if q.reason else "")}</li>' for q in c.unresolved)
-        out += f'<div style="margin-top:.6em">Not in the response, rewards nothing:</div><ul style="margin:.2em 0;padding-left:1.4em">{items}</ul>'
+        item = lambda q: f'<li>{score_html(q.score)} {esc(q.text)}{esc(f": {q.reason}" if q.reason else "")}</li>'
+        out += '<div style="margin-top:.6em">Not in the response, rewards nothing:</div>'
+        out += f'<ul style="margin:.2em 0;padding-left:1.4em">{"".join(map(item, c.unresolved))}</ul>'
     return out + (f'<div style="{SMALL}opacity:.85">{esc(c.source)}</div>' if c.source else '')
 
-def columns_html(left, right): return ''.join(['<div style="display:flex;flex-wrap:wrap;gap:1em 2em">', *(f'<div style="flex:{n} 1 17em;min-width:0">{x}</div>' for n,x in ((3,left),(2,right))), '</div>'])
+# %% ../../nbs/viz/02_html.ipynb #ca981b01
+def columns_html(
+    left:str,  # Finished HTML; three fifths of the width
+    right:str, # Finished HTML
+)->str:
+    "Two columns, one below the other where the page is narrow"
+    column = lambda n,x: f'<div style="flex:{n} 1 17em;min-width:0">{x}</div>'
+    return f'<div style="display:flex;flex-wrap:wrap;gap:1em 2em">{column(3, left)}{column(2, right)}</div>'
 
 def critique_html(
     response:str,           # The text that was criticised
     critique:Critique|None, # `None`: no judgement
     legend:bool=True,       # Draw the scale below the text
-)->str:                     # HTML without scripts; two columns, one below the other where there is no room
+)->str:                     # HTML without scripts; two columns, one below the other where the page is narrow
     "A response with its spans marked, the critique and a table of the spans beside it"
     spans = check_spans(response, critique.spans if critique else ())
     left = spans_html(response, spans, legend=legend, numbers=True)
-    side = _critique_side(Critique(critique.text, spans, critique.unresolved, critique.source), [response[s.start:s.end] for s in spans]) if critique else 'No judgement: left out of the score.'
-    return columns_html(left, side)
+    if critique is None: return columns_html(left, 'No judgement: left out of the score.')
+    words = [response[s.start:s.end] for s in spans]
+    return columns_html(left, _critique_side(replace(critique, spans=spans), words))
 
 # %% ../../nbs/viz/02_html.ipynb #00f6b5f9
 @patch
 def _repr_html_(self:Span):
     where = f'[{self.start}, {self.end})' + ('' if self.match=='given' else f' {self.match} {self.similarity:.2f}')
-    return f'<div>{score_html(self.score)} {esc(self.quote)}{" · " if self.quote else ""}<span style="{SMALL}">{where}</span> {esc(self.reason)}</div>'
+    quote = f'{esc(self.quote)} · ' if self.quote else ''
+    return f'<div>{score_html(self.score)} {quote}<span style="{SMALL}">{where}</span> {esc(self.reason)}</div>'
 
 @patch
 def _repr_html_(self:Critique): return _critique_side(self, [s.quote or f'[{s.start}, {s.end})' for s in self.spans])
 
-def fold_html(name, *parts): return f'<details><summary>{esc(name)}</summary><div style="padding:.3em 1em">{"".join(parts)}</div></details>'
-def _fold(name, text): return fold_html(name, f'<div style="white-space:pre-wrap;overflow-wrap:anywhere">{esc(text)}</div>')
+def fold_html(
+    name:str, # Plain text; always to be seen
+    *parts,   # Finished HTML, shown when the name is clicked
+)->str:
+    "Something that can be unfolded, without a script"
+    return f'<details><summary>{esc(name)}</summary><div style="padding:.3em 1em">{"".join(parts)}</div></details>'
+
+def _fold(name, text):
+    return fold_html(name, f'<div style="white-space:pre-wrap;overflow-wrap:anywhere">{esc(text)}</div>')
 
 @patch
 def _repr_html_(self:Example):
     refs = [self.reference] if isinstance(self.reference, str) else self.reference or []
-    return _fold('prompt', prompt_text(self.prompt)) + critique_html(self.response, self.critique) + ''.join(_fold('reference', r) for r in refs)
+    top = _fold('prompt', prompt_text(self.prompt))
+    return top + critique_html(self.response, self.critique) + ''.join(_fold('reference', r) for r in refs)
 
 # %% ../../nbs/viz/02_html.ipynb #98002994
 CSP = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -196,7 +248,9 @@ p{margin:.3rem 0 .8rem;max-width:46rem} details{margin:.4rem 0} summary{cursor:p
 @media print{section,.t2g-tokens,.t2g-spans{break-inside:avoid}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 '''
 
-def note_html(text): return f'<p>{esc(text)}</p>'
+def note_html(text):
+    "A paragraph of plain text"
+    return f'<p>{esc(text)}</p>'
 
 def section_html(
     heading:str, # Plain text
@@ -210,6 +264,8 @@ def page_html(
     *sections:str,  # HTML made by the functions of this module
 )->str:             # A whole document, to be written as UTF-8
     "A self-contained page without scripts, light and dark"
-    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{CSP}">'
-            f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{esc(title)}</title><style>{_css}</style></head>\n'
+    head = (f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{CSP}">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f'<title>{esc(title)}</title><style>{_css}</style>')
+    return (f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n'
             f'<body><main><h1>{esc(title)}</h1>{"".join(sections)}</main></body></html>\n')

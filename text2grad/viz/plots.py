@@ -21,8 +21,18 @@ def _series(rows, key, x):
         return float(r) if isinstance(r, (int,float)) and math.isfinite(r) else None
     return [(i if (t := get(r, x)) is None else t, get(r, key)) for i,r in enumerate(rows)]
 
-def padded_range(lo, hi): return (lo,hi) if hi>lo else (lo-(abs(lo) or 1)*.5, hi+(abs(hi) or 1)*.5)
+def padded_range(lo, hi):
+    "The range of an axis: a single value gets half of itself on either side"
+    return (lo,hi) if hi>lo else (lo-(abs(lo) or 1)*.5, hi+(abs(hi) or 1)*.5)
 
+_pen = 'fill="none" stroke="#3b82c4" stroke-width="2" stroke-linejoin="round" stroke-linecap="round"'
+_grid = 'stroke="currentColor" opacity=".25"'
+_svg = 'max-width:100%;font-family:ui-sans-serif,system-ui,sans-serif'
+def _tick(y): return f'{y:.2g}' if abs(y)<1 else f'{y:.3g}'
+def _word(x, y, s, at='end', bold=''):
+    return f'<text x="{x}" y="{y}" text-anchor="{at}" font-size="11"{bold} fill="currentColor">{esc(s)}</text>'
+
+# %% ../../nbs/viz/03_plots.ipynb #a9c68113
 def curve_svg(
     rows:list,       # One dict a step, as in `metrics.jsonl`
     key:str,         # Which number; dots reach into dicts
@@ -34,16 +44,18 @@ def curve_svg(
     label,pts = label or key,_series(rows, key, x)
     ys = [y for _,y in pts if y is not None]
     if not ys: return f'<div style="{SMALL}width:{width}px">{esc(label)}: no numbers</div>'
-    (x0,x1),(y0,y1) = padded_range(min(p for p,_ in pts), max(p for p,_ in pts)),padded_range(min(ys), max(ys))
+    first,last = min(p for p,_ in pts),max(p for p,_ in pts)
+    (x0,x1),(y0,y1) = padded_range(first, last),padded_range(min(ys), max(ys))
     l,t,w,h = 54,22,width-62,height-40
     xy = lambda p,y: f'{l+w*(p-x0)/(x1-x0):.1f},{t+h*(1-(y-y0)/(y1-y0)):.1f}'
     runs = [[xy(*o) for o in g] for ok,g in groupby(pts, key=lambda o: o[1] is not None) if ok]
-    line = ''.join(f'<polyline points="{" ".join(r if len(r)>1 else r*2)}" fill="none" stroke="#3b82c4" stroke-width="2" stroke-linejoin="round" stroke-linecap="round"/>' for r in runs)
-    grid = ''.join(f'<line x1="{l}" x2="{l+w}" y1="{g}" y2="{g}" stroke="currentColor" opacity=".25"/>' for g in (t,t+h))
-    word = lambda a,b,s,at='end',bold='': f'<text x="{a}" y="{b}" text-anchor="{at}" font-size="11"{bold} fill="currentColor">{esc(s)}</text>'
-    words = word(l, 12, label, 'start', ' font-weight="600"')+word(l-5, t+4, f'{y1:.2g}' if abs(y1)<1 else f'{y1:.3g}')+word(l-5, t+h+4, f'{y0:.2g}' if abs(y0)<1 else f'{y0:.3g}')+word(l, t+h+15, f'{x} {min(p for p,_ in pts):g}', 'start')+word(l+w, t+h+15, f'{max(p for p,_ in pts):g}')
+    line = ''.join(f'<polyline points="{" ".join(r if len(r)>1 else r*2)}" {_pen}/>' for r in runs)
+    grid = ''.join(f'<line x1="{l}" x2="{l+w}" y1="{g}" y2="{g}" {_grid}/>' for g in (t,t+h))
+    words = ''.join([_word(l, 12, label, 'start', ' font-weight="600"'),
+                     _word(l-5, t+4, _tick(y1)), _word(l-5, t+h+4, _tick(y0)),
+                     _word(l, t+h+15, f'{x} {first:g}', 'start'), _word(l+w, t+h+15, f'{last:g}')])
     alt = esc(f'{label} over {x}: from {ys[0]:.3g} to {ys[-1]:.3g}')
-    return f'<svg role="img" aria-label="{alt}" viewBox="0 0 {width} {height}" style="width:{width}px;max-width:100%;font-family:ui-sans-serif,system-ui,sans-serif">{grid}{line}{words}</svg>'
+    return f'<svg role="img" aria-label="{alt}" viewBox="0 0 {width} {height}" style="width:{width}px;{_svg}">{grid}{line}{words}</svg>'
 
 # %% ../../nbs/viz/03_plots.ipynb #24150693
 def plot_curves(
@@ -58,7 +70,8 @@ def plot_curves(
     fig = Figure(figsize=(size[0]*len(keys),size[1]), layout='constrained')
     for ax,k in zip(fig.subplots(1, len(keys), squeeze=False)[0], keys):
         ps = _series(rows, k, x)
-        ax.plot([p for p,_ in ps], [math.nan if y is None else y for _,y in ps], color='#2166ac', marker='.' if len(ps)<30 else None)
+        xs,ys = [p for p,_ in ps],[math.nan if y is None else y for _,y in ps]
+        ax.plot(xs, ys, color='#2166ac', marker='.' if len(ps)<30 else None)
         ax.set_title(visible(k), fontsize=9, parse_math=False)
         ax.set_xlabel(visible(x), fontsize=8, parse_math=False)
         ax.tick_params(labelsize=8)
@@ -79,6 +92,7 @@ def _cells(tokens, width):
             yield i,row,col,size(s),s
             row,col = (row+1,0) if bit=='\n' else (row,col+size(s))
 
+# %% ../../nbs/viz/03_plots.ipynb #6ce6e567
 def plot_tokens(
     tokens:list,          # The response, cut into the pieces that were sampled
     values:list,          # One number per token; `None` where there is none
@@ -128,7 +142,8 @@ def _paint_ansi(text, level, color):
 
 def _ansi_runs(pieces, color):
     "Join `(text, level)` pieces, one colour switch per run of the same level"
-    return ''.join(_paint_ansi(''.join(t for t,_ in g), k, color) for k,g in groupby(pieces, key=lambda o: o[1] if color else (o[1]>0)-(o[1]<0)))
+    same = lambda o: o[1] if color else (o[1]>0)-(o[1]<0)
+    return ''.join(_paint_ansi(''.join(t for t,_ in g), k, color) for k,g in groupby(pieces, key=same))
 
 # %% ../../nbs/viz/03_plots.ipynb #0586e115
 def token_ansi(
@@ -142,7 +157,8 @@ def token_ansi(
     values = token_values(tokens, values)
     scale,color = scale_of(values, vmax),use_color() if color is None else color
     s = _ansi_runs([(t,_level(v, scale)) for t,v in zip(tokens, values)], color)
-    return s if not legend else f'{s}\nscale: {_ansi_runs([(f"{-scale:+.3g}",-3),(" .. ",0),(f"{scale:+.3g}",3)], color)}'
+    ends = [(f'{-scale:+.3g}',-3), (' .. ',0), (f'{scale:+.3g}',3)]
+    return f'{s}\nscale: {_ansi_runs(ends, color)}' if legend else s
 
 def spans_ansi(
     response:str,         # The text that the spans are about
@@ -151,4 +167,5 @@ def spans_ansi(
 )->str:                   # Text for a terminal, safe to print
     "A response with its spans marked, for a terminal; a `^` stands where something is missing"
     color = use_color() if color is None else color
-    return _ansi_runs([(response[a:b] if a<b else '^', _level(total_score(over), 1.)) for a,b,over in span_segments(response, check_spans(response, spans))], color)
+    cut = span_segments(response, check_spans(response, spans))
+    return _ansi_runs([(response[a:b] if a<b else '^', _level(total_score(over), 1.)) for a,b,over in cut], color)
