@@ -18,7 +18,8 @@ from torch import nn
 
 # %% ../../nbs/reward_model/02_base.ipynb #eb75c248
 from ..core import Critique,Example,Judgement,dumps,write_file
-from ..pretrained import LORA,ModelError,base_lm,check_safetensors,load_model,load_trained,lora_config,no_dropout,peft_quietly,progress_bars,read_json,trained,trained_tensors
+from ..pretrained import LORA,base_lm,load_trained,lora_config,peft_quietly,trained,trained_tensors
+from ..pretrained import ModelError,check_safetensors,load_model,no_dropout,progress_bars,read_json
 
 # %% ../../nbs/reward_model/02_base.ipynb #97daa6fa
 class RewardModel(nn.Module):

@@ -139,10 +139,6 @@ class GenerativeConfig:
 class GenerativeRewardModel(RewardModel):
     "A causal LM that writes critique and marks as JSON (arXiv 2505.22338)"
     kind,Config = 'generative',GenerativeConfig
-<<<<<<< HEAD
-    _head,_backbone,_check_head = Policy._head,Policy._backbone,Policy._check_head # Hidden states and logits as in `Policy`
-=======
->>>>>>> cf6c45becff469015347de6d4c594418f66e1b5a
     def __init__(self,
         model,     # The language model: plain, or a `PeftModel`
         tokenizer, # Its tokenizer, with a chat template
