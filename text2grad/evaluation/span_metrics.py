@@ -34,14 +34,16 @@ class TokenScores:
         offs,p,s = [(int(a), int(b)) for a,b in self.offsets],np.asarray(self.probs, float),np.asarray(self.severity, float)
         t = len(offs)
         p,s = (x.reshape(shape) if x.size==t==0 else x for x,shape in ((p, (0,3)), (s, (0,))))
-        if p.shape!=(t,3) or s.shape!=(t,): raise ValueError(f'{t} offsets, probs of shape {p.shape}, severity of shape {s.shape}: must be T, (T, 3) and (T,)')
+        if p.shape!=(t,3) or s.shape!=(t,):
+            raise ValueError(f'{t} offsets, probs of shape {p.shape}, severity of shape {s.shape}: must be T, (T, 3) and (T,)')
         for name,bad,say in (('offsets', np.array([not 0<=a<=b for a,b in offs], bool), '0 <= start <= end'),
                              ('probs', ~((p>=-1e-6)&(p<=1+1e-6)).all(1), 'numbers from 0 to 1'),
                              ('probs', ~(abs(p.sum(1)-1)<=1e-3), 'three numbers that sum to 1'),
                              ('severity', ~((s>=0)&(s<=1)), 'a number from 0 to 1')):
             if bad.any():
                 i = int(bad.argmax())
-                raise ValueError(f'{name} of token {i}: must be {say}, got {dict(offsets=offs, probs=p.tolist(), severity=s.tolist())[name][i]}')
+                given = dict(offsets=offs, probs=p.tolist(), severity=s.tolist())[name][i]
+                raise ValueError(f'{name} of token {i}: must be {say}, got {given}')
         for k,v in dict(offsets=offs, probs=p, severity=s).items(): object.__setattr__(self, k, v)
     def __len__(self): return len(self.offsets)
     @property
@@ -166,7 +168,8 @@ def _said(c, scores, toks):
 def _ranking_stats(said, gold, toks):
     "AUROC of either sign"
     which,v = np.repeat(np.arange(len(toks)), [len(t) for t in toks]),np.concatenate([np.zeros((0, 3)), *said])
-    marks = {k:np.concatenate([np.zeros(0, bool), *(_under(_real(e.critique, sign), t) for e,t in zip(gold, toks))]) for k,sign in _signs.items()}
+    marked = lambda sign: [_under(_real(e.critique, sign), t) for e,t in zip(gold, toks)]
+    marks = {k:np.concatenate([np.zeros(0, bool), *marked(sign)]) for k,sign in _signs.items()}
     return {f'{name} AUROC':_auroc_stat(which, v[:,i], marks[name], ~marks[name], len(toks)) for i,name in enumerate(_signs)}
 
 # %% ../../nbs/evaluation/03_span_metrics.ipynb #83e15385
@@ -187,8 +190,10 @@ def _calibration_stats(scores, gold):
         y = np.concatenate([np.zeros(0), *(_under(_real(gold[i].critique, sign), t) for i,t in zip(have, toks))])[real]
         p = np.concatenate([np.zeros(0), *(scores[i].probs[:,column] for i in have)])[real]
         bins,k = _binned(p, BINS)
-        out[f'{name} calibration error'] = Statistic(np.hstack([_per_response(which, bins, n, k, w) for w in (None, p, y)]), _calibration_error, len(have))
-        out[f'{name} Brier'] = Statistic(_per_response(np.tile(which, 2), np.repeat([0, 1], len(p)), n, 2, np.concatenate([(p-y)**2, np.ones(len(p))])), share, len(have))
+        sums = np.hstack([_per_response(which, bins, n, k, w) for w in (None, p, y)])
+        out[f'{name} calibration error'] = Statistic(sums, _calibration_error, len(have))
+        squares,ones = np.bincount(which, (p-y)**2, n),np.bincount(which, minlength=n)
+        out[f'{name} Brier'] = Statistic(np.stack([squares, ones], 1).astype(float), share, len(have))
     return out
 
 # %% ../../nbs/evaluation/03_span_metrics.ipynb #1517bcaf
@@ -235,25 +240,31 @@ def rouge(
 def _text_stats(predicted, gold):
     "ROUGE of critiques"
     got = [rouge(c.text if c else '', e.critique.text) for c,e in zip(predicted, gold)]
-    wrote = any(c is None or c.text.strip() for c in predicted)
+    wrote,n = any(c is None or c.text.strip() for c in predicted),sum(o is not None for o in got)
     for name,i in (('critique ROUGE-1',0), ('critique ROUGE-L',1)):
-        yield name,Statistic(np.array([(o[i], 1) if o and wrote else (0, 0) for o in got], float).reshape(-1, 2), share, sum(o is not None for o in got))
+        yield name,Statistic(_table(2, [(o[i], 1) if o and wrote else (0, 0) for o in got]), share, n)
 
 # %% ../../nbs/evaluation/03_span_metrics.ipynb #e9355a92
+def _check_ends(i, n, what, unit, ranges):
+    bad = next(((a, b) for a,b in ranges if b>n), None)
+    if bad: raise ValueError(f'{what} {i}: {unit} [{bad[0]}, {bad[1]}) ends after the response, which has {n} characters; '
+                             'is it in the order of the examples?')
+
 def _check(predicted, gold, scores, offsets):
     "`(predicted, gold, scores, tokens (T, 2) of each)`; `ValueError` says which example is wrong"
     gold,predicted = list(gold),list(predicted)
     scores,offsets = (None if x is None else list(x) for x in (scores, offsets))
     for name,x in (('predictions',predicted), ('token scores',scores), ('lists of offsets',offsets)):
-        if x is not None and len(x)!=len(gold): raise ValueError(f'{len(x)} {name} for {len(gold)} examples: there must be one, or None, for each')
+        if x is None or len(x)==len(gold): continue
+        raise ValueError(f'{len(x)} {name} for {len(gold)} examples: there must be one, or None, for each')
     for i,(c,e) in enumerate(zip(predicted, gold)):
-        n = len(e.response)
         if e.critique is None: raise ValueError(f'example {i} (id {e.meta.get("id")!r}) has no critique to compare with: leave it out')
         s = scores[i] if scores else None
         for name,x,cls in (('prediction',c,Critique), ('token scores',s,TokenScores)):
-            if x is not None and not isinstance(x, cls): raise ValueError(f'{name} {i}: must be {cls.__name__} or None, got {type(x).__name__}')
-        ends = [('prediction','span',o.start,o.end) for o in (c.spans if c else ())]+[('token scores','token',a,b) for a,b in (s.offsets if s else ())]
-        if bad := next((o for o in ends if o[3]>n), None): raise ValueError('{} {}: {} [{}, {}) ends after the response, which has {} characters; is it in the order of the examples?'.format(bad[0], i, *bad[1:], n))
+            if x is None or isinstance(x, cls): continue
+            raise ValueError(f'{name} {i}: must be {cls.__name__} or None, got {type(x).__name__}')
+        _check_ends(i, len(e.response), 'prediction', 'span', [(o.start, o.end) for o in (c.spans if c else ())])
+        _check_ends(i, len(e.response), 'token scores', 'token', s.offsets if s else ())
     offsets = [pieces(e.response) for e in gold] if offsets is None else offsets
     return predicted,gold,scores or [None]*len(gold),[np.array(o, int).reshape(-1, 2) for o in offsets]
 
@@ -268,8 +279,11 @@ def _stats(predicted, gold, scores, toks):
 def _counts(predicted, gold, scores):
     "What a reader should know of what was left out"
     flat = lambda cs: sum(s.start==s.end for c in cs if c for s in c.spans)
-    found = {'without a judgement':sum(c is None for c in predicted), 'gold insertion points left out':flat(e.critique for e in gold),
-             'predicted insertion points left out':flat(predicted), 'judged without token scores':sum(c is not None and s is None for c,s in zip(predicted, scores)) if any(s is not None for s in scores) else 0}
+    bare = sum(c is not None and s is None for c,s in zip(predicted, scores))
+    found = {'without a judgement':sum(c is None for c in predicted),
+             'gold insertion points left out':flat(e.critique for e in gold),
+             'predicted insertion points left out':flat(predicted),
+             'judged without token scores':bare if any(s is not None for s in scores) else 0}
     return {k:n for k,n in found.items() if n}
 
 def span_report(
@@ -280,7 +294,7 @@ def span_report(
     offsets:list=None, # `(start, end)` of the tokens of each example; by default words and punctuation marks
     draws:int=1000,    # Bootstrap resamples of responses
     seed:int=0,        # Same seed, same intervals
-)->Report: # Rows 'parse rate', 'negative recall' and, for 'poor' and 'good', '... token F1', '... span F1@.5', '... AUROC' and so on; `None` for 0/0
+)->Report: # Rows 'parse rate', 'negative recall' and, for 'poor' and 'good', '... token F1', '... span F1@.5' and so on; `None` for 0/0
     "Everything that is to be known of predictions against gold"
     predicted,gold,scores,toks = _check(predicted, gold, scores, offsets)
     rows = {'parse rate':wilson(sum(c is not None for c in predicted), len(predicted))}
@@ -298,7 +312,7 @@ def span_labels(
     return [take(named.get((s.start, s.end, s.score), ['no label'])) for s in ex.critique.spans]
 
 def _label_stats(name, label, rows, said, free, toks):
-    "Of the spans with a label: recall on tokens, recall of spans, AUROC; `rows` is `(predicted, gold, labels)` of one sign for each response"
+    "Recall on tokens, recall of spans and AUROC for one label; `rows`: `(predicted, gold, labels)` of one sign for each response"
     ours = [[j for j,l in enumerate(ls) if l==label] for _,_,ls in rows]
     found = [{j for _,j in matched(p, g)} if o and p else set() for o,(p,g,_) in zip(ours, rows)]
     marks = [_under([g[j] for j in o], t) for o,(_,g,_),t in zip(ours, rows, toks)]
@@ -318,11 +332,12 @@ def label_report(
     offsets:list=None, # `(start, end)` of the tokens of each example; by default words and punctuation marks
     draws:int=1000,    # Bootstrap resamples of responses
     seed:int=0,        # Same seed, same intervals
-)->Report: # For each sign and label, the commonest first: '... recall' (tokens), '... span recall@.5', '... AUROC' against tokens that nobody marked
+)->Report: # For each sign and label, the commonest first: '... recall' (tokens), '... span recall@.5', '... AUROC' against unmarked tokens
     "What kinds of spans are found"
     predicted,gold,scores,toks = _check(predicted, gold, scores, offsets)
     said,stats = [_said(*o) for o in zip(predicted, scores, toks)],{}
-    free = ~np.concatenate([np.zeros(0, bool), *(_under([s for sign in (-1, 1) for s in _real(e.critique, sign)], t) for e,t in zip(gold, toks))])
+    marked = [_under(_real(e.critique, -1)+_real(e.critique, 1), t) for e,t in zip(gold, toks)]
+    free = ~np.concatenate([np.zeros(0, bool), *marked])
     for name,sign in _signs.items():
         kept = lambda e: [(s, l) for s,l in zip(e.critique.spans, span_labels(e)) if s.start<s.end and s.score*sign>0]
         rows = [(_real(c, sign), [s for s,_ in kept(e)], [l for _,l in kept(e)]) for c,e in zip(predicted, gold)]
@@ -331,8 +346,8 @@ def label_report(
     return Report(title, _estimates(stats, len(gold), draws, seed), _counts(predicted, gold, scores))
 
 # %% ../../nbs/evaluation/03_span_metrics.ipynb #b66f02e0
-MAIN = ('parse rate','negative recall','poor token precision','poor token F1','poor span F1@.5','poor AUROC','good token F1','good span F1@.5','good AUROC',
-        'poor calibration error','Spearman of rewards','critique ROUGE-L')
+MAIN = ('parse rate','negative recall','poor token precision','poor token F1','poor span F1@.5','poor AUROC',
+        'good token F1','good span F1@.5','good AUROC','poor calibration error','Spearman of rewards','critique ROUGE-L')
 
 @dataclass(frozen=True)
 class Comparison:
@@ -359,7 +374,9 @@ def compare_critics(
 )->Comparison: # `ValueError` for reports on different numbers of responses, and for a column that no report has
     "Reports side by side"
     sizes = {k:max((e.n for e in r.rows.values()), default=0) for k,r in reports.items()}
-    if len(set(sizes.values()))>1: raise ValueError(f'reports on {", ".join(f"{n} ({k})" for k,n in sizes.items())} responses: they must be on the same ones')
+    if len(set(sizes.values()))>1:
+        said = ', '.join(f'{n} ({k})' for k,n in sizes.items())
+        raise ValueError(f'reports on {said} responses: they must be on the same ones')
     names = list(dict.fromkeys(k for r in reports.values() for k in r.rows))
     bad = next((c for c in columns or () if c not in names), None)
     if bad is not None: raise ValueError(f'column {bad!r} is in none of the reports; there are {", ".join(names)}')
