@@ -576,7 +576,7 @@ def test_two_visitors_share_what_was_read(bench):
     assert len(rs)==8 and len(set(map(id, rs)))==1
 
 def test_no_gradio_below_the_view():
-    "The rooms below are imported without Gradio, and so is this one"
+    "The modules below are imported without Gradio, and so is this one"
     code = "import sys, text2grad.evaluation.run_html, text2grad.app.view_runs; assert 'gradio' not in sys.modules"
     assert subprocess.run([sys.executable,'-c',code]).returncode==0
 

@@ -1,4 +1,4 @@
-"""A run to look at: curves, samples step by step, before and after, two runs or two checkpoints side by side
+"""A run to look at: curves, samples step by step, before and after, two runs side by side
 
 Docs: https://text2grad.github.io/text2grad/evaluation/run_html.html.md"""
 
@@ -45,9 +45,11 @@ def facts_html(
     "What a run is and how far it got, and what to know before reading on"
     last,total = max((r['step'] for r in run.metrics), default=0),finite_number(_at(run.config, 'ppo', 'steps'))
     named = [(k, run.summary.get(k, _at(run.config, 'quickstart', k))) for k in ('task','reward','model','seed','device','base')]
-    facts = [kind_of(run), f'step {last:,}'+(f' of {total:,.0f}' if total else ''), *(f'{k} {_short(v)}' for k,v in named if isinstance(v, (str,int)))]
+    far = f'step {last:,}'+(f' of {total:,.0f}' if total else '')
+    facts = [kind_of(run), far, *(f'{k} {_short(v)}' for k,v in named if isinstance(v, (str,int)))]
     return f'<p><b>{esc(run.name)}</b>: {esc(", ".join(facts))}</p>' + ''.join(map(note_html, run.notes()))
 
+# %% ../../nbs/evaluation/06_run_html.ipynb #43f1134c
 def plain_value(
     v, # Anything that JSON can hold
 ):     # A finite number, `None`, or a short string
@@ -100,19 +102,24 @@ def two_curves_svg(
     if not known: return f'<div style="width:{width}px">{esc(label)}: no numbers</div>'
     (x0,x1),(y0,y1) = (padded_range(min(p[i] for p in known), max(p[i] for p in known)) for i in (0,1))
     l,t,w,h = 54,22,width-62,height-40
+    place = lambda x,y: f'{l+w*(x-x0)/(x1-x0):.1f},{t+h*(1-(y-y0)/(y1-y0)):.1f}'
     def line(pts, rgb, dash):
-        runs = [[f'{l+w*(x-x0)/(x1-x0):.1f},{t+h*(1-(y-y0)/(y1-y0)):.1f}' for x,y in g] for ok,g in groupby(pts, key=lambda p: p[1] is not None) if ok]
-        return ''.join(f'<polyline points="{" ".join(r if len(r)>1 else r*2)}" fill="none" stroke="rgb{rgb}" stroke-width="2" stroke-dasharray="{dash}"/>' for r in runs)
+        runs = [[place(*p) for p in g] for ok,g in groupby(pts, key=lambda p: p[1] is not None) if ok]
+        style = f'fill="none" stroke="rgb{rgb}" stroke-width="2" stroke-dasharray="{dash}"'
+        return ''.join(f'<polyline points="{" ".join(r if len(r)>1 else r*2)}" {style}/>' for r in runs)
     word = lambda x,y,s,at='end': f'<text x="{x}" y="{y}" text-anchor="{at}" font-size="11" fill="currentColor">{esc(s)}</text>'
     grid = ''.join(f'<line x1="{l}" x2="{l+w}" y1="{g}" y2="{g}" stroke="currentColor" opacity=".25"/>' for g in (t,t+h))
-    words = word(l, 12, label, 'start')+word(l-5, t+4, f'{y1:.3g}')+word(l-5, t+h+4, f'{y0:.3g}')+word(l, t+h+15, f'step {x0:g}', 'start')+word(l+w, t+h+15, f'{x1:g}')
+    upright = word(l-5, t+4, f'{y1:.3g}')+word(l-5, t+h+4, f'{y0:.3g}')
+    words = word(l, 12, label, 'start')+upright+word(l, t+h+15, f'step {x0:g}', 'start')+word(l+w, t+h+15, f'{x1:g}')
     last = lambda pts: next((f'{y:.3g}' for _,y in reversed(pts) if y is not None), 'no number')
     alt = esc(f'{label} over step: A ends at {last(a)}, B at {last(b)}')
-    return (f'<svg role="img" aria-label="{alt}" viewBox="0 0 {width} {height}" style="width:{width}px;max-width:100%;font-family:ui-sans-serif,system-ui,sans-serif">'
+    return (f'<svg role="img" aria-label="{alt}" viewBox="0 0 {width} {height}" '
+            f'style="width:{width}px;max-width:100%;font-family:ui-sans-serif,system-ui,sans-serif">'
             f'{grid}{line(a, BLUE, "none")}{line(b, ORANGE, "5 3")}{words}</svg>')
 
 # %% ../../nbs/evaluation/06_run_html.ipynb #22f1252c
-_main = ('reward','total','kl','length','entropy','policy_loss','value_loss','explained_variance','clipfrac','loss','dev.span_f1','dev.token_correlation')
+_main = ('reward','total','kl','length','entropy','policy_loss','value_loss','explained_variance','clipfrac',
+         'loss','dev.span_f1','dev.token_correlation')
 MAX_CURVES = 60
 
 def curves_html(
@@ -130,7 +137,9 @@ def curves_html(
     if not keys: return note_html('No step was finished, so there are no curves yet.')
     names = note_html(f'A, solid: {run.name}. B, dashed: {other.name}.') if other else ''
     left = len(main)+len(rest)-MAX_CURVES
-    return names + box(main[:MAX_CURVES]) + (fold_html(f'{len(rest)} more', box(rest[:max(0, MAX_CURVES-len(main))]), note_html(f'{left} are not drawn.') if left>0 else '') if rest else '')
+    note = note_html(f'{left} are not drawn.') if left>0 else ''
+    more = fold_html(f'{len(rest)} more', box(rest[:max(0, MAX_CURVES-len(main))]), note) if rest else ''
+    return names + box(main[:MAX_CURVES]) + more
 
 # %% ../../nbs/evaluation/06_run_html.ipynb #8a1bbca4
 MAX_TOKENS,MAX_SPANS = 20_000,2_000
@@ -175,7 +184,9 @@ def logged_critique(
     if not isinstance(d, dict): return None,['The critique cannot be read.']
     spans,quotes = list(_spans(d.get('spans'), response)),list(_quotes(d.get('unresolved')))
     given = sum(len(d[k]) for k in ('spans','unresolved') if isinstance(d.get(k), list))
-    notes = [f'{n} of the marks cannot be read, or do not hold the words that they claim; left out.'] if (n := given-len(spans)-len(quotes)) else []
+    notes = []
+    if n := given-len(spans)-len(quotes):
+        notes.append(f'{n} of the marks cannot be read, or do not hold the words that they claim; left out.')
     if (n := max(len(spans), len(quotes)))>MAX_SPANS: notes.append(f'Only the first {MAX_SPANS:,} of {n:,} marks are shown.')
     return Critique(_short(d.get('text', ''), 4000), spans[:MAX_SPANS], quotes[:MAX_SPANS], _short(d.get('source', ''))),notes
 
@@ -191,20 +202,23 @@ def sample_of(
     row = run.sample(step, i)
     ts = row.get('tokens')
     if not isinstance(ts, list) or not all(isinstance(t, dict) and isinstance(t.get('text'), str) for t in ts):
-        raise RunError(f'{run.path}/samples.jsonl: sample {i} of step {step}: its tokens cannot be read; each must be an object with a "text"')
+        raise RunError(f'{run.path}/samples.jsonl: sample {i} of step {step}: its tokens cannot be read; '
+                       'each must be an object with a "text"')
     notes,given = [],[t['text'] for t in ts]
     if ''.join(given)!=row.get('response'): notes.append('The response of this row is not what its tokens join to; the tokens are shown.')
     if len(ts)>MAX_TOKENS: notes.append(f'Only the first {MAX_TOKENS:,} of {len(ts):,} tokens are read.')
     ts,given = ts[:MAX_TOKENS],given[:MAX_TOKENS]
     col = lambda k: np.array([x if (x := finite_number(t.get(k))) is not None else np.nan for t in ts], dtype=np.float64)
     chans = {c:col(k) for c,k in _logged.items()} | {'dlogp':col('logp_new')-col('logp_old')}
-    if lost := [c for c,v in chans.items() if len(v) and np.isnan(v).any()]: notes.append(f'Numbers are missing for: {", ".join(lost)}; hatched.')
+    lost = [c for c,v in chans.items() if len(v) and np.isnan(v).any()]
+    if lost: notes.append(f'Numbers are missing for: {", ".join(lost)}; hatched.')
     ends = [0,*accumulate(map(len, given))]
     table = TokenTable(given, zip(ends, ends[1:]), chans)
     critique,more = logged_critique(row.get('critique'), table.response)
     prompt = row.get('prompt') if not prompt_problem(row.get('prompt')) else _short(row.get('prompt', ''), 4000)
     return Sample(run.name, step, '' if row.get('id') is None else _short(row['id']), prompt, table, critique, tuple(notes+more))
 
+# %% ../../nbs/evaluation/06_run_html.ipynb #ed391d29
 def clipped(
     s:str, # Any text
     n:int, # Characters to keep
@@ -262,14 +276,20 @@ def compare_html(
     one = lambda x,n: heat_map(x.table, channel, how, unit, vmax=vmax, title=n)
     diff,n = token_difference(ga, gb)
     same = ga.tokens==gb.tokens
-    what = f'{names[1]} minus {names[0]}: {channel}'+('' if same else f'; {n} of {len(gb)} {unit}s stand in both texts, the others are hatched')
+    what = f'B minus A, on its own scale. {names[1]} minus {names[0]}: {channel}'
+    if not same: what += f'; {n} of {len(gb)} {unit}s stand in both texts, the others are hatched'
     other = '' if a.prompt==b.prompt else note_html('These are answers to different prompts.')
     known = diff.channels.get(channel, np.array([]))
     zero = note_html('No difference.') if same and len(known) and not known.any() else ''
-    prompt = prompt_html(a.prompt) if a.prompt==b.prompt else ''.join(prompt_html(x.prompt, f'prompt of {n}') for x,n in zip((a, b), names))
-    return other+prompt+_half(one(a, f'A: {names[0]}'), one(b, f'B: {names[1]}'))+zero+heat_map(diff, channel, title=f'B minus A, on its own scale. {what}', label=f'{channel}, difference')
+    both = ''.join(prompt_html(x.prompt, f'prompt of {n}') for x,n in zip((a, b), names))
+    prompt = prompt_html(a.prompt) if a.prompt==b.prompt else both
+    change = heat_map(diff, channel, title=what, label=f'{channel}, difference')
+    return other+prompt+_half(one(a, f'A: {names[0]}'), one(b, f'B: {names[1]}'))+zero+change
 
-def _half(*parts): return '<div style="display:flex;flex-wrap:wrap;gap:1em 2em">'+''.join(f'<div style="flex:1 1 17em;min-width:0">{p}</div>' for p in parts)+'</div>'
+def _half(*parts):
+    "Parts side by side, or one below the other on a narrow page"
+    inner = ''.join(f'<div style="flex:1 1 17em;min-width:0">{p}</div>' for p in parts)
+    return f'<div style="display:flex;flex-wrap:wrap;gap:1em 2em">{inner}</div>'
 
 # %% ../../nbs/evaluation/06_run_html.ipynb #e045661a
 @dataclass(frozen=True, eq=False)
@@ -309,5 +329,6 @@ def held_out_html(
     h:HeldOut, # From `held_out`
 )->str:
     "One held-out prompt before and after, with the critic's marks"
-    one = lambda name,e: f'<h3>{name}</h3>'+(critique_html(e.response, e.critique) if e else note_html('Not yet: it is written when the training ends.'))
+    missing = note_html('Not yet: it is written when the training ends.')
+    one = lambda name,e: f'<h3>{name}</h3>'+(critique_html(e.response, e.critique) if e else missing)
     return prompt_html(h.before.prompt)+table_html(list(h.numbers))+one('before', h.before)+one('after', h.after)
