@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest, torch
 from text2grad.viz.channels import TokenTable
-from text2grad.checkpoints import append_log,trim_log,write_checkpoint
+from text2grad.checkpoints import CheckpointError,append_log,trim_log,write_checkpoint
 from text2grad.cli.command import main
 from text2grad.core import Critique,Example,Span,dumps
 from text2grad.span_ppo.policy import Policy
@@ -14,6 +14,7 @@ from text2grad.evaluation.run_html import *
 from text2grad.evaluation.runs import RunError,RunReader,Shelf,list_runs
 from text2grad.evaluation.run_html import kind_of
 from text2grad.span_ppo.callbacks import RunFolder
+from text2grad.span_ppo.inspection import checkpoint_cases,measure,read_checkpoint,with_weights
 from text2grad.span_ppo.trainer import SpanPPO,SpanPPOConfig
 from text2grad.app.view_runs import *
 from text2grad.app.view_runs import TEXTS
@@ -93,7 +94,7 @@ def test_a_folder_swapped_for_a_link_after_opening(runs, swap):
     else:
         shutil.move(runs/'b/checkpoints', runs.parent/'gone'); (runs/'b/checkpoints').symlink_to(runs.parent/'gone')
         assert r.checkpoints()==[]
-        with pytest.raises(RunError, match='link'): read_checkpoint(r, 2)
+        with pytest.raises(CheckpointError, match='link'): read_checkpoint(r, 2)
 
 def test_pipes_folders_and_upward_paths(runs):
     base = RunBase(runs)
@@ -433,12 +434,11 @@ def test_two_checkpoints_and_the_policy_comes_back(trained):
         for p in policy.trainable().values(): p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(3))*.01)
     mine,base = own(policy),{k:v.clone() for k,v in policy.model.state_dict().items()}
     ex = Example('Write one letters.', 'eex')
-    a,b,c = checkpoint_samples(policy, r, (0, 2, 0), ex)
+    a,b,c = checkpoint_cases(policy, r, (0, 2, 0), ex)
     assert same(own(policy), mine) and same(policy.model.state_dict(), base)
     assert (a.table['logp']==c.table['logp']).all() and (a.table['logp']!=b.table['logp']).any() and (a.table['kl']==0).all()
     fresh = train(trained.parent/'unused')
     fresh.load_state(trained/'b/checkpoints/ckpt-000002')
-    from text2grad.span_ppo.inspection import measure
     np.testing.assert_array_equal(measure(fresh.policy, ex).table['logp'], b.table['logp'])
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt, ValueError, MemoryError])
@@ -447,10 +447,10 @@ def test_the_policy_comes_back_after_an_error(trained, monkeypatch, error):
     mine = own(policy)
     def boom(*a): raise error('boom')
     monkeypatch.setattr('text2grad.span_ppo.inspection.measure', boom)
-    with pytest.raises(RunError if error is ValueError else error): checkpoint_samples(policy, r, (2,), Example('p', 'e'))
+    with pytest.raises(CheckpointError if error is ValueError else error): checkpoint_cases(policy, r, (2,), Example('p', 'e'))
     assert same(own(policy), mine)
-    with pytest.raises(RunError, match='does not fit the model.*start it with the model'):
-        with wearing(toy(8), read_checkpoint(r, 2)): pass
+    with pytest.raises(CheckpointError, match='does not fit the model.*start it with the model'):
+        with with_weights(toy(8), read_checkpoint(r, 2)): pass
 
 def test_the_lock_is_held_and_given_back(trained, monkeypatch):
     r,lock,seen = RunReader(RunBase(trained), 'b'),threading.RLock(),[]
@@ -461,7 +461,7 @@ def test_the_lock_is_held_and_given_back(trained, monkeypatch):
         t.start(); t.join()
         return real(*a)
     monkeypatch.setattr(m, 'measure', watched)
-    checkpoint_samples(toy(), r, (0,2), Example('p', 'e'), lock=lock)
+    checkpoint_cases(toy(), r, (0,2), Example('p', 'e'), lock=lock)
     assert seen==[False,False] and lock.acquire(blocking=False)
 
 def rewrite(runs, data, **manifest):
@@ -483,22 +483,22 @@ def test_checkpoints_that_are_none(runs, monkeypatch):
     pickled = pickle.dumps(Evil(canary))
     for data in (pickled, b'', b'\xff'*100, (10**15).to_bytes(8, 'little')+b'{}'):
         rewrite(runs, data)
-        with pytest.raises(RunError, match='ckpt-000002/policy.safetensors: cannot be read'): read_checkpoint(r, 2)
+        with pytest.raises(CheckpointError, match='ckpt-000002/policy.safetensors: cannot be read'): read_checkpoint(r, 2)
     assert not canary.exists()
     k = next(iter(good))
     rewrite(runs, save(good|{k:good[k]*float('nan')}))
-    with pytest.raises(RunError, match='not finite'): read_checkpoint(r, 2)
+    with pytest.raises(CheckpointError, match='not finite'): read_checkpoint(r, 2)
     for files in (3, {}, [], {'policy.safetensors':3}, {'policy.safetensors':dict(sha256=None)}):
         rewrite(runs, save(good), files=files)
-        with pytest.raises(RunError, match='not the file that was saved'): read_checkpoint(r, 2)
+        with pytest.raises(CheckpointError, match='not the file that was saved'): read_checkpoint(r, 2)
     (at/'MANIFEST.json').write_text('{')
-    with pytest.raises(RunError, match='MANIFEST.json: cannot be read'): read_checkpoint(r, 2)
+    with pytest.raises(CheckpointError, match='MANIFEST.json: cannot be read'): read_checkpoint(r, 2)
     rewrite(runs, save(good))
     assert same(read_checkpoint(r, 2), good)
-    monkeypatch.setattr(rv, 'MAX_WEIGHTS', 100)
-    with pytest.raises(RunError, match='more than 100 bytes'): read_checkpoint(r, 2)
+    monkeypatch.setattr('text2grad.span_ppo.inspection.MAX_WEIGHTS', 100)
+    with pytest.raises(CheckpointError, match='more than 100 bytes'): read_checkpoint(r, 2)
     shutil.rmtree(at)
-    with pytest.raises(RunError, match='is missing'): read_checkpoint(r, 2)
+    with pytest.raises(CheckpointError, match='is missing'): read_checkpoint(r, 2)
 
 def test_checkpoint_names(runs):
     for n in ('ckpt-x','ckpt.tmp-3','ckpt-1234567890123','other'): (runs/'b/checkpoints'/n).mkdir()
@@ -576,7 +576,7 @@ def test_two_visitors_share_what_was_read(bench):
     assert len(rs)==8 and len(set(map(id, rs)))==1
 
 def test_no_gradio_below_the_view():
-    "The rooms below are imported without Gradio, and so is this one"
+    "The modules below are imported without Gradio, and so is this one"
     code = "import sys, text2grad.evaluation.run_html, text2grad.app.view_runs; assert 'gradio' not in sys.modules"
     assert subprocess.run([sys.executable,'-c',code]).returncode==0
 

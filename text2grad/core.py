@@ -1,4 +1,4 @@
-"""The records that every other room passes around, and how they lie on disk
+"""The records that every other module passes around, and how they lie on disk
 
 Docs: https://text2grad.github.io/text2grad/core.html.md"""
 
@@ -7,8 +7,8 @@ Docs: https://text2grad.github.io/text2grad/core.html.md"""
 # %% auto #0
 __all__ = ['MATCHES', 'STRICT_JSON', 'SCHEMA', 'UserError', 'SetupError', 'is_number', 'Span', 'Quote', 'Critique', 'Example',
            'prompt_problem', 'prompt_text', 'Judgement', 'RecordError', 'loads', 'json_rows', 'iter_jsonl',
-           'read_jsonl', 'dumps', 'write_file', 'write_jsonl', 'problems', 'iter_records', 'read_records',
-           'from_record', 'to_record', 'read_examples', 'write_examples', 'versions']
+           'read_jsonl', 'dumps', 'write_file', 'write_jsonl', 'problems', 'read_records', 'from_record', 'to_record',
+           'read_examples', 'write_examples', 'versions']
 
 # %% ../nbs/00_core.ipynb #a6380879
 import gzip,json,math,os,tempfile,zlib
@@ -23,7 +23,11 @@ class SetupError(UserError): "What would go wrong for every example: no model, n
 # %% ../nbs/00_core.ipynb #168d5f76
 MATCHES = ('given', 'exact', 'normalized', 'fuzzy')
 
-def is_number(x): return isinstance(x, (int,float)) and not isinstance(x, bool) and math.isfinite(x)
+def is_number(
+    x, # Anything
+)->bool:
+    "Is it a finite number? `True` and `False` are none"
+    return isinstance(x, (int,float)) and not isinstance(x, bool) and math.isfinite(x)
 
 @dataclass(frozen=True)
 class Span:
@@ -37,10 +41,14 @@ class Span:
     similarity:float=1.0 # 0 to 1: how close `quote` is to the words found
     def __post_init__(self):
         ints = all(type(o) is int for o in (self.start, self.end))
-        if not ints or not 0<=self.start<=self.end: raise ValueError(f'span [{self.start!r}, {self.end!r}): offsets must be integers with 0 <= start <= end')
-        if not is_number(self.score) or abs(self.score)>1: raise ValueError(f'span score {self.score!r}: must be a number from -1 to +1')
-        if self.match not in MATCHES: raise ValueError(f'span match {self.match!r}: must be one of {", ".join(MATCHES)}')
-        if not is_number(self.similarity) or not 0<=self.similarity<=1: raise ValueError(f'span similarity {self.similarity!r}: must be a number from 0 to 1')
+        if not ints or not 0<=self.start<=self.end:
+            raise ValueError(f'span [{self.start!r}, {self.end!r}): offsets must be integers with 0 <= start <= end')
+        if not is_number(self.score) or abs(self.score)>1:
+            raise ValueError(f'span score {self.score!r}: must be a number from -1 to +1')
+        if self.match not in MATCHES:
+            raise ValueError(f'span match {self.match!r}: must be one of {", ".join(MATCHES)}')
+        if not is_number(self.similarity) or not 0<=self.similarity<=1:
+            raise ValueError(f'span similarity {self.similarity!r}: must be a number from 0 to 1')
     def __len__(self): return self.end-self.start
 
 # %% ../nbs/00_core.ipynb #1e9e25ac
@@ -53,7 +61,8 @@ class Quote:
     occurrence:int|None=None   # Which one, counted from 0; `None` leaves it to the aligner's rule
     def __post_init__(self):
         if not isinstance(self.text, str): raise ValueError(f'quote text {self.text!r}: must be a string')
-        if not is_number(self.score) or abs(self.score)>1: raise ValueError(f'quote score {self.score!r}: must be a number from -1 to +1')
+        if not is_number(self.score) or abs(self.score)>1:
+            raise ValueError(f'quote score {self.score!r}: must be a number from -1 to +1')
         if self.occurrence is not None and (type(self.occurrence) is not int or self.occurrence<0):
             raise ValueError(f'quote occurrence {self.occurrence!r}: must be None or an integer from 0')
 
@@ -88,9 +97,13 @@ class Example:
         p = prompt_problem(self.prompt)
         if p: raise ValueError(f'prompt: {p}')
         for s in self.critique.spans if self.critique else ():
-            if s.end>len(self.response): raise ValueError(f'span [{s.start}, {s.end}) ends after the response, which has {len(self.response)} characters')
+            if s.end>len(self.response):
+                raise ValueError(f'span [{s.start}, {s.end}) ends after the response, which has {len(self.response)} characters')
 
-def prompt_problem(p):
+def prompt_problem(
+    p,     # A prompt, from anywhere
+)->str:    # What is wrong with it; empty if nothing is
+    "Check that a prompt is a string or chat messages"
     if isinstance(p, str): return ''
     if not isinstance(p, list) or not p: return 'must be a string or a list of chat messages that is not empty'
     ok = lambda m: isinstance(m, dict) and isinstance(m.get('role'), str) and isinstance(m.get('content'), str)
@@ -110,9 +123,10 @@ class Judgement:
     "What a critic came to: a critique, nothing to judge, or an error; and how it got there"
     critique:Critique|None=None   # `None`: no judgement
     error:str=''                  # Why it failed; empty if it did not
-    info:dict=field(default_factory=dict) # How: JSON values only, such as `read` (how a reply was parsed), `asked` (how often), `tokens_in`, `tokens_out`, `cost`
+    info:dict=field(default_factory=dict) # How, in JSON values: `read` (how a reply was parsed), `asked` (how often), `cost` ...
     def __post_init__(self):
-        if self.critique is not None and self.error: raise ValueError(f'judgement: it holds a critique and the error {self.error!r}; it can only be one of them')
+        if self.critique is not None and self.error:
+            raise ValueError(f'judgement: it holds a critique and the error {self.error!r}; it can only be one of them')
 
 # %% ../nbs/00_core.ipynb #2ba73d0d
 class RecordError(UserError, ValueError):
@@ -120,7 +134,8 @@ class RecordError(UserError, ValueError):
     def __init__(self, path, problems, limit=20):
         self.problems = list(problems)
         more = [f'... and {len(self.problems)-limit} more'] if len(self.problems)>limit else []
-        super().__init__('\n'.join([f'{path}: {len(self.problems)} problem{"s"[:len(self.problems)>1]}', *self.problems[:limit], *more]))
+        head = f'{path}: {len(self.problems)} problem{"s"[:len(self.problems)>1]}'
+        super().__init__('\n'.join([head, *self.problems[:limit], *more]))
 
 def _pairs(ps):
     d = dict(ps)
@@ -149,8 +164,10 @@ def _parse_row(raw):
     if not isinstance(v, dict): return None, f'must be a JSON object, got {type(v).__name__}'
     return v, ''
 
-def json_rows(path):
-    "`(row, value, problem)` of each line that is not blank; rows count from 1"
+def json_rows(
+    path:str|Path, # A `.jsonl` or `.jsonl.gz` file
+)->Iterator[tuple]:# `(row, value, problem)` of each line that is not blank; rows count from 1
+    "Read JSON Lines with all that is wrong with them; `RecordError` if the file is not a whole gzip file"
     path = Path(path)
     if not path.exists(): raise FileNotFoundError(f'{path}: no such file')
     if path.is_dir(): raise IsADirectoryError(f'{path} is a folder; name a .jsonl or .jsonl.gz file')
@@ -162,6 +179,7 @@ def json_rows(path):
     except (gzip.BadGzipFile, EOFError, zlib.error) as e:
         raise RecordError(path, [f'not a whole gzip file: {e}; copy it again']) from None
 
+# %% ../nbs/00_core.ipynb #480f8ac6
 def iter_jsonl(
     path:str|Path, # A `.jsonl` or `.jsonl.gz` file
 )->Iterator[dict]: # Each row; `RecordError` at the first that is not a JSON object
@@ -210,6 +228,7 @@ def write_file(
         Path(tmp).unlink(missing_ok=True)
         raise
 
+# %% ../nbs/00_core.ipynb #52473fb8
 def write_jsonl(
     path:str|Path,      # A `.jsonl` or `.jsonl.gz` file
     rows:Iterable[dict],# What to write, one row a line
@@ -231,13 +250,16 @@ def _span_problems(i, s, response, n_feedback):
     if not isinstance(s, dict): return [f'{at}: must be an object']
     a,b = s.get('start'),s.get('end')
     if not all(type(o) is int for o in (a,b)): return [f'{at}: start and end must be integers, got {a!r} and {b!r}']
-    if not 0<=a<=b<=len(response): return [f'{at}: [{a}, {b}) does not lie inside the response, which has {len(response)} characters']
-    ps = []
-    if not is_number(s.get('score')) or abs(s['score'])>1: ps.append(f'{at}.score: must be a number from -1 to +1, got {s.get("score")!r}')
+    if not 0<=a<=b<=len(response):
+        return [f'{at}: [{a}, {b}) does not lie inside the response, which has {len(response)} characters']
+    ps,fb = [],s.get('feedback')
+    if not is_number(s.get('score')) or abs(s['score'])>1:
+        ps.append(f'{at}.score: must be a number from -1 to +1, got {s.get("score")!r}')
     if 'text' in s and s['text']!=response[a:b]:
-        ps.append(f'{at}.text: is {s["text"]!r}, but response[{a}:{b}] is {response[a:b]!r}; were the offsets counted in another text, or in bytes?')
-    fb = s.get('feedback')
-    if fb is not None and (type(fb) is not int or not 0<=fb<n_feedback): ps.append(f'{at}.feedback: {fb!r} is no index of `feedback`, which has {n_feedback} entries')
+        ps.append(f'{at}.text: is {s["text"]!r}, but response[{a}:{b}] is {response[a:b]!r}; '
+                  'were the offsets counted in another text, or in bytes?')
+    if fb is not None and (type(fb) is not int or not 0<=fb<n_feedback):
+        ps.append(f'{at}.feedback: {fb!r} is no index of `feedback`, which has {n_feedback} entries')
     return ps
 
 # %% ../nbs/00_core.ipynb #0e3ac012
@@ -250,27 +272,21 @@ def problems(
     for k in ('prompt','response'):
         if k not in r: ps.append(f'{k}: missing')
     if 'prompt' in r and (p := prompt_problem(r['prompt'])): ps.append(f'prompt: {p}')
-    if 'response' in r and not isinstance(r['response'], str): ps.append(f'response: must be a string, got {type(r["response"]).__name__}')
-    ps += [f'{k}: must be a {_kind_name(t)}, got {type(r[k]).__name__}' for k,t in _kinds.items() if k in r and not isinstance(r[k], t)]
+    if 'response' in r and not isinstance(r['response'], str):
+        ps.append(f'response: must be a string, got {type(r["response"]).__name__}')
+    wrong = [(k,t) for k,t in _kinds.items() if k in r and not isinstance(r[k], t)]
+    ps += [f'{k}: must be a {_kind_name(t)}, got {type(r[k]).__name__}' for k,t in wrong]
     if ps: return ps
     for k in ('feedback','omissions'):
         ps += [f'{k}[{i}]: must be an object' for i,o in enumerate(r.get(k, [])) if not isinstance(o, dict)]
-    ps += [f'feedback[{i}].text: must be a string' for i,o in enumerate(r.get('feedback', [])) if isinstance(o, dict) and not isinstance(o.get('text'), str)]
+    mute = [i for i,o in enumerate(r.get('feedback', [])) if isinstance(o, dict) and not isinstance(o.get('text'), str)]
+    ps += [f'feedback[{i}].text: must be a string' for i in mute]
     ps += [f'reference[{i}]: must be a string' for i,o in enumerate(r.get('reference', [])) if not isinstance(o, str)]
     n = len(r.get('feedback', []))
     for i,s in enumerate(r.get('spans', [])): ps += _span_problems(i, s, r['response'], n)
     return ps
 
 # %% ../nbs/00_core.ipynb #ebc097b5
-def iter_records(
-    path:str|Path, # A `.jsonl` or `.jsonl.gz` file in the form `text2grad/span-feedback/1`
-)->Iterator[dict]: # Each record as it stands; `RecordError` at the first bad one
-    "Read checked feedback records one at a time"
-    for i,v,p in json_rows(path):
-        ps = [p] if p else problems(v)
-        if ps: raise RecordError(path, [f'row {i}: {p}' for p in ps])
-        yield v
-
 def read_records(
     path:str|Path, # A `.jsonl` or `.jsonl.gz` file in the form `text2grad/span-feedback/1`
 )->list[dict]:     # The records as they stand; `RecordError` lists everything wrong in the file
@@ -279,7 +295,8 @@ def read_records(
     for i,v,p in json_rows(path):
         ps += [f'row {i}: {p}' for p in ([p] if p else problems(v))]
         key = v.get('id') if v else None
-        if isinstance(key, str) and ids.setdefault(key, i)!=i: ps.append(f'row {i}: id: {key!r} is also the id of row {ids[key]}')
+        if isinstance(key, str) and ids.setdefault(key, i)!=i:
+            ps.append(f'row {i}: id: {key!r} is also the id of row {ids[key]}')
         out.append(v)
     if not out: ps = ['no rows: the file is empty']
     if ps: raise RecordError(path, ps)
@@ -300,8 +317,10 @@ def _critique(r):
     if not any(k in r for k in ('spans','feedback','omissions')): return None
     fb = r.get('feedback', [])
     get = lambda s,k,default: s[k] if isinstance(s.get(k), type(default)) else default
-    spans = [Span(s['start'], s['end'], s['score'], get(s,'quote',''), _reason(s, fb), get(s,'match','given'), get(s,'similarity',1.)) for s in r.get('spans', [])]
-    missing = [Quote(str(o.get('text') or o.get('label') or ''), get(o,'score',-1.), get(o,'reason',''), o.get('occurrence')) for o in r.get('omissions', [])]
+    found = lambda s: dict(quote=get(s,'quote',''), match=get(s,'match','given'), similarity=get(s,'similarity',1.))
+    spans = [Span(s['start'], s['end'], s['score'], reason=_reason(s, fb), **found(s)) for s in r.get('spans', [])]
+    words = lambda o: str(o.get('text') or o.get('label') or '')
+    missing = [Quote(words(o), get(o,'score',-1.), get(o,'reason',''), o.get('occurrence')) for o in r.get('omissions', [])]
     return Critique('\n'.join(f['text'] for f in fb), spans, missing, str(r.get('source', '')))
 
 def from_record(
@@ -310,21 +329,25 @@ def from_record(
     "Turn a record into an `Example`"
     ps = problems(r)
     if ps: raise RecordError('record', ps)
-    return Example(r['prompt'], r['response'], _critique(r), r.get('reference'), {k:v for k,v in r.items() if k not in _native})
+    meta = {k:v for k,v in r.items() if k not in _native}
+    return Example(r['prompt'], r['response'], _critique(r), r.get('reference'), meta)
 
 # %% ../nbs/00_core.ipynb #1fe99137
 def _span_record(s, response):
     d = dict(start=s.start, end=s.end, text=response[s.start:s.end], score=s.score)
     return d | {f.name:getattr(s, f.name) for f in fields(Span)[3:] if getattr(s, f.name)!=f.default}
 
-def _quote_record(q): return {k:v for k,v in dict(text=q.text, score=q.score, reason=q.reason, occurrence=q.occurrence).items() if v not in ('',None)}
+def _quote_record(q):
+    d = dict(text=q.text, score=q.score, reason=q.reason, occurrence=q.occurrence)
+    return {k:v for k,v in d.items() if v not in ('',None)}
 
 def to_record(
     ex:Example, # What to store
 )->dict:        # A record in the form `text2grad/span-feedback/1`
     "Turn an `Example` into a record; one made by `from_record` and left as it was gives back the same record"
     ref = [ex.reference] if isinstance(ex.reference, str) else ex.reference
-    r = dict(schema=SCHEMA, prompt=ex.prompt, response=ex.response) | ex.meta | (dict(reference=ref) if ref is not None else {})
+    r = dict(schema=SCHEMA, prompt=ex.prompt, response=ex.response) | ex.meta
+    if ref is not None: r['reference'] = ref
     if ex.critique == _critique(r): return r
     for k in ('spans','feedback','omissions','source'): r.pop(k, None)
     c = ex.critique

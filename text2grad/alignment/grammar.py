@@ -15,7 +15,8 @@ from fastcore.basics import patch
 from ..text import NO_SPACES
 
 # %% ../../nbs/alignment/04_grammar.ipynb #38a5c6f2
-_chunk_re = re.compile(rf'[^\W{NO_SPACES}](?:[^\W{NO_SPACES}]|[\u0300-\u036f]){{0,31}}|.(?:[\u0300-\u036f\ufe00-\ufe0f\U0001f3fb-\U0001f3ff]|\u200d.){{0,7}}', re.S)
+_chunk_re = re.compile(rf'[^\W{NO_SPACES}](?:[^\W{NO_SPACES}]|[\u0300-\u036f]){{0,31}}'
+                       r'|.(?:[\u0300-\u036f\ufe00-\ufe0f\U0001f3fb-\U0001f3ff]|\u200d.){0,7}', re.S)
 
 def _escape(c, hide):
     "One character inside a JSON string; hidden or half a pair, it is written as a number"
@@ -36,7 +37,7 @@ _unit_re = re.compile(r'\\u[0-9a-f]{4}|\\?.', re.S)
 def _visible(chunk): return bool(_visible_re.match(_unit_re.findall(chunk)[-1]))
 
 def _room(chunks, lo, hi):
-    "`(shortest, most)`: a length that some quote has, `None` for no quote at all, and a bound on the bytes that end a quote"
+    "A length that some quote has, `None` for no quote at all, and a bound on the bytes that end a quote"
     units,seen = [len(_unit_re.findall(c)) for c in chunks],[_visible(c) for c in chunks]
     if not any(seen): return None, 0
     most,gap,found = 0,0,False
@@ -96,7 +97,7 @@ def _without(chunks, quote):
 # %% ../../nbs/alignment/04_grammar.ipynb #96f0b09c
 def critique_grammar(
     response:str,        # The text to be criticised
-    written:str='',      # A critique up to the end of a quote, without its closing quotation mark; empty for a whole critique
+    written:str='',      # A critique up to the end of a quote, its closing mark left out; empty for a whole critique
     spans:int=3,         # Most praised spans, and most blamed ones
     missing:int=2,       # Most things that are missing
     critique:int=320,    # Most characters of the critique, blanks not counted
@@ -107,7 +108,8 @@ def critique_grammar(
     "A Lark grammar of all the critiques of a response that begin with what is written"
     lo,hi = quote
     if min(spans, missing)<0 or min(critique, reason, lo)<1 or hi<max(lo, 32):
-        raise ValueError(f'spans={spans}, missing={missing}, critique={critique}, reason={reason}, quote={quote}: counts start at 0, lengths at 1, and the longest quote has 32 or more')
+        raise ValueError(f'spans={spans}, missing={missing}, critique={critique}, reason={reason}, quote={quote}: '
+                         'counts start at 0, lengths at 1, and the longest quote has 32 or more')
     pieces = [quote_chunks(response, control)]
     least = _room(pieces[0], lo, hi)[0] or lo
     used = _quoted_re.findall(written+'"')
@@ -124,7 +126,8 @@ def critique_grammar(
 def import_llguidance():
     "The module, or an `ImportError` that says how to get it"
     try: import llguidance
-    except ImportError as e: raise ImportError(f'constrained decoding needs llguidance ({e}): pip install "text2grad[constrained]"') from e
+    except ImportError as e:
+        raise ImportError(f'constrained decoding needs llguidance ({e}): pip install "text2grad[constrained]"') from e
     return llguidance
 
 def grammar_tokenizer(
@@ -133,8 +136,10 @@ def grammar_tokenizer(
     "Translate a tokenizer for the matchers; do it once and keep it"
     import_llguidance()
     from llguidance.hf import from_tokenizer
-    if not getattr(tokenizer, 'is_fast', False): raise ValueError(f'{type(tokenizer).__name__}: constrained decoding needs a fast tokenizer (one with a tokenizer.json)')
-    if tokenizer.eos_token_id is None: raise ValueError(f'{type(tokenizer).__name__}: has no end token, so no critique could end')
+    name = type(tokenizer).__name__
+    if not getattr(tokenizer, 'is_fast', False):
+        raise ValueError(f'{name}: constrained decoding needs a fast tokenizer (one with a tokenizer.json)')
+    if tokenizer.eos_token_id is None: raise ValueError(f'{name}: has no end token, so no critique could end')
     return from_tokenizer(tokenizer)
 
 # %% ../../nbs/alignment/04_grammar.ipynb #f0d4ab82
@@ -149,15 +154,18 @@ class CritiqueMask:
         **limits,           # Of `critique_grammar`
     ):
         ll = import_llguidance()
-        self.lltok,self.responses,self.budget,self.limits,self.start = lltok,responses,max_new_tokens,limits,None
-        control = lambda r: [lltok.decode_str([t]) for t in set(lltok.tokenize_str(r.encode('utf-8', 'replace').decode())) if lltok.is_special_token(t)]
+        self.lltok,self.responses,self.limits = lltok,responses,limits
+        self.budget,self.start = max_new_tokens,None
+        ids = lambda r: set(lltok.tokenize_str(r.encode('utf-8', 'replace').decode()))
+        control = lambda r: [lltok.decode_str([t]) for t in ids(r) if lltok.is_special_token(t)]
         self.make = lambda r,*a: ll.LLMatcher(lltok, critique_grammar(r, *a, control=control(r), **limits))
         self.rows = [self.make(r) for r in responses]
         bad = next((m for m in self.rows if m.is_error()), None)
         if bad: raise ValueError(f'llguidance refuses a grammar: {bad.get_error()[:300]}')
         self.short,self.seen,self.quotes = [False]*len(responses),[0]*len(responses),[0]*len(responses)
         frame = len(lltok.tokenize_str(_SKELETON))*5//4+16
-        if max_new_tokens<frame: raise ValueError(f'max_new_tokens={max_new_tokens}: the frame of a critique alone takes up to {frame} tokens of this tokenizer')
+        if max_new_tokens<frame:
+            raise ValueError(f'max_new_tokens={max_new_tokens}: the frame of a critique alone takes up to {frame} tokens of this tokenizer')
         self.reserve = [frame+_room(quote_chunks(r, control(r)), *limits.get('quote', (3,120)))[1] for r in responses]
         self.closer = {c:lltok.tokenize_str(c)[0] for c in '"]'}
 
@@ -174,7 +182,8 @@ def _follow(self:CritiqueMask, r, ids):
         m = self.rows[r] = self.make(self.responses[r], text[:found[-1].end()-1])
         m.consume_tokens(ids)
         self.quotes[r] = len(found)
-    if m.is_error(): raise RuntimeError(f'row {r}: the sampler left the grammar after {len(ids)} tokens: {m.get_error()[:300]}')
+    if m.is_error():
+        raise RuntimeError(f'row {r}: the sampler left the grammar after {len(ids)} tokens: {m.get_error()[:300]}')
     return m
 
 # %% ../../nbs/alignment/04_grammar.ipynb #ac14d882
@@ -199,6 +208,7 @@ def allowed(self:CritiqueMask,
     end = self.closer['"' if _open_string(text) else ']']
     return end if ok[end] else ok
 
+# %% ../../nbs/alignment/04_grammar.ipynb #f29e2726
 @patch
 def __call__(self:CritiqueMask,
     ids,    # (B, T): the prompts and what has been written
@@ -207,7 +217,8 @@ def __call__(self:CritiqueMask,
     "Mask the logits of each row"
     import torch
     if self.start is None: self.start = ids.shape[1]
-    if len(ids)!=len(self.rows): raise ValueError(f'{len(ids)} rows for {len(self.rows)} responses: each row needs a response of its own, so beams do not work')
+    if len(ids)!=len(self.rows):
+        raise ValueError(f'{len(ids)} rows for {len(self.rows)} responses: each row needs a response of its own, so beams do not work')
     keep = torch.zeros(scores.shape, dtype=torch.bool)
     for r,written in enumerate(ids[:,self.start:].tolist()):
         a = self.allowed(r, written)

@@ -46,19 +46,22 @@ class _Point:
     reason:str=''  # The clause
     whole:str=''   # The sentence around it, where it names the things that the clause calls "its"
 
-_info = r'(?:(?:(?:the|any|all|this|that) )*(?:information|info|words?|phrase|part|text|claim|statement|mention|reference)? ?(?:about|that|on|of|regarding|to)? )?'
+_info = (r'(?:(?:(?:the|any|all|this|that) )*(?:information|info|words?|phrase|part|text|claim|statement|mention|reference)? ?'
+         r'(?:about|that|on|of|regarding|to)? )?')
 _about,_instead = '(?P<about>.+?)',r'(?:(?:the )?(?:information|info|words?|phrase) (?:about |that )?)?(?P<instead>.+)'
 _orders = [(k, re.compile(r'(?:please |you should |also |and )*'+p, re.I|re.S)) for k,p in (
     ('replace', rf'(?:replace|substitute|swap) {_info}{_about} (?:with|by|for) {_instead}'),
     ('replace', rf'(?:change|modify|correct|edit|fix|update|revise) {_info}(?:.*? from )?{_about} (?:in)?to {_instead}'),
     ('replace', rf'instead of {_about},? (?:it|this|that|they|he|she)? ?(?:should|is|was|were|are|must)\b {_instead}'),
-    ('replace', rf'.*?\b(?:should|must) (?:be|have been|read|say) (?P<instead>.+?),? (?:instead of|rather than|and not|not) {_about}$'),
+    ('replace', r'.*?\b(?:should|must) (?:be|have been|read|say) (?P<instead>.+?),? '
+                rf'(?:instead of|rather than|and not|not) {_about}$'),
     ('replace', rf'{_about} (?:should|must|ought to) (?:be|have been|read|say) {_instead}'),
     ('modify', rf'(?:change|modify|correct|edit|fix|update|revise) {_info}(?P<about>.+)'),
     ('remove', rf'(?:remove|delete|omit|drop|exclude|take out|cut) {_info}(?P<about>.+)'),
     ('add', r'(?:add|include|insert|mention|specify)\b(?P<instead>.+)'),
     ('rewrite', r'(?:rewrite|rephrase) (?:the )?\w+ (?:by|with|to|as)(?: saying)? (?P<instead>.+)'))]
-_tail_re = re.compile(r'(?:,? (?:because|since|as it|as this|as the|when referring|due to|it (?:was|is) not|which (?:is|was) not|that (?:is|was) not) .*)?'
+_tail_re = re.compile(r'(?:,? (?:because|since|as it|as this|as the|when referring|due to'
+                      r'|it (?:was|is) not|which (?:is|was) not|that (?:is|was) not) .*)?'
                       r'(?: (?:from|in|to) (?:the )?(?:summary|answer|response))?[.\s]*$', re.I|re.S)
 
 def _order(sentence):
@@ -72,24 +75,38 @@ def _order(sentence):
 
 # %% ../../nbs/alignment/02_linking.ipynb #63cc3ba3
 _semicolon_re = re.compile(r';\s+(?=[A-Z"“\'])')
-_contrast_re = re.compile(r',? (?:but|while|whereas|however|although|though|when)\b(?= .{0,300}\b(?:source|article|text|it|they|he|she|actually|there|the)\b)|[;:] |, actually ', re.I)
+_contrast_re = re.compile(r',? (?:but|while|whereas|however|although|though|when)\b'
+                          r'(?= .{0,300}\b(?:source|article|text|it|they|he|she|actually|there|the)\b)|[;:] |, actually ', re.I)
 _conj_re = re.compile(r",? (?:and|or)(?: also)? (?=(?:that|the|his|her|its|their|him|it|how|where|when|who|what|an?)\b|\w+['’]s )"
                       r"|, (?=(?:the|his|her|its|their|that|also|neither|nor|how|where)\b)", re.I)
 _deny_re = re.compile(r"\b(?:not|no|never|neither|nor|without|nowhere|unsupported|fails?)\b|n['’]t\b", re.I)
-_summary_re = re.compile(r'\b(?:summary|answer|response|claim|it|they)\b (?:\w+ )?(?:says?|states?|claims?|indicates?|implies|adds?|makes? up|made up|hallucinates?|gives?|'
+_summary_re = re.compile(r'\b(?:summary|answer|response|claim|it|they)\b (?:\w+ )?(?:says?|states?|claims?|indicates?|implies|adds?|'
+                         r'makes? up|made up|hallucinates?|gives?|'
                          r'mentions?|includes?|introduces?|misinterprets?|refers?)\b', re.I)
-_source_re = re.compile(r'\b(?:source|article|text|passage|document|story|report|evidence)\b (?:\w+ ){0,2}?(?:says?|states?|mentions?|indicates?|refers?|describes?|'
-                        r'only|specif\w+|clearly|actually|gives?|just|reads?|reports?|explains?|does|did|is|was|has|lists?|tells?|calls?)\b'
-                        r'|according to the (?:source|article|text)|\b(?:was|is|were|are) actually\b|\bactually (?:was|is|were)\b', re.I)
+_source_re = re.compile(r'\b(?:source|article|text|passage|document|story|report|evidence)\b (?:\w+ ){0,2}?(?:says?|states?|'
+                        r'mentions?|indicates?|refers?|describes?|only|specif\w+|clearly|actually|gives?|just|reads?|reports?|'
+                        r'explains?|does|did|is|was|has|lists?|tells?|calls?)\b|according to the (?:source|article|text)'
+                        r'|\b(?:was|is|were|are) actually\b|\bactually (?:was|is|were)\b', re.I)
 _except_re = re.compile(r'\b(?:except|apart from|other than|aside from)\b(?: for)?(.+)', re.I|re.S)
 
+# %% ../../nbs/alignment/02_linking.ipynb #6c8e9022
 def _of_source(clause):
     "Does the clause report what the source says, rather than judge the response?"
     m = _summary_re.search(clause)
-    return not _deny_re.search(clause) and not (m and 'source' not in clause[:m.start()].lower()) and bool(_source_re.search(clause))
+    of_summary = m and 'source' not in clause[:m.start()].lower()
+    return not _deny_re.search(clause) and not of_summary and bool(_source_re.search(clause))
 
-def points_of(text):
-    "What each clause of `text` points at, as `_Point`s"
+def _free(clause, instead):
+    "The point of a clause that gives no instruction"
+    m = _except_re.search(clause)
+    return _Point('free', m[1] if m else clause, instead, clause.strip(' ,.'), clause)
+
+def _abouts(p): return [a for a in (_conj_re.split(p.about) if p.about else ['']) if a or p.instead]
+
+def points_of(
+    text:str, # Free-form feedback
+)->list:      # `_Point`s
+    "What each clause of a feedback points at"
     found = []
     for sentence in (s for a,b in sentences(text) for s in _semicolon_re.split(text[a:b]) if s.strip()):
         p = _order(sentence)
@@ -97,17 +114,23 @@ def points_of(text):
         else:
             clauses = [c for c in _contrast_re.split(sentence) if c.strip()]
             instead = ' '.join(c for c in clauses if _of_source(c))
-            parts = [_Point('free', m[1] if (m := _except_re.search(c)) else c, instead, c.strip(' ,.'), c) for c in clauses if not _of_source(c)]
-        found += [replace(p, about=a) for p in parts for a in (_conj_re.split(p.about) if p.about else ['']) if a or p.instead]
+            parts = [_free(c, instead) for c in clauses if not _of_source(c)]
+        found += [replace(p, about=a) for p in parts for a in _abouts(p)]
     return found
 
 # %% ../../nbs/alignment/02_linking.ipynb #ad6de9d6
-_place = r"\b(?:in|at|near|from|outside|off|on)(?: the)?(?: (?:south|north|east|west|central|eastern|western|northern|southern)[\w-]*)?(?: (?:of )?[A-Z][\w'-]+)+"
-_role = (r'\b(?:(?:full|wing|fly|centre|scrum|left|right|fast)-)?(?:back|midfielder|striker|forward|defender|goalkeeper|keeper|winger|manager|coach|captain|boss|presenter|'
-         r'actor|actress|singer|leader|minister|president|chairman|secretary|head|director|prop|lock|half|hooker|batsman|bowler|player|teacher|comedian|economists?|judge)\b')
-_day = (r'\b(?:(?:in|on|at|by|since|until) )?(?:(?:next|last|this) (?:year|month|week|season|summer)|(?:early |late |mid-?)?(?:19|20)\d\d|'
-        r"(?:\d+ )?(?:January|February|March|April|May|June|July|August|September|October|November|December)|(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day)(?:['’]s)?")
-_amount = r'[£$€]?\b\d[\d.,-]*(?:m|bn|k|%)?\b|\b(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|dozens?|hundreds?|thousands?|millions?)\b|\bundisclosed fee\b'
+_place = (r'\b(?:in|at|near|from|outside|off|on)(?: the)?(?: (?:south|north|east|west|central|eastern|western|northern|southern)'
+          r"[\w-]*)?(?: (?:of )?[A-Z][\w'-]+)+")
+_role = (r'\b(?:(?:full|wing|fly|centre|scrum|left|right|fast)-)?(?:back|midfielder|striker|forward|defender|goalkeeper|keeper|'
+         r'winger|manager|coach|captain|boss|presenter|actor|actress|singer|leader|minister|president|chairman|secretary|head|'
+         r'director|prop|lock|half|hooker|batsman|bowler|player|teacher|comedian|economists?|judge)\b')
+_day = (r'\b(?:(?:in|on|at|by|since|until) )?(?:(?:next|last|this) (?:year|month|week|season|summer)|'
+        r'(?:early |late |mid-?)?(?:19|20)\d\d|(?:\d+ )?(?:January|February|March|April|May|June|July|August|September|October|'
+        r"November|December)|(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day)(?:['’]s)?")
+_period = (r'\b(?:[\w-]+ )?(?:\w+-)?(?:year|month|week|day|hour|minute)s?(?:-long)?\b'
+           r'|\buntil the end of the season\b')
+_amount = (r'[£$€]?\b\d[\d.,-]*(?:m|bn|k|%)?\b|\b(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|dozens?|hundreds?|'
+           r'thousands?|millions?)\b|\bundisclosed fee\b')
 _kinds = [(re.compile(k, re.I), v if v in ('first','full') else re.compile(v)) for k,v in (
     (r'\b(?:first|given|Christian)(?:-| | (?:and|or) \w+ )names?\b', 'first'),
     (r'\b(?:full|whole|complete|extended) names?\b', 'full'),
@@ -115,20 +138,22 @@ _kinds = [(re.compile(k, re.I), v if v in ('first','full') else re.compile(v)) f
     (r'\bages?\b|\bhow old', r'\b(?:[\w-]+-year-old|aged \w+)\b|\b(?:teenage|elderly|young)\w*'),
     (r'\b(?:locations?|where|city|venue|town|country|county|place|region|area|stadium)\b', _place),
     (r'\b(?:job|positions?|role|occupation|profession|titles?)\b', _role),
-    (r'\b(?:length|duration|how long|time ?(?:period|frame))\b', r'\b(?:[\w-]+ )?(?:\w+-)?(?:year|month|week|day|hour|minute)s?(?:-long)?\b|\buntil the end of the season\b'),
+    (r'\b(?:length|duration|how long|time ?(?:period|frame))\b', _period),
     (r'\b(?:date|when|day|month|year|season|time of|timing)\b', _day),
     (r'\b(?:numbers?|how many|how much|amount|price|cost|fee|value|figure|percentage|score|sum|total)\b', _amount),
     (r'\bgender\b|\bsex\b', r"\b(?:wo)?m[ae]n(?:['’]s)?\b|\b(?:fe)?male\b|\bboys?\b|\bgirls?\b"))]
 
 # %% ../../nbs/alignment/02_linking.ipynb #bfa7aa43
-_run_re = re.compile(r"[A-Z][\w'’-]*(?: (?:de|van|von|der|al|la|of|the)(?= [A-Z]))?(?: [A-Z][\w'’-]*(?: (?:de|van|von|der|al|la|of)(?= [A-Z]))?)*")
+_cap_re = re.compile(r"[A-Z][\w'’-]*")
+_run_re = re.compile(rf'{_cap_re.pattern}(?: (?:de|van|von|der|al|la|of|the)(?= [A-Z]))?'
+                     rf'(?: {_cap_re.pattern}(?: (?:de|van|von|der|al|la|of)(?= [A-Z]))?)*')
 _name_of_re = re.compile(r'\b(?:names?|identity|title) of (?:the |an? |his |her |their )?(\w+)', re.I)
 
 def _names(about, response, kind):
     "`(start, end)` of the first or the full name that `about` speaks of"
     known = {_key(w) for w in _word_re.findall(about) if w[0].isupper()}
-    runs = [[(n.start()+w.start(), n.start()+w.end()) for w in re.finditer(r"[A-Z][\w'’-]*", n[0])] for n in _run_re.finditer(response)]
-    runs = [ws for ws in runs if len(ws)>1]
+    words_of = lambda n: [(n.start()+w.start(), n.start()+w.end()) for w in _cap_re.finditer(n[0])]
+    runs = [ws for ws in map(words_of, _run_re.finditer(response)) if len(ws)>1]
     said = lambda ws: [i for i,o in enumerate(ws) if _key(response[slice(*o)]) in known]
     runs = [ws for ws in runs if said(ws)] or runs[:1]
     if kind=='full': return [o for ws in runs for o in ws]
@@ -139,25 +164,31 @@ def _named_kind(about, whole, response):
     found = []
     for m in _name_of_re.finditer(about):
         heads = [w.span() for w in _word_re.finditer(response) if _key(w[0])==_key(m[1])]
-        near = lambda n: any(n.start()-2<=b<=n.start() or n.end()<=a<=n.end()+2 or n.start()<=a<n.end() for a,b in heads)
+        beside = lambda s,e,a,b: s-2<=b<=s or e<=a<=e+2 or s<=a<e
+        near = lambda n: any(beside(*n.span(), *h) for h in heads)
         found += [n.span() for n in _run_re.finditer(response) if heads and near(n)]
     for kind,looks in _kinds:
-        if kind.search(about): found += _names(whole, response, looks) if isinstance(looks, str) else [m.span() for m in looks.finditer(response)]
+        if not kind.search(about): continue
+        found += _names(whole, response, looks) if isinstance(looks, str) else [m.span() for m in looks.finditer(response)]
     return found
 
 # %% ../../nbs/alignment/02_linking.ipynb #3ffd0c66
-_blame = set('''wrong incorrect incorrectly inaccurate unsupported false untrue misleading irrelevant unnecessary redundant repetitive confusing
-confuses unclear vague incomplete error errors mistake mistakes hallucinates hallucinated hallucination fabricated invented missing lacks lack
-fails failed bad poor awkward illogical contradicts contradicted outdated oversimplified biased unrelated insufficient misinterprets misstates
-misconstrues remove delete replace problem issue issues bug bugs useless off-topic misses nonsense'''.split())
-_praise = set('''good great helpful useful correct correctly accurate accurately clear clearly relevant excellent nice nicely well supported true
-factual precise concise faithful informative important effective right helps helped interesting strong appropriate easy easier insightful
-valuable sound best perfect supports illustrates demonstrates fine logical complete adequate'''.split())
-_flip = set('''not no never neither nor without nothing hardly barely cannot would could should less isn't aren't wasn't weren't doesn't don't
-didn't hasn't haven't can't couldn't wouldn't shouldn't lacks fails'''.split())
+_blame = set('''wrong incorrect incorrectly inaccurate unsupported false untrue misleading irrelevant unnecessary redundant
+repetitive confusing confuses unclear vague incomplete error errors mistake mistakes hallucinates hallucinated
+hallucination fabricated invented missing lacks lack fails failed bad poor awkward illogical contradicts
+contradicted outdated oversimplified biased unrelated insufficient misinterprets misstates misconstrues remove
+delete replace problem issue issues bug bugs useless off-topic misses nonsense'''.split())
+_praise = set('''good great helpful useful correct correctly accurate accurately clear clearly relevant excellent nice nicely
+well supported true factual precise concise faithful informative important effective right helps helped
+interesting strong appropriate easy easier insightful valuable sound best perfect supports illustrates
+demonstrates fine logical complete adequate'''.split())
+_flip = set('''not no never neither nor without nothing hardly barely cannot would could should less isn't aren't wasn't
+weren't doesn't don't didn't hasn't haven't can't couldn't wouldn't shouldn't lacks fails'''.split())
 
-def verdict(text):
-    "+1. if `text` praises, -1. if it blames, 0. if it does neither"
+def verdict(
+    text:str, # A clause of feedback, or all of it
+)->float:     # +1. if it praises, -1. if it blames, 0. if it does neither
+    "Praise or blame, by the words"
     text = re.sub(r'^\W*(?:while|although|though)\b[^,]*,', '', text.lower().replace('’', "'"))
     words,total,used = re.findall(r"[\w'-]+", text),0,set()
     for i,w in enumerate(words):
@@ -227,10 +258,13 @@ def _pointed(p, response, words, units):
     kind = _named_kind(p.about, p.whole, response)
     return [],{i for i,(a,b,*_) in enumerate(words) if any(a<y and b>x for x,y in kind)} or _shared(p, words)
 
+# %% ../../nbs/alignment/02_linking.ipynb #93980467
 def _grow(mark, words, response, removed):
     "Give the small words beside marked ones to them; `mark` maps word indices to points"
     for i in range(len(words)-1):
-        if response[words[i][1]:words[i+1][0]]=='-' and (i in mark)!=(i+1 in mark): mark.setdefault(i, mark.get(i+1)); mark.setdefault(i+1, mark[i])
+        if response[words[i][1]:words[i+1][0]]!='-' or (i in mark)==(i+1 in mark): continue
+        mark.setdefault(i, mark.get(i+1))
+        mark.setdefault(i+1, mark[i])
     for i,j in zip(sorted(mark), sorted(mark)[1:]):
         if j-i==2 or all(w[2] in STOP for w in words[i+1:j]): mark.update({k:mark[i] for k in range(i+1, j)})
     for i in sorted(mark):
@@ -243,8 +277,9 @@ def _split_spans(mark, words, exact, response):
     "`(start, end, point)` of runs of words with the same point, and of the exact ranges that no earlier one covers"
     runs = []
     for i in sorted(mark):
-        if runs and runs[-1][2]==mark[i] and not response[runs[-1][1]:words[i][0]].strip(" -'’"): runs[-1][1] = words[i][1]
-        else: runs.append([words[i][0], words[i][1], mark[i]])
+        (a,b),k = words[i][:2],mark[i]
+        if runs and runs[-1][2]==k and not response[runs[-1][1]:a].strip(" -'’"): runs[-1][1] = b
+        else: runs.append([a, b, k])
     for a,b,k in exact:
         runs = [r for r in runs if r[1]<=a or r[0]>=b or r[2]<k and r[0]<=a and b<=r[1]]
         if not any(r[0]<b and r[1]>a for r in runs): runs.append([a, b, k])
@@ -265,5 +300,6 @@ def link_phrases(
         exact += [(a, b, k) for a,b in ranges]
         for i in idxs: mark.setdefault(i, k)
     _grow(mark, words, response, {k for k,p in enumerate(points) if p.kind=='remove'})
-    return [Span(a, b, scores[k], points[k].about.strip(), points[k].reason, 'exact' if response[a:b] in points[k].about else 'fuzzy')
+    how = lambda a,b,k: 'exact' if response[a:b] in points[k].about else 'fuzzy'
+    return [Span(a, b, scores[k], points[k].about.strip(), points[k].reason, how(a, b, k))
             for a,b,k in _split_spans(mark, words, exact, response)]

@@ -13,7 +13,8 @@ __all__ = ['SHOWN', 'MAX_LISTED', 'TEXTS', 'shelf_of', 'run_names', 'show_sample
 import re
 from ..viz.color import visible
 from ..evaluation.runs import RunError,Shelf,list_runs
-from ..evaluation.run_html import checkpoint_samples,compare_html,curves_html,facts_html,held_out,held_out_html,prompt_html,results_html,sample_of
+from ..checkpoints import CheckpointError
+from ..evaluation.run_html import Sample,compare_html,curves_html,facts_html,held_out,held_out_html,prompt_html,results_html,sample_of
 from ..viz.html import note_html
 from ..viz.exports import export_buttons
 from ..viz.heatmap import heat,heat_map
@@ -27,7 +28,7 @@ def shelf_of(bench)->Shelf: return vars(bench).setdefault('run_shelf', Shelf(ben
 
 def _asked(f, *args):
     try: return f(*args)
-    except RunError as e: raise InputError(str(e)) from None
+    except (RunError,CheckpointError) as e: raise InputError(str(e)) from None
 
 def run_names(bench)->list: return _asked(list_runs, shelf_of(bench).base)
 def _run(bench, name): return _asked(shelf_of(bench).open, bench.text(name, 'run', 500))
@@ -192,7 +193,9 @@ def measure_checkpoints(
     for c,field in ((first, 'first checkpoint'), (second, 'second checkpoint')):
         if type(c) is not int or c not in have: raise InputError(f'{field}: choose one that is there; this run has '+(', '.join(map(str, have)) or 'none'))
     ex = _text(bench, run, step, i, held, which)
-    a,b = _asked(checkpoint_samples, bench.policy, run, (first, second), ex, None, bench.model_lock)
+    from text2grad.span_ppo.inspection import checkpoint_cases
+    cases = _asked(checkpoint_cases, bench.policy, run, (first, second), ex, None, bench.model_lock)
+    a,b = (Sample(f'{run.name}, checkpoint', at, '', ex.prompt, c.table, ex.critique) for at,c in zip((first, second), cases))
     channel = bench.choice(channel, 'channel', SHOWN)
     same = note_html(f'{channel} does not depend on the weights; logp is shown.') if channel in ('reward','dlogp') else ''
     return same+compare_html(a, b, 'logp' if same else channel, bench.choice(how, 'scale', ('raw','z','rank')), bench.choice(unit, 'unit', ('token','word','sentence','line')))

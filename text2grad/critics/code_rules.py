@@ -188,6 +188,7 @@ def returns(ex):
     if same: return [_node(ex, p, back[0], -1., f'{short(d.name)} gives back {short(back[0].value.id)} as it came.')]
     return [_node(ex, p, n, 1./min(2, len(back)), f'{short(d.name)} returns a value.') for n in back[:2]]
 
+# %% ../../nbs/critics/02_code_rules.ipynb #5e82b6c3
 def unused(ex):
     "Parameters that the function never looks at"
     p = program(ex)

@@ -24,7 +24,8 @@ def _of_all(n, head, metric, rows):
     "One row over all seeds"
     mean = lambda k: sum(r[k] for r in rows)/len(rows)
     t = t_interval([r['diff'] for r in rows])
-    return dict(run=f'all {n} seeds') | head | dict(metric=metric, n=n, before=mean('before'), after=mean('after'), diff=t.value, low=t.low, high=t.high)
+    change = dict(before=mean('before'), after=mean('after'), diff=t.value, low=t.low, high=t.high)
+    return dict(run=f'all {n} seeds') | head | dict(metric=metric, n=n) | change
 
 def compare(
     run_dirs:list, # Folders of finished runs
@@ -88,15 +89,18 @@ def _sample_html(s, scales):
 def _results(run):
     "The table of the summary, and what it cannot tell"
     s,table = run.summary,result_rows(run)
-    facts = [f'{k} {clipped(str(s[k]), 300)}' for k in ('task','reward','model','seed','steps','device') if s.get(k) is not None]
+    named = ('task','reward','model','seed','steps','device')
+    facts = [f'{k} {clipped(str(s[k]), 300)}' for k in named if s.get(k) is not None]
     seconds,memory = (finite_number(s.get(k)) for k in ('seconds','peak_memory_mb'))
     if seconds is not None: facts.append(f'{seconds:.0f} s')
     if memory is not None: facts.append(f'peak memory {memory/1000:.1f} GB')
     ends = [(r.get('metric'), *(finite_number(r.get(k)) for k in ('low','high'))) for r in table]
     unsure = [str(m) for m,low,high in ends if None not in (low, high) and low<=0<=high]
-    note = 'The same held-out prompts before and after; low and high are the ends of the 95% paired bootstrap interval of the change.'
+    note = ('The same held-out prompts before and after; '
+            'low and high are the ends of the 95% paired bootstrap interval of the change.')
     if unsure: note += f' The interval contains 0, so this run cannot tell, for: {", ".join(unsure)}.'
-    return [note_html(', '.join(facts)), table_html([{dict(diff='change').get(k, k):v for k,v in r.items()} for r in table]), note_html(note)]
+    renamed = lambda r: {('change' if k=='diff' else k):v for k,v in r.items()}
+    return [note_html(', '.join(facts)), table_html(list(map(renamed, table))), note_html(note)]
 
 def _answer(ba, when):
     "One side of `before_after`: a record, or a text and its critique"
@@ -109,10 +113,12 @@ def _before_after(run):
     ba = run.summary.get('before_after')
     if not ba: return []
     try: before,after = _answer(ba, 'before'),_answer(ba, 'after')
-    except (ValueError,TypeError,KeyError,AttributeError): return [note_html('before_after of summary.json cannot be read; left out.')]
+    except (ValueError,TypeError,KeyError,AttributeError):
+        return [note_html('before_after of summary.json cannot be read; left out.')]
     one = lambda name,e: f'<h3>{name}</h3>{critique_html(e.response, e.critique)}'
     return [_prompt(before.prompt), one('before', before), one('after', after)]
 
+# %% ../../nbs/evaluation/07_report.ipynb #017c55a2
 _main = ('reward','kl','length','entropy','policy_loss','value_loss','clipfrac')
 
 def _curves(run):
@@ -136,7 +142,8 @@ def _environment(run):
     from importlib.metadata import PackageNotFoundError,version
     parts = [table_html(list(_settings(run.config)))]
     if 'versions' in run.config: return parts
-    rows = [dict(setting='python', value=platform.python_version()), dict(setting='machine', value=f'{platform.system()} {platform.machine()}')]
+    machine = f'{platform.system()} {platform.machine()}'
+    rows = [dict(setting='python', value=platform.python_version()), dict(setting='machine', value=machine)]
     for name in ('text2grad','torch','transformers','peft'):
         try: rows.append(dict(setting=name, value=version(name)))
         except PackageNotFoundError: rows.append(dict(setting=name, value='not installed'))
@@ -145,15 +152,15 @@ def _environment(run):
 # %% ../../nbs/evaluation/07_report.ipynb #19877dd6
 MAX_BYTES = 2_800_000 # Of a report
 
-def _fit(parts, room):
-    "As many parts as there is room for, and a note on the others"
+def _fit(parts, space):
+    "As many parts as there is space for, and a note on the others"
     kept,left = [],0
     for p in parts:
-        room -= (size := len(p.encode()))
-        if room>=0: kept.append(p)
-        else: room,left = room+size,left+1
+        space -= (size := len(p.encode()))
+        if space>=0: kept.append(p)
+        else: space,left = space+size,left+1
     if left: kept.append(note_html(f'{left} of {len(parts)} parts left out here, to keep the file small.'))
-    return kept,max(room, 0)
+    return kept,max(space, 0)
 
 def _notes(run):
     "What a reader must know first"
@@ -164,7 +171,8 @@ def _notes(run):
     return [note_html(n) for n in notes]
 
 # %% ../../nbs/evaluation/07_report.ipynb #44358a8e
-_order = ('Read this first','Results','One prompt, before and after','Curves','Samples of the first and the last step','Configuration and environment')
+_order = ('Read this first','Results','One prompt, before and after','Curves','Samples of the first and the last step',
+          'Configuration and environment')
 
 def write_report(
     run_dir:str|Path, # `runs/NAME`, finished or not
@@ -179,8 +187,8 @@ def write_report(
     plan += [('Curves', _curves(run)), ('Configuration and environment', _environment(run))]
     intro = 'What the training saw. All samples share one scale; point at a token for its numbers.'
     plan.append(('Samples of the first and the last step', [note_html(intro), *(_sample_html(s, scales) for s in rows)]))
-    room,sections = MAX_BYTES,{}
-    for name,parts in plan: sections[name],room = _fit(parts, room)
+    space,sections = MAX_BYTES,{}
+    for name,parts in plan: sections[name],space = _fit(parts, space)
     page = page_html(path.resolve().name, *(section_html(k, *sections[k]) for k in _order if sections.get(k)))
     write_file(path/'report.html', page.encode())
     return path/'report.html'

@@ -29,24 +29,30 @@ class RunBase:
         path:str|Path, # Such as `runs`
     ): self.path = Path(path)
 
-    def real(self)->str:
-        if not self.path.is_dir(): raise RunError(f'{self.path}: no such folder, so there are no runs to show; train one with: text2grad quickstart')
+    def real(self)->str: # `RunError` if there is no such folder
+        "Its path with all links resolved"
+        if not self.path.is_dir():
+            raise RunError(f'{self.path}: no such folder, so there are no runs to show; train one with: text2grad quickstart')
         return os.path.realpath(self.path)
 
     def find(self,
         name:str, # A folder below the base, such as `summarize-span-seed0`; its whole path does too
     )->str:       # The same, relative to the base; `RunError` if it leads out of it or is no folder
         "Resolve the name of a run"
-        if not isinstance(name, str) or not name.strip() or len(name)>MAX_NAME or '\0' in name or not _writable(name): raise RunError('run: choose a run, or type the name of its folder')
+        if not isinstance(name, str) or not name.strip() or len(name)>MAX_NAME or '\0' in name or not _writable(name):
+            raise RunError('run: choose a run, or type the name of its folder')
         root,tries = self.real(),[self.path/name.strip(), Path(name.strip())]
         reals = [r for r in map(os.path.realpath, tries) if r==root or r.startswith(root+os.sep)]
-        if not reals: raise RunError(f'run {name!r}: lies outside {self.path}, and only runs in there can be opened; move or copy its folder there')
+        if not reals:
+            raise RunError(f'run {name!r}: lies outside {self.path}, and only runs in there can be opened; move or copy its folder there')
         found = next((r for r in reals if os.path.isdir(r)), None)
-        if found is None: raise RunError(f'run {name!r}: there is no such folder in {self.path}; look at the list of runs, which can be refreshed')
+        if found is None:
+            raise RunError(f'run {name!r}: there is no such folder in {self.path}; look at the list of runs, which can be refreshed')
         return os.path.relpath(found, root)
 
 # %% ../../nbs/evaluation/05_runs.ipynb #296bcf57
-_how = {'ELOOP':'is a link, and links in a run folder are not followed; copy the file itself there', 'ENOTDIR':'is not a folder, or a link to one; copy the folder itself there',
+_how = {'ELOOP':'is a link, and links in a run folder are not followed; copy the file itself there',
+        'ENOTDIR':'is not a folder, or a link to one; copy the folder itself there',
         'EACCES':'must not be read by this user; change its permissions'}
 
 def _walk(root, parts, kind=os.O_NONBLOCK):
@@ -200,16 +206,21 @@ class RunReader:
         self.docs,self._seen,self._bad,self.over = {},{},{},0
         self.refresh()
         if not self.docs and not any(t.ident for t in self.logs.values()):
-            raise RunError(f'{self.path}: holds neither metrics.jsonl nor config.json, so it is not the folder of a run; choose the one that --out named')
+            raise RunError(f'{self.path}: holds neither metrics.jsonl nor config.json, so it is not the folder of a run; '
+                           'choose the one that --out named')
     @property
-    def path(self)->str: return f'{self.base.path}/{self.name}'
+    def path(self)->str: return f'{self.base.path}/{self.name}'             # for messages
     @property
-    def config(self)->dict: return self.docs.get('config.json', {})
+    def config(self)->dict: return self.docs.get('config.json', {})         # empty if it cannot be read
     @property
-    def summary(self)->dict: return self.docs.get('summary.json', {})
+    def summary(self)->dict: return self.docs.get('summary.json', {})       # empty while the run goes on
     @property
-    def steps(self)->list: return sorted(self.places)
-    def open(self, *parts): return open_inside(self.base, self.name, *parts)
+    def steps(self)->list: return sorted(self.places)                       # those with samples
+    def open(self,
+        *parts:str, # Path components below the folder of the run
+    ):              # A file for reading bytes, or `None`; `RunError` as from `open_inside`
+        "Open a file of the run"
+        return open_inside(self.base, self.name, *parts)
 
     def refresh(self)->bool: # Whether anything is new
         "Read what was added since; costs next to nothing if nothing was"
@@ -281,7 +292,8 @@ def sample(self:RunReader,
     "Read one row of `samples.jsonl`"
     with self.lock: places = self.places.get(step, [])
     if type(i) is not int or not 0<=i<len(places):
-        raise RunError(f'{self.path}: no sample {i} at step {step}; there are {len(places)}' + (f', and samples at steps {self.steps[0]} to {self.steps[-1]}' if self.places else ' samples in this run'))
+        there = f', and samples at steps {self.steps[0]} to {self.steps[-1]}' if self.places else ' samples in this run'
+        raise RunError(f'{self.path}: no sample {i} at step {step}; there are {len(places)}{there}')
     where,size,_ = places[i]
     try:
         with self.open('samples.jsonl') or open(os.devnull, 'rb') as f:
@@ -289,7 +301,9 @@ def sample(self:RunReader,
             row = _json(f.read(size))
         if _step(row)==step: return row
         raise ValueError('it is another one')
-    except ValueError as e: raise RunError(f'{self.path}/samples.jsonl: sample {i} of step {step} cannot be read ({e}); if the run is being written, refresh, else this line is damaged') from None
+    except ValueError as e:
+        raise RunError(f'{self.path}/samples.jsonl: sample {i} of step {step} cannot be read ({e}); '
+                       'if the run is being written, refresh, else this line is damaged') from None
 
 # %% ../../nbs/evaluation/05_runs.ipynb #1694195a
 @patch
@@ -297,12 +311,16 @@ def notes(self:RunReader)->list: # Sentences
     "What a reader should know before looking at this run"
     out = [] if self.summary else ['There is no summary.json: the run is going on, or it was stopped.']
     for name,(n,first) in self._bad.items():
-        out.append(f'{name}: {n} line{"s"[:n>1]} could not be read and {"are" if n>1 else "is"} left out ({first}).' if name in self.logs else f'{name} could not be read: {first}.')
+        many = f'{name}: {n} line{"s"[:n>1]} could not be read and {"are" if n>1 else "is"} left out ({first}).'
+        out.append(many if name in self.logs else f'{name} could not be read: {first}.')
     for name,t in self.logs.items():
-        if t.left_out: out.append(f'{name} is large: {t.left_out:,} bytes before its last {t.limit:,} were not read, so earlier steps are missing here.')
+        if t.left_out:
+            out.append(f'{name} is large: {t.left_out:,} bytes before its last {t.limit:,} were not read, '
+                       'so earlier steps are missing here.')
         if t.skipped: out.append(f'{name}: {t.skipped} line{"s"[:t.skipped>1]} of more than {t.line:,} bytes skipped.')
         if t.torn: out.append(f'{name}: its last line is not whole yet ({t.torn:,} bytes) and is left out.')
-        if t.ident is None: out.append(f'There is no {name}' + (': no step was finished.' if name=='metrics.jsonl' else ', so there are curves but no samples.'))
+        missing = ': no step was finished.' if name=='metrics.jsonl' else ', so there are curves but no samples.'
+        if t.ident is None: out.append(f'There is no {name}{missing}')
     if self.over: out.append(f'metrics.jsonl: only the last {MAX_ROWS:,} steps are shown, {self.over:,} earlier ones are not.')
     return out
 
@@ -327,7 +345,8 @@ def checkpoints(self:RunReader)->list: # Steps
     try: at = _walk(self.base.real(), [*Path(self.name).parts, 'checkpoints'], os.O_DIRECTORY)
     except OSError: return []
     try:
-        with os.scandir(at) as entries: found = [re.fullmatch(r'ckpt-(\d{1,9})', e.name) for e in entries if e.is_dir(follow_symlinks=False)]
+        with os.scandir(at) as entries:
+            found = [re.fullmatch(r'ckpt-(\d{1,9})', e.name) for e in entries if e.is_dir(follow_symlinks=False)]
     finally: os.close(at)
     return sorted({int(m[1]) for m in found if m})
 

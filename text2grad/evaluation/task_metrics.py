@@ -110,7 +110,8 @@ def score_responses(
 )->list:           # One dict per example
     "Score responses that a critic has read"
     known = {*_metrics,'critic_reward','length','parses'}
-    if bad := [n for n in names if n not in known]: raise ValueError(f'unknown metric {", ".join(bad)}; there are {", ".join(sorted(known))}')
+    if bad := [n for n in names if n not in known]:
+        raise ValueError(f'unknown metric {", ".join(bad)}; there are {", ".join(sorted(known))}')
     names = [*names, *(['coverage'] if 'rouge_l' in names and 'coverage' not in names else [])]
     texts,cols = [e.response for e in examples],{}
     for n in names:

@@ -114,7 +114,7 @@ def seccomp_filter()->bytes: # A BPF program; empty where pyseccomp or libseccom
 # %% ../../nbs/sandbox/01_box.ipynb #e8f3d82d
 def container_command(
     engine:str,           # 'docker' or 'podman'
-    limits:Limits=Limits(),
+    limits:Limits=Limits(), # Memory and processes of the container
     name:str='text2grad', # Of the container, to kill it by
     runsc:bool=False,     # Use gVisor
 )->list[str]:             # Ends where the arguments of Python go on
@@ -265,7 +265,8 @@ def _watch(self:Box):
     "Read and write without ever waiting for one end alone"
     self._poll = select.poll()
     out,err,answers = self.proc.stdout.fileno(),self.proc.stderr.fileno(),self._ends[0]
-    self.buffers = {out:self.stdout, err:self._in} if self.tier.name in ('docker','podman') else {out:self.stdout, err:self.stderr, answers:self._in}
+    self.buffers = {out:self.stdout, err:self.stderr, answers:self._in}
+    if self.tier.name in ('docker','podman'): self.buffers = {out:self.stdout, err:self._in}
     for fd in self.buffers: self._poll.register(fd, select.POLLIN)
     for fd in (self.proc.stdin.fileno(), *self.buffers): os.set_blocking(fd, False)
 
@@ -330,7 +331,9 @@ def _ended(self:Box):
 
 # %% ../../nbs/sandbox/01_box.ipynb #c19879d7
 @patch
-def ready(self:Box, seconds=15.):
+def ready(self:Box,
+    seconds:float=15., # Wait so long, at most
+)->Box:                # Itself
     "Wait until the limits are set; `BoxError` of kind 'start' if the box does not come up"
     try:
         if json.loads(self._line(seconds))=={'ready':1}: return self
@@ -349,8 +352,9 @@ def ask(self:Box,
     if self._in: raise BoxError('protocol', 'wrote to its line without being asked')
     self._send((nonce, *message))
     try: reply = json.loads(self._line(seconds))
-    except (ValueError,RecursionError): raise BoxError('protocol', 'wrote something to its line that is no answer') from None
-    if type(reply) is not dict or reply.pop('nonce', None)!=nonce: raise BoxError('protocol', 'wrote something to its line that is no answer')
+    except (ValueError,RecursionError): reply = None
+    if type(reply) is not dict or reply.pop('nonce', None)!=nonce:
+        raise BoxError('protocol', 'wrote something to its line that is no answer')
     return reply
 
 # %% ../../nbs/sandbox/01_box.ipynb #004617f7

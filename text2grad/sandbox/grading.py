@@ -18,7 +18,7 @@ from functools import lru_cache
 class Failure:
     "One test that failed, or what kept all of them from running"
     test:str             # Its source, one line; '' if the program did not get as far as a test
-    kind:str             # 'assertion', 'exception', 'timeout', 'memory', 'output', 'missing', 'syntax', 'value' (returned no plain value) or 'exit'
+    kind:str             # 'assertion', 'exception', 'timeout', 'memory', 'output', 'missing', 'syntax', 'value' (no plain one) or 'exit'
     call:str=''          # 'double(4)', where it can be told
     expected:str=''      # What should have come, where it can be told
     got:str=''           # What came
@@ -26,8 +26,6 @@ class Failure:
     line:int|None=None   # Deepest line of the program that the failure passed through, from 1
     column:int|None=None # From 0, for syntax errors
     divergence:str=''    # Where `got` first differs: 'at index 3: 5 instead of 6'
-
-_statuses = ('syntax','missing','timeout','memory','output')
 
 @dataclass(frozen=True)
 class Result:
@@ -43,7 +41,8 @@ class Result:
     detail:str=''           # What else the reader must know
     def _repr_html_(self):
         bad = self.tier=='unsafe_subprocess'
-        rows = ''.join(f'<li><code>{html.escape(f.test or f.kind)}</code> {html.escape(f.error or (f.got and f"gave {f.got}"))}</li>' for f in self.failures)
+        said = lambda f: html.escape(f.error or (f.got and f'gave {f.got}'))
+        rows = ''.join(f'<li><code>{html.escape(f.test or f.kind)}</code> {said(f)}</li>' for f in self.failures)
         banner = f'<b style="background:#b3261e;color:#fff;padding:2px 6px">{html.escape(self.detail)}</b><br>' if bad else ''
         return f'<div>{banner}{html.escape(self.status)}: {self.n_passed} of {self.n_tests} tests passed<ul>{rows}</ul></div>'
 
@@ -81,8 +80,12 @@ def decode(
 class _Repr(reprlib.Repr):
     def __init__(self):
         super().__init__()
-        self.maxlevel,self.maxlist,self.maxtuple,self.maxdict,self.maxset,self.maxfrozenset,self.maxstring,self.maxother,self.maxlong = 5,30,30,20,30,30,150,150,60
-    def repr_int(self, v, level): return super().repr_int(v, level) if abs(v).bit_length()<10_000 else f'an integer of {abs(v).bit_length()} bits'
+        self.maxlevel,self.maxdict,self.maxlong = 5,20,60
+        self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = 30
+        self.maxstring = self.maxother = 150
+    def repr_int(self, v, level):
+        bits = abs(v).bit_length()
+        return super().repr_int(v, level) if bits<10_000 else f'an integer of {bits} bits'
 
 def show(
     v,         # A plain value
@@ -103,15 +106,17 @@ def divergence(
     "Where two plain values first differ"
     at = f'at {where}: ' if where else ''
     numbers = all(isinstance(v, (int,float,complex)) for v in (expected,got))
-    if type(expected) is not type(got) and not numbers: return at+(f'{show(got, 60)} instead of {show(expected, 60)}' if where else f'{_name(got)} instead of {_name(expected)}')
+    instead = lambda: f'{show(got, 60)} instead of {show(expected, 60)}'
+    if type(expected) is not type(got) and not numbers: return at+(instead() if where else f'{_name(got)} instead of {_name(expected)}')
     inner = lambda a,b,place: divergence(a, b, f'{where}, {place}' if where else place)
     if isinstance(expected, (list,tuple,str,bytes)):
         for i,(a,b) in enumerate(zip(expected, got)):
             if a!=b and not isinstance(expected, str): return inner(a, b, f'index {i}')
             if a!=b: return f'at {where+", " if where else ""}index {i}: {show(b)} instead of {show(a)}'
         n,m = len(expected),len(got)
-        if n!=m: return f'at {where+", " if where else ""}index {min(n, m)}: ' + (f'nothing instead of {show(expected[m], 60)}' if m<n else f'{show(got[n], 60)} instead of nothing')
-        return ''
+        if n==m: return ''
+        part = f'nothing instead of {show(expected[m], 60)}' if m<n else f'{show(got[n], 60)} instead of nothing'
+        return f'at {where+", " if where else ""}index {min(n, m)}: {part}'
     if isinstance(expected, dict):
         for k in expected:
             if k not in got: return f'{at}no key {show(k, 60)}'
@@ -119,8 +124,9 @@ def divergence(
         return next((f'{at}a key {show(k, 60)} too many' for k in got if k not in expected), '')
     if isinstance(expected, (set,frozenset)):
         less,more = expected-got,got-expected
-        return at+'; '.join([f'{show(less, 60)} is missing']*bool(less) + [f'{show(more, 60)} is too many']*bool(more)) if less or more else ''
-    return f'{at}{show(got, 60)} instead of {show(expected, 60)}' if where and expected!=got else ''
+        parts = [f'{show(less, 60)} is missing']*bool(less) + [f'{show(more, 60)} is too many']*bool(more)
+        return at+'; '.join(parts) if parts else ''
+    return at+instead() if where and expected!=got else ''
 
 # %% ../../nbs/sandbox/04_grading.ipynb #c1c81005
 def _binds(tree):
@@ -140,15 +146,21 @@ def _from_solution(tree):
     if not any(isinstance(n, ast.Import) and any(a.name=='solution' for a in n.names) for n in ast.walk(tree)): return out
     return out+[n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id=='solution']
 
+def _called(s):
+    "The name that a statement calls, where it is nothing but a call of a name; else ''"
+    call = s.value if isinstance(s, ast.Expr) else None
+    return call.func.id if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) else ''
+
 def _wants(tree, entry, setup):
     "`(names the program must define, the entry point)`"
     taken = _from_solution(tree)
     bound = (_binds(tree)-set(taken)) | (_binds(ast.parse(setup))-{entry})
     loads = [n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)]
     free = dict.fromkeys([*taken, *(n for n in loads if n not in bound and not hasattr(builtins, n) and not n.startswith('__'))])
-    checked = [n.value.args[0].id for n in tree.body if isinstance(n, ast.Expr) and isinstance(n.value, ast.Call) and isinstance(n.value.func, ast.Name)
-               and n.value.func.id=='check' and n.value.args and isinstance(n.value.args[0], ast.Name)]
-    called = [n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id in free and n.func.id!='candidate']
+    first = [s.value.args[0] for s in tree.body if _called(s)=='check' and s.value.args]
+    checked = [n.id for n in first if isinstance(n, ast.Name)]
+    named = [n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    called = [n for n in named if n in free and n!='candidate']
     entry = entry or next(iter([*checked, *called, *(n for n in free if n!='candidate')]), '')
     return tuple(dict.fromkeys([entry, *(n for n in free if n!='candidate')])),entry
 
@@ -161,9 +173,20 @@ _ops = {ast.Eq:operator.eq, ast.NotEq:operator.ne, ast.Lt:operator.lt, ast.LtE:o
 _literal = (ast.Constant,ast.List,ast.Tuple,ast.Set,ast.Dict,ast.Load,ast.USub,ast.UAdd)
 
 def _is_literal(n):
-    return all(isinstance(o, _literal) or isinstance(o, ast.UnaryOp) and isinstance(o.op, (ast.USub,ast.UAdd)) and isinstance(o.operand, ast.Constant)
-               for o in ast.walk(n)) and not any(isinstance(o, ast.Dict) and None in o.keys for o in ast.walk(n))
+    signed = lambda o: isinstance(o, ast.UnaryOp) and isinstance(o.op, (ast.USub,ast.UAdd)) and isinstance(o.operand, ast.Constant)
+    unpacks = lambda o: isinstance(o, ast.Dict) and None in o.keys
+    return all((isinstance(o, _literal) or signed(o)) and not unpacks(o) for o in ast.walk(n))
 
+def _from_math(f):
+    "A harmless function of `math`, `None` if an expression names no such"
+    known = isinstance(f, ast.Attribute) and isinstance(f.value, ast.Name) and f.value.id=='math' and f.attr in ('isclose','fabs')
+    return getattr(math, f.attr) if known else None
+
+def _is_single(n):
+    "Whether an expression is `None`, `True` or `False`, of which there is one each"
+    return isinstance(n, ast.Constant) and n.value in (None,True,False) and type(n.value) is not int
+
+# %% ../../nbs/sandbox/04_grading.ipynb #7c0d2e95
 def _fold(n, names):
     "An expression with its literals evaluated; `names` maps names in the tests to names of the program"
     if _is_literal(n):
@@ -174,12 +197,12 @@ def _fold(n, names):
         case ast.Call(func=f, args=args, keywords=kws) if all(k.arg for k in kws):
             if isinstance(f, ast.Name) and f.id in names: f = ast.Name(names[f.id])
             elif isinstance(f, ast.Name) and f.id in _harmless and not kws: f = ast.Constant(_harmless[f.id])
-            elif isinstance(f, ast.Attribute) and isinstance(f.value, ast.Name) and f.value.id=='math' and f.attr in ('isclose','fabs'): f = ast.Constant(getattr(math, f.attr))
+            elif _from_math(f): f = ast.Constant(_from_math(f))
             else: raise _NotSimple
             return ast.Call(f, [fold(a) for a in args], [ast.keyword(k.arg, fold(k.value)) for k in kws])
         case ast.Compare(left=left, ops=ops, comparators=cs):
-            singles = [left, *cs]
-            if any(isinstance(o, (ast.Is,ast.IsNot)) for o in ops) and not any(isinstance(c, ast.Constant) and c.value in (None,True,False) and type(c.value) is not int for c in singles): raise _NotSimple
+            identity = any(isinstance(o, (ast.Is,ast.IsNot)) for o in ops)
+            if identity and not any(map(_is_single, [left, *cs])): raise _NotSimple
             return ast.Compare(fold(left), ops, [fold(c) for c in cs])
         case ast.BoolOp(op=op, values=vs): return ast.BoolOp(op, [fold(v) for v in vs])
         case ast.UnaryOp(op=ast.Not() | ast.USub() as op, operand=o): return ast.UnaryOp(op, fold(o))
@@ -215,8 +238,10 @@ def value(
         case ast.BinOp(left=a, right=b): return v(a)-v(b)
 
 # %% ../../nbs/sandbox/04_grading.ipynb #37ccd400
-_left  = {ast.Eq:'', ast.Is:'', ast.NotEq:'not ', ast.IsNot:'not ', ast.Lt:'< ', ast.LtE:'<= ', ast.Gt:'> ', ast.GtE:'>= ', ast.In:'one of ', ast.NotIn:'none of '}
-_right = {**_left, ast.Lt:'> ', ast.LtE:'>= ', ast.Gt:'< ', ast.GtE:'<= ', ast.In:'something that contains ', ast.NotIn:'something without '}
+_same  = {ast.Eq:'', ast.Is:'', ast.NotEq:'not ', ast.IsNot:'not '}
+_left  = {**_same, ast.Lt:'< ', ast.LtE:'<= ', ast.Gt:'> ', ast.GtE:'>= ', ast.In:'one of ', ast.NotIn:'none of '}
+_right = {**_same, ast.Lt:'> ', ast.LtE:'>= ', ast.Gt:'< ', ast.GtE:'<= ',
+          ast.In:'something that contains ', ast.NotIn:'something without '}
 
 @dataclass(frozen=True)
 class Test:
@@ -229,6 +254,11 @@ class Test:
     assertion:bool=True   # Not a call, `with` or `try`, which count if they call the program
     bare:bool=False       # Nothing but a call of the program, which counts if it fails
 
+def _one_line(s, limit=300):
+    s = ' '.join(s.split())
+    return s if len(s)<=limit else s[:limit-3]+'...'
+
+# %% ../../nbs/sandbox/04_grading.ipynb #e1f46b08
 def _calls(n, names): return any(isinstance(o, ast.Call) and isinstance(o.func, ast.Name) and o.func.id in names for o in ast.walk(n))
 
 def _test(s, source, names):
@@ -238,20 +268,19 @@ def _test(s, source, names):
         return Test(_one_line(ast.unparse(s)), assertion=False, bare=bare)
     e,text = s.test,ast.get_source_segment(source, s.test) or ''
     text = 'assert '+(text if text and '\n' not in text else _one_line(ast.unparse(e)))
+    wanted = lambda a,b: ast.unparse(a if _calls(b, names) else b)
     match e:
-        case ast.Compare(left=ast.Call(func=ast.Name('abs') | ast.Attribute(attr='fabs'), args=[ast.BinOp(left=a, op=ast.Sub(), right=b)]), ops=[ast.Lt() | ast.LtE()], comparators=[tol]):
-            return Test(text, expected=_one_line(f'{ast.unparse(a if _calls(b, names) else b)} within {ast.unparse(tol)}'))
-        case ast.Call(func=ast.Attribute(attr='isclose'), args=[a, b, *_]): return Test(text, expected=_one_line('about '+ast.unparse(a if _calls(b, names) else b)))
+        case ast.Compare(left=ast.Call(func=ast.Name('abs') | ast.Attribute(attr='fabs'),
+                                       args=[ast.BinOp(left=a, op=ast.Sub(), right=b)]),
+                         ops=[ast.Lt() | ast.LtE()], comparators=[tol]):
+            return Test(text, expected=_one_line(f'{wanted(a, b)} within {ast.unparse(tol)}'))
+        case ast.Call(func=ast.Attribute(attr='isclose'), args=[a, b, *_]): return Test(text, expected=_one_line('about '+wanted(a, b)))
         case ast.Compare(left=a, ops=[op], comparators=[b]):
-            flipped = _calls(b, names) and not _calls(a, names)
-            return Test(text, None, (_right if flipped else _left)[type(op)]+_one_line(ast.unparse(a if flipped else b)), (_left[type(op)],_right[type(op)]), flipped)
+            flipped,relation = _calls(b, names) and not _calls(a, names),(_left[type(op)],_right[type(op)])
+            return Test(text, None, relation[flipped]+_one_line(ast.unparse(a if flipped else b)), relation, flipped)
         case ast.UnaryOp(op=ast.Not()): return Test(text, expected='False')
         case ast.Call() | ast.Name(): return Test(text, expected='True')
     return Test(text)
-
-def _one_line(s, limit=300):
-    s = ' '.join(s.split())
-    return s if len(s)<=limit else s[:limit-3]+'...'
 
 # %% ../../nbs/sandbox/04_grading.ipynb #adcaf253
 @dataclass(frozen=True)
@@ -268,19 +297,19 @@ class Plan:
 
 def _docstring(s): return isinstance(s, (ast.Expr,)) and isinstance(s.value, ast.Constant) or isinstance(s, ast.Pass)
 def _always(s): return isinstance(s, ast.Assert) and isinstance(s.test, ast.Constant) and bool(s.test.value)
-def _is_check(s): return isinstance(s, ast.Expr) and isinstance(s.value, ast.Call) and isinstance(s.value.func, ast.Name) and s.value.func.id=='check'
+def _is_check(s): return _called(s)=='check'
 
 def _simple_tests(tree, source, wanted, entry):
     "The tests, if all of them are simple"
     names = {n:n for n in wanted} | {'candidate':entry}
     loads = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-    shadowed = _binds(tree) & ({*_harmless,'math'}-set(wanted))
-    if shadowed-{'math'}: raise _NotSimple
+    unread = lambda t: isinstance(t, ast.Name) and t.id not in loads
+    if _binds(tree) & ({*_harmless}-set(wanted)): raise _NotSimple
     def read(body, names):
         for s in body:
             if _docstring(s) or _always(s) or isinstance(s, ast.Import) and all(a.name=='math' and not a.asname for a in s.names): continue
             if isinstance(s, ast.ImportFrom) and s.module=='solution' and not any(a.asname for a in s.names): continue
-            if isinstance(s, ast.Assign) and all(isinstance(t, ast.Name) and t.id not in loads for t in s.targets) and _is_literal(s.value): continue
+            if isinstance(s, ast.Assign) and all(map(unread, s.targets)) and _is_literal(s.value): continue
             if not isinstance(s, ast.Assert): raise _NotSimple
             yield replace(_test(s, source, names), node=_fold(s.test, names))
     for s in tree.body:
@@ -321,7 +350,7 @@ def _is_main(s): return isinstance(s, ast.If) and '__name__' in ast.unparse(s.te
 def _boxed_tests(tree, source, wanted, entry):
     "`(tests, source to run, units)`"
     stamp,units,out = _Stamp(source, {*wanted,'candidate'}),[],[]
-    called = {n.value.func.id for n in tree.body if isinstance(n, ast.Expr) and isinstance(n.value, ast.Call) and isinstance(n.value.func, ast.Name)}
+    called = {*map(_called, tree.body)}
     for s in tree.body:
         if _is_main(s): continue
         if isinstance(s, ast.FunctionDef) and s.name.startswith(('test','check')):
@@ -333,7 +362,7 @@ def _boxed_tests(tree, source, wanted, entry):
                 if isinstance(m, ast.FunctionDef) and m.name.startswith('test'):
                     m.body = stamp.body(m.body)
                     units.append(f'{s.name}.{m.name}')
-        elif isinstance(s, ast.Expr) and isinstance(s.value, ast.Call) and isinstance(s.value.func, ast.Name) and s.value.func.id.startswith('test'): pass
+        elif _called(s).startswith('test'): pass
         else: s = stamp.statement(s)
         out.append(s)
     if 'check' in units: out.append(ast.parse(f'check({entry})').body[0])
@@ -393,4 +422,5 @@ def judge(
         if value(t.node, call): return None
         return Failure(t.text, 'assertion', last()[0], t.expected, last()[1])
     except Raised as e: return replace(e.failure, test=t.text, expected=t.expected)
-    except Exception as e: return Failure(t.text, 'exception', last()[0], t.expected, last()[1], error=f'{type(e).__name__}: {str(e)[:300]}')
+    except Exception as e:
+        return Failure(t.text, 'exception', last()[0], t.expected, last()[1], error=f'{type(e).__name__}: {str(e)[:300]}')

@@ -75,7 +75,8 @@ def probe(
     with _canaries() as (file,port,name), Box(tier, _PROBE) as box:
         found = box.ready().ask(file, port.getsockname()[1], name, seconds=10)['found']
         if readable(port) and not found.count('reach a port of this machine'): found.append('reach a port of this machine')
-        if not found and box.ask(24, seconds=10)['forks']>=box.limits.processes: found.append(f'start more than {box.limits.processes} processes')
+        most = box.limits.processes
+        if not found and box.ask(24, seconds=10)['forks']>=most: found.append(f'start more than {most} processes')
         box.kill()
         box.drain()
         if box.stdout.strip()!=b'42': raise BoxError('start', 'print(6*7) did not print 42')
@@ -92,12 +93,13 @@ def _facts():
         try: return Path(path).read_text().strip()
         except OSError: return ''
     tools = dict(apt='apt install', dnf='dnf install', pacman='pacman -S', zypper='zypper install', apk='apk add')
+    container = os.path.exists('/.dockerenv') or os.path.exists('/run/.containerenv')
     return dict(platform=sys.platform, installed=bool(shutil.which('bwrap')),
                 install=next((v for k,v in tools.items() if shutil.which(k)), 'apt install'),
                 apparmor=one('/proc/sys/kernel/apparmor_restrict_unprivileged_userns')=='1',
                 off=next((k for k in ('kernel.unprivileged_userns_clone','user.max_user_namespaces')
                           if one('/proc/sys/'+k.replace('.', '/'))=='0'), ''),
-                container=os.path.exists('/.dockerenv') or os.path.exists('/run/.containerenv') or bool(os.environ.get('COLAB_RELEASE_TAG')))
+                container=container or bool(os.environ.get('COLAB_RELEASE_TAG')))
 
 # %% ../../nbs/sandbox/02_selftest.ipynb #c27edf4f
 _profile = '''sudo tee /etc/apparmor.d/bwrap <<'END'
@@ -118,15 +120,18 @@ def advice(
     if platform=='darwin': how = "macOS has no namespaces. Install Docker Desktop or podman and pass sandbox='docker' or sandbox='podman'."
     elif platform in ('win32','cygwin'): how = "Windows: work inside WSL2 (wsl --install), or install Docker and pass sandbox='docker'."
     elif not installed: how = f'Install bubblewrap:  sudo {install} bubblewrap'
-    elif 'disable-userns' in problem: how = f'This bubblewrap is too old; 0.8 or newer is needed:  sudo {install} bubblewrap  on a newer release.'
-    elif apparmor: how = f'AppArmor keeps programs without a profile from making user namespaces (Ubuntu 24.04 does by default). Give bubblewrap one:\n{_profile}'
+    elif 'disable-userns' in problem:
+        how = f'This bubblewrap is too old; 0.8 or newer is needed:  sudo {install} bubblewrap  on a newer release.'
+    elif apparmor: how = ('AppArmor keeps programs without a profile from making user namespaces (Ubuntu 24.04 does by default). '
+        f'Give bubblewrap one:\n{_profile}')
     elif off=='user.max_user_namespaces': how = 'User namespaces are switched off:  sudo sysctl -w user.max_user_namespaces=15000'
     elif off: how = f'User namespaces are switched off:  sudo sysctl -w {off}=1'
     elif 'start more than' in problem: how = 'The limit on processes does not bind here. Run as an ordinary user, not as root.'
     elif container: how = ('This looks like a container, and its system call filter usually forbids namespaces. Start it with '
         '--security-opt seccomp=unconfined --security-opt apparmor=unconfined, or run text2grad outside. Colab cannot be changed.')
     else: how = 'Try  bwrap --unshare-all --ro-bind / / true  and mend what it complains about.'
-    return how+"\nOr, where docker or podman runs: sandbox='podman'. For code that you have read yourself, and only then: sandbox='unsafe_subprocess'."
+    return how+("\nOr, where docker or podman runs: sandbox='podman'. "
+                "For code that you have read yourself, and only then: sandbox='unsafe_subprocess'.")
 
 # %% ../../nbs/sandbox/02_selftest.ipynb #0d46a8e2
 _tested,_lock = {},threading.Lock()

@@ -87,8 +87,9 @@ def _answer(nonce, stdout, seconds, do):
 # %% ../../nbs/sandbox/03_worker.ipynb #5fb1ab35
 def _what(v):
     "What a name of the program stands for"
-    if isinstance(v, type): return ['exception', [c.__name__ for c in v.__mro__ if c.__module__=='builtins']] if issubclass(v, BaseException) else ['function']
-    if callable(v): return ['function']
+    if isinstance(v, type) and issubclass(v, BaseException):
+        return ['exception', [c.__name__ for c in v.__mro__ if c.__module__=='builtins']]
+    if isinstance(v, type) or callable(v): return ['function']
     try: return ['value', encode(v)]
     except NotPlain: return ['function']
 
@@ -133,8 +134,9 @@ def _mirror(old, new):
     if type(old) is not type(new): return new
     if type(old) is list:
         known = [o for o in old if type(o) in (list,dict,set)]
-        pick = lambda i,v: v if type(v) not in (list,dict,set) else next((o for o in known if o==v), None) or (_mirror(old[i], v) if i<len(old) else v)
-        old[:] = [pick(i, v) for i,v in enumerate(new)]
+        kept = lambda v: next((o for o in known if o==v), None)
+        pick = lambda i,v: kept(v) or (_mirror(old[i], v) if i<len(old) else v)
+        old[:] = [pick(i, v) if type(v) in (list,dict,set) else v for i,v in enumerate(new)]
     elif type(old) is dict:
         fresh = {k: _mirror(old[k], v) if k in old else v for k,v in new.items()}
         old.clear()
@@ -151,7 +153,9 @@ def _mirror(old, new):
 # %% ../../nbs/sandbox/03_worker.ipynb #fe2e92a9
 class _Run:
     "One run of the tests: the stand-ins, and a note on every test"
-    def __init__(self, nonce): self.nonce,self.calls,self.kinds,self.notes,self.aborted,self.fixtures,self.room,self.stopped = nonce,0,{},{},[],{},500_000,None
+    def __init__(self, nonce):
+        self.nonce,self.calls,self.kinds,self.fixtures = nonce,0,{},{}
+        self.notes,self.aborted,self.stopped,self.room = {},[],None,500_000
     def ask(self, name, args, kwargs):
         "Have the parent call the program"
         try: body = encode([name, list(args), kwargs], 3_000_000)
@@ -169,7 +173,8 @@ class _Run:
     def kind(self, name, bases):
         "The class of an exception of the program's"
         import builtins
-        base = next((getattr(builtins, b) for b in bases if isinstance(getattr(builtins, b, None), type)), Exception)
+        known = [getattr(builtins, b, None) for b in bases]
+        base = next((t for t in known if isinstance(t, type) and issubclass(t, BaseException)), Exception)
         return base if base.__name__==name else self.kinds.setdefault(name, type(name, (base,), {}))
     def report(self): return '"done":'+encode([[[k,*v] for k,v in self.notes.items()], self.aborted, self.stopped], 3_000_000)
     def fail(self, name, bases, args):
@@ -246,8 +251,9 @@ def _pytest(run):
         with _Raises(kinds, match): f(*args, **kwargs)
     def parametrize(names, rows, ids=None):
         names = [n.strip() for n in names.split(',')] if isinstance(names, str) else list(names)
+        case = lambda r: dict(zip(names, getattr(r, 'values', r) if len(names)>1 else [r]))
         def mark(f):
-            f.cases = [{**c, **dict(zip(names, getattr(r, 'values', r) if len(names)>1 else [r]))} for r in rows for c in getattr(f, 'cases', [{}])]
+            f.cases = [{**c, **case(r)} for r in rows for c in getattr(f, 'cases', [{}])]
             return f
         return mark
     def fixture(f=None, **_):
