@@ -118,6 +118,7 @@ def _before_after(run):
     one = lambda name,e: f'<h3>{name}</h3>{critique_html(e.response, e.critique)}'
     return [_prompt(before.prompt), one('before', before), one('after', after)]
 
+# %% ../../nbs/evaluation/07_report.ipynb #017c55a2
 _main = ('reward','kl','length','entropy','policy_loss','value_loss','clipfrac')
 
 def _curves(run):
