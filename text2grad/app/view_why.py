@@ -77,7 +77,7 @@ def _token(bench, of, i):
     if not len(of.table): raise InputError('response: has no tokens, so there is nothing to explain')
     return bench.number(i, 'token', 0, len(of.table)-1, whole=True)
 
-def _reckoned(of, s):
+def _recomputed(of, s):
     "The table under these settings; the one that was measured if nothing has changed"
     own = ledger_settings(of.config)
     if (own.gamma,own.lam,own.kl_coef)==(s.gamma,s.lam,s.kl_coef): return of.table
@@ -96,7 +96,7 @@ def _note(of, w, case):
 
 def _one(l, s, channel):
     "Everything about the token that is explained"
-    table = _reckoned(l.of, s)
+    table = _recomputed(l.of, s)
     w = _asked(ledger, table, l.of.critique, l.i, s, finished=l.of.finished)
     heat = heat_map(table, channel, critique=l.of.critique, picked=l.i, title='Click a token, or press Enter on it')
     return dict(heat=heat, ledger=w.html(), note=_note(l.of, w, l.case), token=l.i)
@@ -193,7 +193,7 @@ def why_view(
 def _export(bench, sid, gamma, lam, beta, channel):
     "What the export buttons take"
     of = look_of(bench, sid)[0].of
-    return dict(table=_reckoned(of, _dials(bench, of, gamma, lam, beta)), example=of.example, critique=of.critique, channel=bench.choice(channel, 'channel', CHANNELS_SHOWN))
+    return dict(table=_recomputed(of, _dials(bench, of, gamma, lam, beta)), example=of.example, critique=of.critique, channel=bench.choice(channel, 'channel', CHANNELS_SHOWN))
 
 def _wire(gr, tab, bench, session, ui):
     "Bind every event of the view"
