@@ -3,9 +3,9 @@ import itertools,random
 import numpy as np
 import pytest
 from hypothesis import given,settings,strategies as st
-from scipy.stats import binomtest
+from scipy.stats import rankdata
 from text2grad.evaluation.agreement import critic_report,span_agreement,token_alpha
-from text2grad.evaluation.statistics import bootstrap,wilson
+from text2grad.evaluation.statistics import auroc,bootstrap,mean_interval,share,t_interval,wilson
 from text2grad.core import Critique,Example,Judgement,Quote,Span,from_record
 from text2grad.text import pieces
 
@@ -15,10 +15,30 @@ def ex(c=None, text=TEXT, **meta): return Example('p', text, c, None, meta)
 
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 @settings(max_examples=60, deadline=None)
-def test_wilson_is_that_of_scipy(kn):
-    k,n = kn
-    e,ci = wilson(k, n),binomtest(k, n).proportion_ci(method='wilson')
-    assert np.allclose([e.low, e.high], [ci.low, ci.high], atol=1e-9) and e.n==n
+def test_wilson_is_the_formula(kn):
+    (k,n),z = kn,1.959963984540054
+    e,p,half = wilson(k, n),k/n,z*(k/n*(1-k/n)/n+z*z/(4*n*n))**.5
+    want = [(p+z*z/(2*n)+side*half)/(1+z*z/n) for side in (-1, 1)]
+    assert np.allclose([e.low, e.high], want, atol=1e-9) and (e.value, e.n)==(p, n)
+
+@given(st.lists(st.tuples(st.sampled_from([-1.,0.,.25,.5,3.]), st.booleans()), max_size=40))
+@settings(max_examples=100, deadline=None)
+def test_auroc_is_that_of_ranks(rows):
+    v,y = np.array([r[0] for r in rows]),np.array([r[1] for r in rows], bool)
+    n = y.sum()
+    want = float((rankdata(v)[y].sum()-n*(n+1)/2)/(n*(~y).sum())) if 0<n<len(y) else None
+    assert auroc(v, y)==want, 'to the last bit'
+
+def test_t_interval_of_three_seeds():
+    e = t_interval([1., 2., 3.])
+    assert e.value==2 and np.allclose([e.low, e.high], [2-4.302653/3**.5, 2+4.302653/3**.5], atol=1e-6)
+    assert (t_interval([]).value, t_interval([1.]).low, t_interval([2., 2.]).high)==(None, None, 2.)
+
+def test_a_narrower_level_gives_a_narrower_interval():
+    xs = np.random.default_rng(0).normal(size=50).tolist()
+    for f in (lambda l: mean_interval(xs, level=l), lambda l: t_interval(xs, level=l), lambda l: wilson(20, 50, level=l), lambda l: bootstrap([(x, 1) for x in xs], share, level=l)):
+        wide,narrow = f(.95),f(.5)
+        assert wide.low<narrow.low<narrow.value<narrow.high<wide.high and (wide.level, narrow.level)==(.95, .5)
 
 def test_bootstrap_interval_covers_as_often_as_it_says():
     rng,hit = np.random.default_rng(0),0

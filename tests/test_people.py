@@ -53,7 +53,7 @@ def test_gzip_is_known_by_its_bytes(tmp_path):
     assert read_rows(tmp_path/'x.jsonl')[1]==[(1, dict(a=1), '')]
 
 @pytest.mark.parametrize('data,name,why', [(gzip.compress(b'{"a": 1}\n'*50, mtime=0)[:-12], 'x.jsonl.gz', 'not a whole gzip file'), ('{"a": "\u00e9"}'.encode('latin-1'), 'x.jsonl', 'not UTF-8 at byte 7'),
-    (b'{"a": 1}\n{"a": 2}\n', 'x.json', 'if it holds one object a line, call it .jsonl'), (b'a\tb\n"open\t2\n', 'x.tsv', 'row 1: not a valid table'), (b'', 'x.jsonl', 'no rows'), (b'[]', 'x.json', 'no rows'), (b'a\tb\n', 'x.tsv', 'no rows')])
+    (b'{"a": 1}\n', 'x.jsonl.gz', 'not a whole gzip file'), (b'{"a": 1}\n\xff\n', 'x.jsonl', 'row 2: not UTF-8 at byte 0'), (b'{"a": 1}\n{"a": 2}\n', 'x.json', 'if it holds one object a line, call it .jsonl'), (b'a\tb\n"open\t2\n', 'x.tsv', 'row 1: not a valid table'), (b'', 'x.jsonl', 'no rows'), (b'[]', 'x.json', 'no rows'), (b'a\tb\n', 'x.tsv', 'no rows')])
 def test_a_broken_file_is_refused_with_the_remedy(tmp_path, data, name, why):
     (tmp_path/name).write_bytes(data)
     with pytest.raises(RecordError, match=why): from_defacto(tmp_path/name)

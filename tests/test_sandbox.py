@@ -135,6 +135,26 @@ def test_no_program_can_have_itself_masked():
     assert r.passed is False
     assert run('def f(x=0): return "x"*900_000', 'def test():\n    y = f(0)\n    assert f(y*9) == 1').passed is False
 
+@pytest.mark.parametrize('code', ['double = None', 'double = 5', 'class double(Exception): pass'])
+def test_what_is_no_function_is_no_reason_to_mask(code):
+    for tests in (SIMPLE, BOXED): assert run(code, tests, entry_point='double').passed is False
+
+@pytest.mark.parametrize('what', ["['exception', 5]", "['exception', [5]]", "['exception', ['int']]", "['exception']", "['weird']", "['value']", '[]', '{}', '7'])
+def test_a_name_cannot_be_described_as_what_breaks_the_tests(what):
+    "The worker shares its process with the program, which may rewrite what it says of a name"
+    code = f"""import sys
+f = sys._getframe()
+while '_what' not in f.f_globals: f = f.f_back
+f.f_globals['_what'] = lambda v: {what}
+def double(n): return n*3
+"""
+    assert run(code, BOXED, entry_point='double').passed is False
+
+def test_a_constant_of_the_program_is_judged():
+    tests = 'for n in (1,2): assert LIMIT > n'
+    assert run('LIMIT = 3', tests).passed is True
+    assert run('LIMIT = 2', tests).passed is False
+
 def test_helpers_of_the_tests_cannot_be_replaced():
     setup,tests = 'def decode(s): return s[::-1]', 'for s in ("ab", "xyz"): assert decode(encode(s)) == s'
     cheat = 'def encode(s): return s\ndef decode(s): return s'

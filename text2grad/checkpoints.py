@@ -1,4 +1,4 @@
-"""What survives a kill: checkpoints that are whole or not there, logs without a doubled line, one process to a folder, and runs that end where they were asked to
+"""What survives a kill: whole checkpoints, logs without a doubled line, one process to a folder, runs that end where they are asked to
 
 Docs: https://text2grad.github.io/text2grad/checkpoints.html.md"""
 
@@ -95,7 +95,8 @@ def load_optimizer(
 def rng_tensors()->dict: # 'torch', 'numpy', 'python', and 'cuda' where there is one
     "State of every generator of this process"
     name,keys,pos,_,_ = np.random.get_state()
-    out = dict(torch=torch.get_rng_state().contiguous(), numpy=torch.from_numpy(np.append(keys.astype(np.int64), pos)), python=torch.tensor(random.getstate()[1]))
+    out = dict(torch=torch.get_rng_state().contiguous(), numpy=torch.from_numpy(np.append(keys.astype(np.int64), pos)),
+               python=torch.tensor(random.getstate()[1]))
     return out | (dict(cuda=torch.cuda.get_rng_state()) if torch.cuda.is_available() else {})
 
 def load_rng(
@@ -146,7 +147,7 @@ def lock_folder(
 
 # %% ../nbs/03_checkpoints.ipynb #d76ed0dd
 class StopOnSignal:
-    "Ctrl-C or SIGTERM ends the run after the step in hand; a second one ends it at once. Outside the main thread signals cannot be caught, and it does nothing"
+    "Ctrl-C or SIGTERM ends the run after the step in hand, a second one at once; nothing outside the main thread, which alone gets signals"
     def before_fit(self, t):
         self.signal,self.old = None,{}
         if threading.current_thread() is not threading.main_thread(): return

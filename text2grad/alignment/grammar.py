@@ -208,6 +208,7 @@ def allowed(self:CritiqueMask,
     end = self.closer['"' if _open_string(text) else ']']
     return end if ok[end] else ok
 
+# %% ../../nbs/alignment/05_grammar.ipynb #f29e2726
 @patch
 def __call__(self:CritiqueMask,
     ids,    # (B, T): the prompts and what has been written

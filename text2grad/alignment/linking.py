@@ -92,6 +92,7 @@ _source_re = re.compile(r'\b(?:source|article|text|passage|document|story|report
                         r'|\b(?:was|is|were|are) actually\b|\bactually (?:was|is|were)\b', re.I)
 _except_re = re.compile(r'\b(?:except|apart from|other than|aside from)\b(?: for)?(.+)', re.I|re.S)
 
+# %% ../../nbs/alignment/03_linking.ipynb #6c8e9022
 def _of_source(clause):
     "Does the clause report what the source says, rather than judge the response?"
     m = _summary_re.search(clause)
@@ -309,6 +310,7 @@ def _pointed(p, response, words, units):
     kind = _named_kind(p.about, p.whole, response)
     return [],{i for i,(a,b,*_) in enumerate(words) if any(a<y and b>x for x,y in kind)} or _shared(p, words)
 
+# %% ../../nbs/alignment/03_linking.ipynb #93980467
 def _grow(mark, words, response, removed):
     "Give the small words beside marked ones to them; `mark` maps word indices to points"
     for i in range(len(words)-1):

@@ -98,6 +98,7 @@ def _floor(n, min_similarity):
     "The similarity that a quote of `n` folded characters needs: from .9 at five of them down to `min_similarity`"
     return max(min_similarity, .92-.004*n) if n>=5 else 2.
 
+# %% ../../nbs/alignment/01_quotes.ipynb #89d57579
 def best_window(
     q:str,        # The quote, folded
     t:str,        # Where to look, folded

@@ -27,7 +27,7 @@ from ..alignment.quotes import SearchText,fold,locate_quote,snap_to_words,best_w
 @dataclass(frozen=True)
 class Fix:
     "What a person did to one phrase"
-    at:tuple|None=None   # `(start, end)` of each place that it was given by hand; `()` takes it out, `None` leaves it to the aligner
+    at:tuple|None=None   # `(start, end)` of each place given by hand; `()` takes it out, `None`: as the aligner has it
     flip:bool=False      # Praise becomes blame, and blame praise
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Phrase:
     reason:str               # What it says of them
     score:float              # -1 to +1
     spans:tuple[Span,...]    # Where it is now
-    state:str                # 'aligned', 'ambiguous', 'unaligned', 'missing' (names what is not there), 'by hand' or 'removed'
+    state:str                # 'aligned', 'ambiguous', 'unaligned', 'missing' (an omission), 'by hand' or 'removed'
     origin:str               # 'critic', 'text' or 'mark'
 
 # %% ../../nbs/app/02_drafts.ipynb #b7d2169e
@@ -70,10 +70,11 @@ def _of_quotes(quotes, response, origin):
         yield origin,q.text,q.reason,q.score,() if missing else tuple(find_spans(response, [q])[0]),missing
 
 def _of_text(text, response):
-    "`(origin, quote, reason, score, spans, missing)` of what free-form feedback or a critique in the wire format says; `ValueError` if it is broken JSON"
+    "`(origin, quote, reason, score, spans, missing)` of all that feedback or a critique says; `ValueError` for broken JSON"
     if not text.strip(): return
     if (d := parse_critique(text)) is not None: yield from _of_quotes(quotes_of(d), response, 'text'); return
-    if align(response, text) is None: raise ValueError('this begins like JSON but cannot be read as a critique; finish it, or write prose')
+    if align(response, text) is None:
+        raise ValueError('this begins like JSON but cannot be read as a critique; finish it, or write prose')
     found = link_phrases(text, response)
     for name in dict.fromkeys((p.about.strip(), p.reason, p.kind, p.instead, p.score) for p in points_of(text)):
         about,reason,kind,instead,score = name
@@ -106,7 +107,8 @@ def phrases(
     said += [*_of_text(draft.text, r), *_of_marks(draft.marks, r)]
     seen = {}
     for origin,quote,reason,score,spans,missing in said:
-        key = dumps([origin, quote, reason]) if origin!='mark' else dumps([origin, spans[0].start, spans[0].end, reason])
+        about = [quote] if origin!='mark' else [spans[0].start, spans[0].end]
+        key = dumps([origin, *about, reason])
         seen[key] = n = seen.get(key, 0)+1
         if n>1: key += f'#{n}'
         fix = draft.fixes.get(key, Fix())
@@ -183,7 +185,13 @@ def _inside(draft, start, end):
     return start,end
 
 @patch
-def fixed(self:Draft, key, **kw): return replace(self, fixes=self.fixes | {_known(self, key).key: replace(self.fixes.get(key, Fix()), **kw)})
+def fixed(self:Draft,
+    key:str, # Of the phrase
+    **kw,    # Fields of its `Fix`
+)->Draft:    # `ValueError` for a phrase that is not there
+    "Change what is fixed of one phrase"
+    fix = replace(self.fixes.get(key, Fix()), **kw)
+    return replace(self, fixes=self.fixes | {_known(self, key).key: fix})
 
 @patch
 def moved(self:Draft,
@@ -220,10 +228,19 @@ def marked(self:Draft,
 )->Draft:                # `ValueError` outside the response, or for an unknown severity
     "Mark words as good or poor"
     if severity not in SEVERITY: raise ValueError(f'severity {severity!r}: must be one of {", ".join(SEVERITY)}')
-    return replace(self, marks=(*self.marks, Span(*_inside(self, start, end), SEVERITY[severity]*(1 if good else -1), reason=reason.strip())))
+    score = SEVERITY[severity]*(1 if good else -1)
+    return replace(self, marks=(*self.marks, Span(*_inside(self, start, end), score, reason=reason.strip())))
 
 # %% ../../nbs/app/02_drafts.ipynb #5764014e
 _ours = ('schema','prompt','response','reference','spans','feedback','omissions','source','annotation','error','draft')
+
+def _critique_to(c):
+    if c is None: return None
+    return dict(text=c.text, spans=[asdict(s) for s in c.spans], unresolved=[asdict(q) for q in c.unresolved], source=c.source)
+
+def _critique_from(d):
+    if d is None: return None
+    return Critique(d['text'], [Span(**s) for s in d['spans']], [Quote(**q) for q in d['unresolved']], d['source'])
 
 def record_of(
     draft:Draft, # With something said
@@ -232,18 +249,17 @@ def record_of(
     c = critique_of(draft)
     if c is None: raise ValueError('there is nothing to save yet: write feedback, or mark some words')
     known = {p.key for p in phrases(draft)}
-    base = draft.base and dict(text=draft.base.text, spans=[asdict(s) for s in draft.base.spans], unresolved=[asdict(q) for q in draft.base.unresolved], source=draft.base.source)
-    d = dict(text=draft.text, base=base, marks=[asdict(s) for s in draft.marks], fixes={k:asdict(f) for k,f in draft.fixes.items() if k in known})
+    fixes = {k:asdict(f) for k,f in draft.fixes.items() if k in known}
+    d = dict(text=draft.text, base=_critique_to(draft.base), marks=[asdict(s) for s in draft.marks], fixes=fixes)
     own = {k:v for k,v in draft.meta.items() if k not in _ours}
     if own.get('id') not in (None, draft.id): own['example'] = own.pop('id')
-    r = loads(dumps(to_record(Example(draft.prompt, draft.response, c, draft.reference, own | dict(id=draft.id, draft=d)))))
+    example = Example(draft.prompt, draft.response, c, draft.reference, own | dict(id=draft.id, draft=d))
+    r = loads(dumps(to_record(example)))
     if ps := problems(r): raise ValueError('the critique cannot be saved: '+'; '.join(ps))
     return r
 
-def _critique_from(d): return None if d is None else Critique(d['text'], [Span(**s) for s in d['spans']], [Quote(**q) for q in d['unresolved']], d['source'])
-
 def draft_of(
-    r:dict, # A record; one that this room did not write will do
+    r:dict, # A record; one that was written elsewhere will do
 )->Draft:   # With the fixes, if the record still holds what they gave; else with its critique as `base`
     "Take up a saved critique again"
     ex = from_record(r)
@@ -253,8 +269,10 @@ def draft_of(
     plain = Draft(ex.prompt, ex.response, base=ex.critique, meta=meta, reference=ex.reference)
     try:
         d = r['draft']
-        fixes = {k:Fix(None if f['at'] is None else tuple(map(tuple, f['at'])), bool(f['flip'])) for k,f in d['fixes'].items()}
-        whole = replace(plain, text=d['text'], base=_critique_from(d['base']), marks=tuple(Span(**s) for s in d['marks']), fixes=fixes)
+        places = lambda f: None if f['at'] is None else tuple(map(tuple, f['at']))
+        fixes = {k:Fix(places(f), bool(f['flip'])) for k,f in d['fixes'].items()}
+        marks = tuple(Span(**s) for s in d['marks'])
+        whole = replace(plain, text=d['text'], base=_critique_from(d['base']), marks=marks, fixes=fixes)
         return whole if critique_of(whole)==ex.critique else plain
     except (AttributeError,KeyError,TypeError,ValueError): return plain
 

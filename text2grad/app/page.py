@@ -29,7 +29,8 @@ def import_gradio():
     try: import gradio as gr
     except ImportError as e: raise ImportError("text2grad app needs gradio: pip install 'text2grad[app]'") from e
     if tuple(int(n) for n in gr.__version__.split('.')[:2])<NEEDED:
-        raise ImportError(f"gradio {gr.__version__} is older than the 6.31 that text2grad app counts on: pip install -U 'text2grad[app]'")
+        raise ImportError(f'gradio {gr.__version__} is older than the 6.31 that text2grad app counts on: '
+                          "pip install -U 'text2grad[app]'")
     return gr
 
 # %% ../../nbs/app/08_page.ipynb #c05ffce6
@@ -44,7 +45,7 @@ def _api(name):
     return ApiCritic(model, url or None, timeout=60., max_retries=1)
 
 def critics_of(
-    critic,      # `None`, a folder or Hub name of a reward model, 'api:NAME' or 'api:NAME@URL', a dict of critics by name, or a critic
+    critic,      # `None`, a reward model's folder or Hub name, 'api:NAME', 'api:NAME@URL', critics by name, or a critic
     device=None, # For a reward model
 )->dict:         # Name -> critic, besides the rules
     "The critics that an app offers"
@@ -56,7 +57,10 @@ def critics_of(
     return {f'reward model {Path(name).name}':LaterCritic(lambda: _reward_model(name, device))}
 
 # %% ../../nbs/app/08_page.ipynb #9cacb001
-VIEWS = {'Explore':explore_view, 'Your critique':critique_view, 'Apply this critique':apply_view, 'Why this token?':why_view, 'Runs':runs_view} # Title -> what builds it
+VIEWS = {'Explore':explore_view, 'Your critique':critique_view, 'Apply this critique':apply_view,
+         'Why this token?':why_view, 'Runs':runs_view} # Title -> what builds it
+_welcome = ('# text2grad\nWhich word earned which reward, and why. Begin in Explore: choose an example and press Generate; '
+            'the next three views look at the same response.\n\nModel: ')
 
 def page(
     gr,    # The module `gradio`
@@ -66,21 +70,28 @@ def page(
     "The five views"
     with gr.Blocks(analytics_enabled=False, title='text2grad') as demo:
         session = gr.State(NewSession('new'))
-        gr.Markdown(f'# text2grad\nWhich word earned which reward, and why. Begin in Explore: choose an example and press Generate; the next three views look at the same response.\n\nModel: {bench.model_name}')
+        gr.Markdown(_welcome+bench.model_name)
         with gr.Tabs():
             for title,view in VIEWS.items():
-                with gr.Tab(title, elem_id=f't2g-tab-{title.split()[0].lower()}') as tab: view(gr, tab, bench, session)
+                name = title.split()[0].lower()
+                with gr.Tab(title, elem_id=f't2g-tab-{name}') as tab: view(gr, tab, bench, session)
     return demo.queue(max_size=queue, api_open=False, default_concurrency_limit=4)
 
 # %% ../../nbs/app/08_page.ipynb #0f19686b
-def calm_theme(gr):
+def calm_theme(
+    gr, # The module `gradio`
+):      # A `gr.themes.Base`
     "Blue, the system's fonts, and nothing paler than can be read"
-    soft,dark = '*neutral_600','*neutral_400'
-    pale = {f'{k}{d}':c for k in ('body_text_color_subdued','block_info_text_color','input_placeholder_color') for d,c in (('', soft), ('_dark', dark))}
-    return gr.themes.Base(primary_hue='blue', font=['ui-sans-serif','system-ui','sans-serif'], font_mono=['ui-monospace','monospace']).set(
-        color_accent='*primary_600', **pale, **{f'button_primary_background_fill{k}':c for k,c in (('','*primary_600'), ('_dark','*primary_600'), ('_hover','*primary_700'), ('_hover_dark','*primary_700'))})
+    pale = ('body_text_color_subdued','block_info_text_color','input_placeholder_color')
+    colors = {k:'*neutral_600' for k in pale} | {f'{k}_dark':'*neutral_400' for k in pale}
+    fill,blue,deep = 'button_primary_background_fill','*primary_600','*primary_700'
+    colors |= {fill:blue, f'{fill}_dark':blue, f'{fill}_hover':deep, f'{fill}_hover_dark':deep}
+    fonts = dict(font=['ui-sans-serif','system-ui','sans-serif'], font_mono=['ui-monospace','monospace'])
+    return gr.themes.Base(primary_hue='blue', **fonts).set(color_accent='*primary_600', **colors)
 
-_own = '\n.dark{--color-accent:#60a5fa}\n[data-testid=status-tracker] :is(.error,.clear-status){display:none}\n' # An error is said once, in words, and not stamped on every part that it left as it was
+# An error is said once, in words, and not stamped on every part that it left as it was
+_own = ('\n.dark{--color-accent:#60a5fa}'
+        '\n[data-testid=status-tracker] :is(.error,.clear-status){display:none}\n')
 
 # %% ../../nbs/app/08_page.ipynb #656250e5
 def loopback(
@@ -96,7 +107,8 @@ def read_auth(
 )->tuple|None: # `(user, password)`; `ValueError` says what is missing
     "A user's name and password"
     if auth is None: return None
-    if isinstance(auth, str): auth = tuple(auth.split(':', 1)) if ':' in auth else (auth, os.environ.get('TEXT2GRAD_APP_PASSWORD', ''))
+    if isinstance(auth, str):
+        auth = tuple(auth.split(':', 1)) if ':' in auth else (auth, os.environ.get('TEXT2GRAD_APP_PASSWORD', ''))
     if not isinstance(auth, (tuple,list)) or len(auth)!=2 or not all(isinstance(a, str) and a for a in auth):
         raise ValueError('auth: give USER:PASSWORD, or USER with the password in the variable TEXT2GRAD_APP_PASSWORD')
     if len(auth[1])<8: raise ValueError('auth: the password must have 8 characters or more')
@@ -133,9 +145,11 @@ class Gate:
         "Why a request is refused"
         headers = scope['headers']
         hosts,origins,sites = (_names(headers, k) for k in (b'host', b'origin', b'sec-fetch-site'))
-        if len(hosts)!=1 or (self.hosts and _bare(hosts[0].lower()) not in self.hosts): return 400,'This server answers to its own name only.'
-        if any(urlsplit(o).scheme not in ('http','https') or urlsplit(o).netloc.lower()!=hosts[0].lower() for o in origins): return 403,'Another web page may not use this app.'
-        if not origins and sites==['cross-site'] and _names(headers, b'sec-fetch-mode')!=['navigate']: return 403,'Another web page may not use this app.'
+        if len(hosts)!=1 or (self.hosts and _bare(hosts[0].lower()) not in self.hosts):
+            return 400,'This server answers to its own name only.'
+        own = lambda o: urlsplit(o).scheme in ('http','https') and urlsplit(o).netloc.lower()==hosts[0].lower()
+        linked = bool(origins) or sites!=['cross-site'] or _names(headers, b'sec-fetch-mode')==['navigate']
+        if not (all(map(own, origins)) and linked): return 403,'Another web page may not use this app.'
         sizes = _names(headers, b'content-length')
         if _names(headers, b'transfer-encoding') and not sizes: return 411,'Say how long the body is.'
         if any(not s.isdigit() or int(s)>self.most for s in sizes): return 413,f'The body is over {self.most:,} bytes.'
@@ -146,7 +160,8 @@ class Gate:
         if not status: return await self.app(scope, receive, send)
         if scope['type']=='websocket': return await send(dict(type='websocket.close', code=1008))
         body = why.encode()
-        await send(dict(type='http.response.start', status=status, headers=[(b'content-type', b'text/plain; charset=utf-8'), (b'content-length', str(len(body)).encode())]))
+        head = [(b'content-type', b'text/plain; charset=utf-8'), (b'content-length', str(len(body)).encode())]
+        await send(dict(type='http.response.start', status=status, headers=head))
         await send(dict(type='http.response.body', body=body))
 
 # %% ../../nbs/app/08_page.ipynb #f55ce26c
@@ -158,8 +173,10 @@ def launch_options(
     "How the app is served"
     from starlette.middleware import Middleware
     user = check_bind(host, auth)
-    return dict(server_name=host, server_port=port, auth=user and [user], share=False, run_history=False, ssr_mode=False, enable_monitoring=False, mcp_server=False, pwa=False,
-                max_file_size='1mb', num_workers=0, root_path='', strict_cors=True, state_session_capacity=64, show_error=False, quiet=True, footer_links=['api','settings'],
+    return dict(server_name=host, server_port=port, auth=user and [user], root_path='', strict_cors=True,
+                share=False, run_history=False, ssr_mode=False, enable_monitoring=False, mcp_server=False, pwa=False,
+                max_file_size='1mb', num_workers=0, state_session_capacity=64,
+                show_error=False, quiet=True, footer_links=['api','settings'],
                 app_kwargs=dict(middleware=[Middleware(Gate, host=host)]))
 
 def serve(
@@ -177,7 +194,8 @@ def serve(
 def _runs(run):
     "`(folder of runs, the run to open first or None)`: `run` is either"
     p = Path(run or 'runs')
-    return (p.parent,p.resolve().name) if any((p/n).is_file() for n in ('metrics.jsonl','config.json','summary.json')) else (p,None)
+    one = any((p/n).is_file() for n in ('metrics.jsonl','config.json','summary.json'))
+    return (p.parent,p.resolve().name) if one else (p,None)
 
 def app(
     model=None,  # A folder or Hub name of a chat model, a policy's folder, or a `Policy`; `None`: SmolLM2-135M-Instruct

@@ -9,12 +9,12 @@ __all__ = ['PRESET', 'diff_html', 'fork_text', 'meter_html', 'shown_step', 'appl
 
 # %% ../../nbs/app/05_view_apply.ipynb #892a17bb
 import math,threading
-from ..span_ppo.one_step import Stopped,apply_critique,probe_set
 from ..viz.color import esc
 from ..viz.html import columns_html,note_html,table_html
 from ..viz.exports import export_buttons
 from ..viz.heatmap import heat,heat_map
-from .workbench import InputError,binder
+from ..span_ppo.one_step import Stopped,apply_critique,probe_set
+from .workbench import ONE_MODEL,InputError,as_input_error,binder,counted
 
 # %% ../../nbs/app/05_view_apply.ipynb #944c10bd
 def diff_html(
@@ -24,7 +24,9 @@ def diff_html(
     "One of the two regenerated texts, with what only it has marked"
     own,tag = dict(before=('delete','del'), after=('insert','ins'))[side]
     parts = [f'<{tag}>{esc(t)}</{tag}>' if op==own else esc(t) for op,t in diff if op in ('equal',own)]
-    return f'<div><b>{"Before the step" if side=="before" else "After it"}</b><div class="t2g-text" dir="auto" style="white-space:pre-wrap;overflow-wrap:anywhere">{"".join(parts) or "(nothing)"}</div></div>'
+    head,text = 'Before the step' if side=='before' else 'After it',''.join(parts) or '(nothing)'
+    style = 'white-space:pre-wrap;overflow-wrap:anywhere'
+    return f'<div><b>{head}</b><div class="t2g-text" dir="auto" style="{style}">{text}</div></div>'
 
 def fork_text(
     f, # A `Fork`, or `None`
@@ -40,40 +42,67 @@ def meter_html(
 )->str:
     "How much of the step landed where the critique points"
     n = lambda v: None if v is None or not math.isfinite(v) else float(v)
-    rows = [{'tokens':k, 'mean change, nats':n(m[v])} for k,v in (('under the critique','on'), ('elsewhere in the response','off'), ('of other texts (probe set)','probe'))]
-    ratio = f'On the marked words the change is {m["ratio"]:.1f} times that elsewhere; ' if math.isfinite(m['ratio']) else ''
-    return table_html(rows, caption='Locality: mean |change of log-prob|')+note_html(f'{ratio}in the direction asked for it is {m["asked"]:+.3f} nats a marked token.' if math.isfinite(m['asked']) else 'No token is marked.')
+    where = {'under the critique':'on', 'elsewhere in the response':'off', 'of other texts (probe set)':'probe'}
+    rows = [{'tokens':k, 'mean change, nats':n(m[v])} for k,v in where.items()]
+    said = 'No token is marked.'
+    if math.isfinite(m['asked']):
+        said = f'in the direction asked for it is {m["asked"]:+.3f} nats a marked token.'
+        if math.isfinite(m['ratio']): said = f'On the marked words the change is {m["ratio"]:.1f} times that elsewhere; {said}'
+    return table_html(rows, caption='Locality: mean |change of log-prob|')+note_html(said)
 
 # %% ../../nbs/app/05_view_apply.ipynb #7fee97a8
 PRESET = -3.25 # log10 of the learning rate
+_ready = ('Ready: the policy is as it was. At a step size of 10^-3.25 the marked words move and little else; '
+          'at 10^-1 the language breaks.')
+_unmarked = ('Nothing is marked in this response, so there is nothing to push. '
+             'Judge it, or mark words in Your critique.')
+
+def _marks(case): return case.critique is not None and any(s.score for s in case.critique.spans)
+
+def _step_html(c, st):
+    "What one step did to a case"
+    said = st.why or f'One critique, {counted(st.steps, "step")} of {st.lr:.2g}.'
+    kept = ('The policy was compared afterwards and is bit for bit as it was.' if st.undo
+            else 'The policy differs from before: restart the app.')
+    texts = note_html('Nothing could be sampled after this step.')
+    if st.redraft: texts = columns_html(diff_html(st.diff, 'before'), diff_html(st.diff, 'after'))+note_html(fork_text(st.fork))
+    heat = heat_map(st.table, 'dlogp', critique=c.critique, title='Change of log-prob by the step', label='change')
+    note = note_html(f'{"Collapsed. " if st.collapsed else ""}{said} {kept}')
+    return dict(heat=heat, texts=texts, meter=meter_html(st.locality), note=note)
 
 def shown_step(bench, sid)->dict:
     "What the session's step did, or what to do to take one"
     s = bench.session(sid)
     c,st = s.case,s.step
     if c is None: return dict(heat='', texts='', meter='', note=note_html('Generate and judge a response in Explore first.'))
-    if st is None:
-        ready = 'Ready: the policy is as it was. At a step size of 10^-3.25 the marked words move and little else; at 10^-1 the language breaks.' if c.critique and any(x.score for x in c.critique.spans) else 'Nothing is marked in this response, so there is nothing to push. Judge it, or mark words in Your critique.'
-        return dict(heat=heat_map(c.table, 'reward', critique=c.critique, title='What the critique pays'), texts='', meter='', note=note_html(ready))
-    said = st.why or f'One critique, {st.steps} step{"s"[:st.steps>1]} of {st.lr:.2g}.'
-    kept = 'The policy was compared afterwards and is bit for bit as it was.' if st.undo else 'The policy differs from before: restart the app.'
-    texts = columns_html(diff_html(st.diff, 'before'), diff_html(st.diff, 'after'))+note_html(fork_text(st.fork)) if st.redraft else note_html('Nothing could be sampled after this step.')
-    return dict(heat=heat_map(st.table, 'dlogp', critique=c.critique, title='Change of log-prob by the step', label='change'), texts=texts, meter=meter_html(st.locality), note=note_html(f'{"Collapsed. " if st.collapsed else ""}{said} {kept}'))
+    if st is not None: return _step_html(c, st)
+    heat = heat_map(c.table, 'reward', critique=c.critique, title='What the critique pays')
+    return dict(heat=heat, texts='', meter='', note=note_html(_ready if _marks(c) else _unmarked))
 
 # %% ../../nbs/app/05_view_apply.ipynb #06a4f54d
-def apply_step(bench, sid, size, steps, seed, longest)->dict:
+def apply_step(
+    bench,        # The workbench
+    sid:str,      # The session
+    size:float,   # log10 of the learning rate, from -6 to 0
+    steps:int,    # From 1 to 8
+    seed:int,     # Of the response that is sampled before and after
+    longest:int,  # Its tokens, from 0 to 256
+)->dict:          # heat, texts, meter, note; `InputError` for what the user can mend
     "Take the step, and show what it did"
     size,steps = bench.number(size, 'step size', -6, 0),bench.number(steps, 'steps', 1, 8, whole=True)
-    seed,longest = bench.number(seed, 'seed', 0, 2**31-1, whole=True),bench.number(longest, 'longest response', 0, 256, whole=True)
+    seed = bench.number(seed, 'seed', 0, 2**31-1, whole=True)
+    longest = bench.number(longest, 'longest response', 0, 256, whole=True)
     s = bench.session(sid)
     c = s.case
     if c is None: raise InputError('response: there is none yet; generate and judge one in Explore')
-    if c.critique is None or not any(x.score for x in c.critique.spans): raise InputError('critique: marks nothing in this response; judge it in Explore, or mark words in Your critique')
+    if not _marks(c):
+        raise InputError('critique: marks nothing in this response; judge it in Explore, or mark words in Your critique')
     with s.lock: s.stop = stop = threading.Event()
     try:
-        with bench.model_lock: st = apply_critique(bench.policy, c, 10**size, steps, probe_set(but=c.example.prompt), seed, longest, stop=stop)
+        with bench.model_lock:
+            probe = probe_set(but=c.example.prompt)
+            st = as_input_error(ValueError, apply_critique, bench.policy, c, 10**size, steps, probe, seed, longest, stop=stop)
     except Stopped: return shown_step(bench, sid) | dict(note=note_html('Stopped; the policy is as it was.'))
-    except ValueError as e: raise InputError(str(e)) from None
     with s.lock:
         if s.case is c: s.step = st
     return shown_step(bench, sid)
@@ -105,15 +134,15 @@ def apply_view(
         ui['seed'] = gr.Number(0, label='Seed', precision=0, minimum=0, maximum=2**31-1, min_width=90, elem_id=at('seed'))
         ui['longest'] = gr.Slider(0, 256, value=32, step=1, label='Regenerate, tokens', min_width=140, elem_id=at('longest'))
     with gr.Row():
-        for k,name,variant in (('apply','Apply this critique','primary'), ('stop','Stop','secondary'), ('undo','Undo','secondary')):
-            ui[k] = gr.Button(name, variant=variant, min_width=100, elem_id=at(k))
+        for k,name in dict(apply='Apply this critique', stop='Stop', undo='Undo').items():
+            ui[k] = gr.Button(name, variant='primary' if k=='apply' else 'secondary', min_width=100, elem_id=at(k))
     ui['heat'],ui['picked'] = heat(gr, at('heat'), label='Change of log-prob')
     ui['texts'],ui['meter'] = gr.HTML(elem_id=at('texts'), js_on_load=None),gr.HTML(elem_id=at('meter'), js_on_load=None)
     export_buttons(gr, lambda sid: _export(bench, sid), [session], at('export'))
     out = ['heat','texts','meter','note']
     on = binder(gr, bench, ui, session)
     on(tab.select, shown_step, [], out)
-    on(ui['apply'].click, apply_step, ['size','steps','seed','longest'], out, 'apply', concurrency_limit=1, concurrency_id='model')
+    on(ui['apply'].click, apply_step, ['size','steps','seed','longest'], out, 'apply', **ONE_MODEL)
     on(ui['undo'].click, undo_step, [], out, 'undo')
     on(ui['stop'].click, stop_step, [], ['note'], 'apply_stop')
     return ui
@@ -121,4 +150,5 @@ def apply_view(
 def _export(bench, sid):
     s = bench.session(sid)
     if s.case is None: return None
-    return dict(table=s.step.table if s.step else s.case.table, example=s.case.example, critique=s.case.critique, channel='dlogp' if s.step else 'reward')
+    table,channel = (s.step.table,'dlogp') if s.step else (s.case.table,'reward')
+    return dict(table=table, example=s.case.example, critique=s.case.critique, channel=channel)

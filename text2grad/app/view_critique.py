@@ -15,16 +15,17 @@ from dataclasses import dataclass,field,replace
 
 # %% ../../nbs/app/04_view_critique.ipynb #7ed0e040
 from ..text import pieces
-from ..alignment.tokens import token_rewards
-from ..viz.channels import TokenTable,token_table
 from ..core import Critique,Example
-from .drafts import SEVERITY,Draft,candidates,critique_of,feedback_id,phrases,record_of,save_record,saved_draft
-from ..viz.color import esc,visible
 from ..alignment.quotes import find_spans
+from ..alignment.tokens import token_rewards
+from ..viz.color import visible
 from ..viz.html import table_html
+from ..viz.channels import TokenTable,token_table
 from ..viz.exports import export_buttons
 from ..viz.heatmap import heat,heat_map,read_pick
-from .workbench import InputError,binder,user_text
+from .workbench import ONE_MODEL,InputError,as_input_error,binder,counted,status_html,user_text
+from .drafts import SEVERITY,Draft,candidates,critique_of,feedback_id,phrases
+from .drafts import record_of,save_record,saved_draft
 
 # %% ../../nbs/app/04_view_critique.ipynb #bb9dfdb4
 def word_table(
@@ -36,9 +37,9 @@ def word_table(
     return token_table(response, offsets, reward=token_rewards(critique.spans if critique else (), offsets))
 
 def _short(s, n=70): return visible(s if len(s)<=n else s[:n-1]+'…').replace('\n', ' ')
+def _quoted(response, o): return f'“{_short(response[o.start:o.end])}”'
 def _sign(v): return 'good' if v>0 else 'poor' if v<0 else 'neutral'
 def _how(s): return 'by hand' if s.match=='given' else s.match if s.similarity==1 else f'{s.match} {s.similarity:.2f}'
-def _verb(n, one): return f'{n} {one}'+'s'*(n!=1)
 
 def inspector_html(
     draft:Draft, # `ValueError` for JSON that cannot be read
@@ -47,17 +48,20 @@ def inspector_html(
     rows,r = [],draft.response
     for n,p in enumerate(phrases(draft), 1):
         open_ = p.state in ('unaligned','ambiguous')
-        rows.append({'#':n, 'phrase':_short(p.reason or p.quote, 200), 'verdict':f'{_sign(p.score)} {abs(p.score):.2f}', 'state':p.state,
-                     'words':' · '.join(f'“{_short(r[s.start:s.end])}” ({_how(s)})' for s in p.spans),
-                     'could be':' · '.join(f'“{_short(r[c.start:c.end])}” ({c.similarity:.2f})' for c in candidates(r, p, 3)) if open_ else ''})
-    return table_html(rows, ['#','phrase','verdict','state','words','could be'], 'Where each phrase was put') if rows else ''
+        words = [f'{_quoted(r, s)} ({_how(s)})' for s in p.spans]
+        could = [f'{_quoted(r, c)} ({c.similarity:.2f})' for c in candidates(r, p, 3)] if open_ else []
+        rows.append({'#':n, 'phrase':_short(p.reason or p.quote, 200), 'verdict':f'{_sign(p.score)} {abs(p.score):.2f}',
+                     'state':p.state, 'words':' · '.join(words), 'could be':' · '.join(could)})
+    if not rows: return ''
+    return table_html(rows, ['#','phrase','verdict','state','words','could be'], 'Where each phrase was put')
 
 # %% ../../nbs/app/04_view_critique.ipynb #ac2efa60
 def phrase_choices(
     draft:Draft, # `ValueError` for JSON that cannot be read
 )->list:         # `(label, key)`
     "The phrases to choose from"
-    return [(f'{n}. {_sign(p.score)}, {p.state}: {_short(p.reason or p.quote)}', p.key) for n,p in enumerate(phrases(draft), 1)]
+    said = lambda p: f'{_sign(p.score)}, {p.state}: {_short(p.reason or p.quote)}'
+    return [(f'{n}. {said(p)}', p.key) for n,p in enumerate(phrases(draft), 1)]
 
 def place_choices(
     draft:Draft, # `ValueError` for JSON that cannot be read
@@ -67,8 +71,9 @@ def place_choices(
     p = next((p for p in phrases(draft) if p.key==key), None)
     if p is None: return [],[]
     r,value = draft.response,lambda o: f'{o.start}-{o.end}'
-    now = {value(s):f'“{_short(r[s.start:s.end])}” at {s.start}: '+('by hand' if p.state=='by hand' else _how(s)) for s in p.spans}
-    more = {value(c):f'“{_short(r[c.start:c.end])}” at {c.start}: {c.how} {c.similarity:.2f}' for c in candidates(r, p)}
+    how = lambda s: 'by hand' if p.state=='by hand' else _how(s)
+    now = {value(s):f'{_quoted(r, s)} at {s.start}: {how(s)}' for s in p.spans}
+    more = {value(c):f'{_quoted(r, c)} at {c.start}: {c.how} {c.similarity:.2f}' for c in candidates(r, p)}
     return [(v, k) for k,v in (now | {k:v for k,v in more.items() if k not in now}).items()],list(now)
 
 # %% ../../nbs/app/04_view_critique.ipynb #68528cc7
@@ -85,17 +90,16 @@ class Desk:
     kept:dict=field(default_factory=dict) # Drafts of other responses, by their ids
 
 # %% ../../nbs/app/04_view_critique.ipynb #f1862d3a
-def desk_of(bench, sid)->Desk: return bench.session(sid).more.setdefault('critique', Desk())
+def desk_of(bench, sid)->Desk:
+    "The desk of a session, made if it is new"
+    return bench.session(sid).more.setdefault('critique', Desk())
 
 def _have(d):
-    if d.draft is None: raise InputError('response: there is none to criticise; generate one in Explore, or paste one and press “Use this text”')
+    if d.draft is None: raise InputError('response: there is none to criticise; '
+                                         'generate one in Explore, or paste one and press “Use this text”')
     return d.draft
 
-def _asked(f, *args, **kw):
-    "`f` of it, with its complaints addressed to the user"
-    try: return f(*args, **kw)
-    except InputError: raise
-    except (ValueError, OSError) as e: raise InputError(f'critique: {e}') from None
+def _asked(f, *args): return as_input_error((ValueError, OSError), f, *args, prefix='critique: ')
 
 def _same(case, draft): return case is not None and (case.example.prompt, case.response)==(draft.prompt, draft.response)
 
@@ -114,7 +118,8 @@ def hand_over(
 def _aim(d):
     "Look at a phrase that is there: the same as before, or one that needs a hand, or the first"
     ps = phrases(d.draft)
-    if not any(p.key==d.key for p in ps): d.key = next((p.key for p in ps if p.state in ('unaligned','ambiguous')), ps[0].key if ps else '')
+    if any(p.key==d.key for p in ps): return
+    d.key = next((p.key for p in ps if p.state in ('unaligned','ambiguous')), ps[0].key if ps else '')
 
 def _take(bench, d, prompt, response, meta=None, reference=None, theirs=None):
     "Put a response on the desk: with the draft of this session, or the saved one, or none"
@@ -137,7 +142,8 @@ def open_case(
     s,d = bench.session(sid),desk_of(bench, sid)
     with s.lock:
         c = s.case
-        if c is not None and not (d.draft and _same(c, d.draft)): _take(bench, d, c.example.prompt, c.response, c.example.meta, c.example.reference, c.critique)
+        if c is not None and not (d.draft and _same(c, d.draft)):
+            _take(bench, d, c.example.prompt, c.response, c.example.meta, c.example.reference, c.critique)
         elif c is not None and c.critique!=critique_of(d.draft): d.theirs = c.critique
         if not d.broken: hand_over(s, d)
         return d
@@ -154,7 +160,8 @@ def use_text(
     with s.lock:
         old = d.draft
         kept = old is not None and prompt==user_text(old.prompt)
-        _take(bench, d, old.prompt if kept else prompt, response, old.meta if kept else None, old.reference if kept else None)
+        if kept: _take(bench, d, old.prompt, response, old.meta, old.reference)
+        else: _take(bench, d, prompt, response)
         return d
 
 # %% ../../nbs/app/04_view_critique.ipynb #8ab5b48e
@@ -167,10 +174,11 @@ def measure_text(
     draft = _have(d)
     if _same(s.case, draft): return d
     from text2grad.span_ppo.inspection import measure
-    with bench.model_lock: case = _asked(measure, bench.policy, Example(draft.prompt, draft.response, critique_of(draft), draft.reference, draft.meta))
+    example = Example(draft.prompt, draft.response, critique_of(draft), draft.reference, draft.meta)
+    with bench.model_lock: case = _asked(measure, bench.policy, example)
     with s.lock:
         s.hold(case)
-        d.note = (d.note+' ' if d.note else '')+f'The other views look at this text too: {_verb(len(case), "token")}.'
+        d.note = (d.note+' ' if d.note else '')+f'The other views look at this text too: {counted(len(case), "token")}.'
     return d
 
 # %% ../../nbs/app/04_view_critique.ipynb #20f7717e
@@ -207,8 +215,8 @@ def pick_words(bench, sid, what):
         a,b = p['start'],p['end']
         words = d.draft.response[a:b]
         d.picked = (a+len(words)-len(words.lstrip()), a+len(words.rstrip())) if words.strip() else None
-        at = lambda x: any((o.start, o.end)==(a, b) if p['kind']=='phrase' else o.start<b and a<o.end for o in x.spans)
-        d.key = next((x.key for x in phrases(d.draft) if at(x)), d.key) if not d.broken else d.key
+        over = lambda o: (o.start, o.end)==(a, b) if p['kind']=='phrase' else o.start<b and a<o.end
+        if not d.broken: d.key = next((x.key for x in phrases(d.draft) if any(map(over, x.spans))), d.key)
         return d
 
 def mark_words(bench, sid, words, verdict, severity, reason):
@@ -221,7 +229,8 @@ def mark_words(bench, sid, words, verdict, severity, reason):
         at = d.picked if d.picked and r[slice(*d.picked)]==words.strip() else None
         found = [at] if at else sorted({(o.start, o.end) for o in find_spans(r, [(words, 1.)])[0]})
         if not found: raise InputError('words: they do not stand in the response; select them there')
-        if len(found)>1: raise InputError(f'words: they stand in {len(found)} places; select the ones that you mean in the response')
+        if len(found)>1:
+            raise InputError(f'words: they stand in {len(found)} places; select the ones that you mean in the response')
         new = d.draft.marked(*found[0], good, severity, reason)
         d.key,d.picked = phrases(new)[-1].key,None
         return _changed(s, d, new, f'Marked as {verdict}: “{_short(r[slice(*found[0])])}”.')
@@ -230,9 +239,19 @@ def mark_words(bench, sid, words, verdict, severity, reason):
 def pick_phrase(bench, sid, key):
     "Look at one phrase"
     d = desk_of(bench, sid)
-    if not any(p.key==key for p in _asked(phrases, _have(d))): raise InputError('phrase: is no longer part of the critique; choose one of the list')
+    if not any(p.key==key for p in _asked(phrases, _have(d))):
+        raise InputError('phrase: is no longer part of the critique; choose one of the list')
     d.key = key
     return d
+
+_done = dict(places='Put there by hand.', here='Put there by hand.', flip='Turned around.',
+             remove='Taken out: it rewards nothing.', automatic='Left to the aligner again.')
+
+def _stretches(places):
+    "`(start, end)` of each 'start-end' that the page sent"
+    ok = isinstance(places, list) and all(isinstance(o, str) and re.fullmatch(r'\d{1,6}-\d{1,6}', o) for o in places)
+    if not ok: raise InputError('places: choose from the list')
+    return [tuple(map(int, o.split('-'))) for o in places]
 
 def fix_phrase(
     bench,       # The workbench
@@ -249,13 +268,12 @@ def fix_phrase(
         key = key or d.key
         if not key: raise InputError('phrase: there is none to mend yet; write feedback, or mark some words')
         if what=='here' and not d.picked: raise InputError('words: select them in the response first')
-        if what=='places' and not (isinstance(places, list) and all(isinstance(o, str) and re.fullmatch(r'\d{1,6}-\d{1,6}', o) for o in places)): raise InputError('places: choose from the list')
-        at = [d.picked] if what=='here' else [tuple(map(int, o.split('-'))) for o in places]
+        at = [d.picked] if what=='here' else _stretches(places) if what=='places' else []
         do = dict(places=lambda: draft.moved(key, *at), here=lambda: draft.moved(key, *at), flip=lambda: draft.flipped(key),
                   remove=lambda: draft.removed(key), automatic=lambda: draft.automatic(key))
         new = _asked(do[what])
         d.key = key
-        return _changed(s, d, new, dict(places='Put there by hand.', here='Put there by hand.', flip='Turned around.', remove='Taken out: it rewards nothing.', automatic='Left to the aligner again.')[what])
+        return _changed(s, d, new, _done[what])
 
 # %% ../../nbs/app/04_view_critique.ipynb #fe8b054b
 def save_critique(bench, sid):
@@ -264,7 +282,8 @@ def save_critique(bench, sid):
     with s.lock:
         if d.broken: raise InputError(d.broken)
         how,n = _asked(save_record, bench.feedback, _asked(record_of, _have(d)))
-        d.note = f'Saved to {bench.feedback.name}'+(', in the place of your earlier critique of this response' if how=='replaced' else '')+f': {_verb(n, "record")}.'
+        instead = ', in the place of your earlier critique of this response' if how=='replaced' else ''
+        d.note = f'Saved to {bench.feedback.name}{instead}: {counted(n, "record")}.'
         return d
 
 # %% ../../nbs/app/04_view_critique.ipynb #149aeb09
@@ -272,51 +291,69 @@ def _heat(d, c):
     if d.draft is None: return ''
     return heat_map(word_table(d.draft.response, c), critique=c or Critique(''), view='spans', title='Response: select words to mark them')
 
+_empty = ('There is no response yet. Generate one in Explore, or open “Prompt and response”, '
+          'paste one and press “Use this text”.')
+
 def _note(d, c):
     if d.note is None: return None
-    empty = 'There is no response yet. Generate one in Explore, or open “Prompt and response”, paste one and press “Use this text”.'
-    said = d.note or (empty if d.draft is None else 'Nothing is said of it yet.' if c is None else 'This is what the critic said; yours is still empty.' if c is d.theirs else '')
-    return f'<div role="status" class="t2g-note">{esc(said)}</div>'
+    if d.note: said = d.note
+    elif d.draft is None: said = _empty
+    elif c is None: said = 'Nothing is said of it yet.'
+    else: said = 'This is what the critic said; yours is still empty.' if c is d.theirs else ''
+    return status_html(said)
 
-_parts = dict(heat=_heat, note=_note, table=lambda d,c: inspector_html(d.draft) if d.draft else '',
-              phrase=lambda d,c: (phrase_choices(d.draft), d.key) if d.draft else ([], ''), places=lambda d,c: place_choices(d.draft, d.key) if d.draft else ([], []),
-              words=lambda d,c: d.draft.response[slice(*d.picked)] if d.draft and d.picked else '', text=lambda d,c: d.draft.text if d.draft else '',
-              base=lambda d,c: (bool(d.draft and d.draft.base), bool(d.theirs or d.draft and d.draft.base)),
-              prompt=lambda d,c: user_text(d.draft.prompt) if d.draft else '', response=lambda d,c: d.draft.response if d.draft else '')
+_parts = dict(
+    heat=_heat,
+    note=_note,
+    table=lambda d,c: inspector_html(d.draft) if d.draft else '',
+    phrase=lambda d,c: (phrase_choices(d.draft), d.key) if d.draft else ([], ''),
+    places=lambda d,c: place_choices(d.draft, d.key) if d.draft else ([], []),
+    words=lambda d,c: d.draft.response[slice(*d.picked)] if d.draft and d.picked else '',
+    text=lambda d,c: d.draft.text if d.draft else '',
+    base=lambda d,c: (bool(d.draft and d.draft.base), bool(d.theirs or d.draft and d.draft.base)),
+    prompt=lambda d,c: user_text(d.draft.prompt) if d.draft else '',
+    response=lambda d,c: d.draft.response if d.draft else '')
 
 def render(
     d:Desk,  # The desk
     *names,  # Of `heat`, `note`, `table`, `phrase`, `places`, `words`, `text`, `base`, `prompt`, `response`
-)->dict:     # The value of each; `None` for what stays as it is: what cannot be drawn while the text cannot be read, and a note of which there is no news
-    "What the page shows of a desk"
+)->dict:     # The value of each; `None` for what stays as it is
+    "What the page shows of a desk; what cannot be drawn while the text cannot be read stays, and so does a note without news"
     stays = ('heat','table','phrase','places') if d.broken else ()
     c = None if d.broken or d.draft is None else critique_of(d.draft) or d.theirs
     return {n:None if n in stays else _parts[n](d, c) for n in names}
 
 # %% ../../nbs/app/04_view_critique.ipynb #263d5a6b
 def _updates(gr, names, d):
-    "A desk as the values of components; the boxes that people type in are written only for another response, lest a late answer empties them"
+    "A desk as the values of components; boxes for typing are written only for another response, lest a late answer empties them"
     got,out,fresh = render(d, *names),[],d.fresh
     if 'prompt' in names: d.fresh = False
     for n in names:
         v = got[n]
         if v is None or (n in ('text','prompt','response') and not fresh): out.append(gr.skip())
-        elif n=='phrase': out.append(gr.update(choices=v[0], value=v[1] if any(k==v[1] for _,k in v[0]) else None, visible=bool(v[0])))
+        elif n=='phrase':
+            value = v[1] if any(k==v[1] for _,k in v[0]) else None
+            out.append(gr.update(choices=v[0], value=value, visible=bool(v[0])))
         elif n=='places': out.append(gr.update(choices=v[0], value=v[1], visible=bool(v[0])))
         elif n=='base': out.append(gr.update(value=v[0], visible=v[1]))
         else: out.append(v)
     return out if len(out)>1 else out[0]
 
-_pause = '(...xs) => new Promise(go => { clearTimeout(window.t2gTyping); window.t2gTyping = setTimeout(() => go(xs), 300); })' # the others never go
-_drawn = '(...xs) => new Promise(go => setTimeout(() => go(xs), 300))' # asked at once, its answer was now and then not on the page
+# Only the last of several keystrokes goes
+_pause = ('(...xs) => new Promise(go => { clearTimeout(window.t2gTyping); '
+          'window.t2gTyping = setTimeout(() => go(xs), 300); })')
+# Asked at once, its answer was now and then not on the page
+_drawn = '(...xs) => new Promise(go => setTimeout(() => go(xs), 300))'
 
 # %% ../../nbs/app/04_view_critique.ipynb #9c47e5b0
 def _own_words(gr, at):
     "The left side: feedback, and marks on selected words"
-    ui = dict(text=gr.Textbox(label='Your feedback', lines=4, max_lines=12, max_length=20_000, elem_id=at('feedback'), placeholder='Say what is good and what is wrong, in your own words. Quotation marks help.'),
+    say = 'Say what is good and what is wrong, in your own words. Quotation marks help.'
+    select = 'Select them in the response with the mouse, or with Shift and the arrow keys; or type them here.'
+    ui = dict(text=gr.Textbox(label='Your feedback', lines=4, max_lines=12, max_length=20_000, elem_id=at('feedback'), placeholder=say),
               base=gr.Checkbox(label='Begin with the critic’s critique', visible=False, elem_id=at('base')))
     with gr.Group():
-        ui['words'] = gr.Textbox(label='Words', lines=1, max_lines=3, max_length=20_000, elem_id=at('words'), info='Select them in the response with the mouse, or with Shift and the arrow keys; or type them here.')
+        ui['words'] = gr.Textbox(label='Words', lines=1, max_lines=3, max_length=20_000, elem_id=at('words'), info=select)
         with gr.Row():
             ui['verdict'] = gr.Radio(['good','poor'], value='poor', label='Verdict', elem_id=at('verdict'))
             ui['severity'] = gr.Radio(list(SEVERITY), value='serious', label='Severity', elem_id=at('severity'))
@@ -330,7 +367,8 @@ def _inspector(gr, at):
               phrase=gr.Radio([], label='Phrase to mend', visible=False, elem_id=at('phrase')),
               places=gr.CheckboxGroup([], label='Where it belongs', visible=False, elem_id=at('places')))
     with gr.Row():
-        for k,name in dict(here='Put it on the selected words', flip='Flip good and poor', remove='Take it out', automatic='Undo my fix').items():
+        names = dict(here='Put it on the selected words', flip='Flip good and poor', remove='Take it out', automatic='Undo my fix')
+        for k,name in names.items():
             ui[k] = gr.Button(name, size='sm', min_width=120, elem_id=at(k))
     return ui
 
@@ -361,17 +399,19 @@ def _export(bench, sid):
     d = desk_of(bench, sid)
     if d.draft is None: return None
     c = None if d.broken else critique_of(d.draft) or d.theirs
-    return dict(table=word_table(d.draft.response, c), example=Example(d.draft.prompt, d.draft.response, c, meta=d.draft.meta), critique=c)
+    example = Example(d.draft.prompt, d.draft.response, c, meta=d.draft.meta)
+    return dict(table=word_table(d.draft.response, c), example=example, critique=c)
 
 # %% ../../nbs/app/04_view_critique.ipynb #aa937f7b
 def _wire(gr, tab, bench, session, ui):
     "Bind every event of the view"
-    live,chosen,whole = ['heat','table','phrase','places','note'],['words','phrase','places'],['heat','table','phrase','places','note','words','text','base','prompt','response']
+    live,chosen = ['heat','table','phrase','places','note'],['words','phrase','places']
+    whole = [*live,'words','text','base','prompt','response']
     on = binder(gr, bench, ui, session, put=_updates, show_progress='hidden')
     latest = dict(trigger_mode='always_last')
     on(tab.select, open_case, [], whole)
     used = on(ui['use'].click, use_text, ['prompt','response'], whole, 'critique_use')
-    on(used.success, measure_text, [], ['note'], concurrency_limit=1, concurrency_id='model', show_progress='minimal', js=_drawn)
+    on(used.success, measure_text, [], ['note'], show_progress='minimal', js=_drawn, **ONE_MODEL)
     on(ui['text'].change, type_feedback, ['text'], live, 'critique_feedback', js=_pause, **latest)
     on(ui['base'].input, begin_with, ['base'], live)
     on(ui['picked'].input, pick_words, ['picked'], chosen, **latest)

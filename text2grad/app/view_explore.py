@@ -12,15 +12,14 @@ __all__ = ['CHOICES', 'starters', 'asked', 'spans_table', 'drawn', 'judge_respon
 import textwrap,threading
 from dataclasses import replace
 from functools import lru_cache
-from ..viz.channels import CHANNELS
 from ..core import Example
-from ..span_ppo.inspection import measure,rejudged
-from ..viz.color import esc
-from ..span_ppo.rollout import Rollout
 from ..viz.html import fold_html,table_html
+from ..viz.channels import CHANNELS
 from ..viz.exports import export_buttons
 from ..viz.heatmap import heat,heat_map
-from .workbench import OWN_WORDS,InputError,binder,user_text
+from ..span_ppo.rollout import Rollout
+from ..span_ppo.inspection import measure,rejudged
+from .workbench import ONE_MODEL,OWN_WORDS,SCALES,as_input_error,binder,counted,status_html,user_text
 
 # %% ../../nbs/app/03_view_explore.ipynb #14e0a3ad
 @lru_cache(maxsize=1)
@@ -30,12 +29,16 @@ def starters(
     "Examples that are ready to be clicked"
     from text2grad.data.tasks import load_task
     about = lambda m: textwrap.shorten(m.get('question') or m.get('description') or m['document'], 40, placeholder=' …')
-    return {f'{t} {i}: {about(e.meta)}':replace(e, response='', critique=None) for t in ('summarize','answer','code') for i,e in enumerate(load_task(t).heldout[:each], 1)}
+    blank,out = lambda e: replace(e, response='', critique=None),{}
+    for t in ('summarize','answer','code'):
+        for i,e in enumerate(load_task(t).heldout[:each], 1): out[f'{t} {i}: {about(e.meta)}'] = blank(e)
+    return out
 
 @lru_cache(maxsize=1)
 def _known():
     from text2grad.data.tasks import load_task
-    return {user_text(e.prompt):replace(e, response='', critique=None) for t in ('summarize','answer','code') for e in load_task(t).heldout}
+    held = [e for t in ('summarize','answer','code') for e in load_task(t).heldout]
+    return {user_text(e.prompt):replace(e, response='', critique=None) for e in held}
 
 def asked(
     prompt:str, # As the page has it
@@ -45,6 +48,7 @@ def asked(
 
 # %% ../../nbs/app/03_view_explore.ipynb #d24904d9
 CHOICES = [k for k in CHANNELS if k!='dlogp'] # Channels of a response that was measured
+_nothing = 'Nothing is under the lens yet.'
 
 def spans_table(
     case, # A `Case`, or `None`
@@ -53,35 +57,46 @@ def spans_table(
     c = case and case.critique
     if case is None: return ''
     if c is None: return '<p>Nobody has judged this response.</p>'
-    rows = [{'#':i, 'quote':case.response[s.start:s.end], 'score':s.score, 'reason':s.reason, 'match':s.match, 'similarity':s.similarity} for i,s in enumerate(c.spans, 1)]
+    rows = [{'#':i, 'quote':case.response[s.start:s.end], 'score':s.score, 'reason':s.reason,
+             'match':s.match, 'similarity':s.similarity} for i,s in enumerate(c.spans, 1)]
     lost = [dict(quote=q.text, score=q.score, reason=q.reason) for q in c.unresolved]
     out = table_html(rows, caption='What was marked') if rows else '<p>Judged, nothing marked.</p>'
     out += table_html(lost, caption='Not in the response: these reward nothing') if lost else ''
     return fold_html(f'As a table, with how each quote was found: {_found(c)}', out)
 
-def _found(c): return f'{len(c.spans)} span{"s"*(len(c.spans)!=1)} marked, {len(c.unresolved)} quote{"s"*(len(c.unresolved)!=1)} not found'
+def _found(c): return f'{counted(len(c.spans), "span")} marked, {counted(len(c.unresolved), "quote")} not found'
 
-def drawn(bench, case, channel, how, unit)->dict:
+def drawn(
+    bench,     # The workbench
+    case,      # A `Case`, or `None`
+    channel:str, how:str, unit:str, # As for `heat_map`; `InputError` for one that is not to be had
+)->dict:       # heat, spans, note
     "Heat map, table and a line for screen readers"
-    channel,how,unit = bench.choice(channel, 'channel', CHOICES),bench.choice(how, 'scale', ('raw','z','rank')),bench.choice(unit, 'unit', ('token','word','sentence'))
-    if case is None: return dict(heat='<p>Generate a response, or paste one and judge it.</p>', spans='', note=_note('Nothing is under the lens yet.'))
+    channel,how,unit = bench.drawn_by(channel, how, unit, CHOICES)
+    if case is None:
+        return dict(heat='<p>Generate a response, or paste one and judge it.</p>', spans='', note=status_html(_nothing))
     c = case.critique
     said = 'not judged' if c is None else f'{_found(c)}, by {c.source or "a critic"}'
-    return dict(heat=heat_map(case.table, channel, how, unit, critique=c, title='Response'), spans=spans_table(case), note=_note(f'{len(case)} tokens; {said}. Coloured by {channel}.'))
-
-def _note(t): return f'<div role="status" class="t2g-note">{esc(t)}</div>'
+    return dict(heat=heat_map(case.table, channel, how, unit, critique=c, title='Response'), spans=spans_table(case),
+                note=status_html(f'{len(case)} tokens; {said}. Coloured by {channel}.'))
 
 # %% ../../nbs/app/03_view_explore.ipynb #b47aa94f
 def _under_lens(s, prompt, response):
     "The session's case if it is this very response"
-    return s.case if s.case is not None and s.case.response==response and user_text(s.case.example.prompt)==prompt else None
+    c = s.case
+    return c if c is not None and c.response==response and user_text(c.example.prompt)==prompt else None
 
 def _measured(bench, example, ids=None):
-    try:
-        with bench.model_lock: return measure(bench.policy, example, ids=ids)
-    except ValueError as e: raise InputError(str(e)) from None
+    with bench.model_lock: return as_input_error(ValueError, measure, bench.policy, example, ids=ids)
 
-def judge_response(bench, sid, prompt, response, critic, words, channel, how, unit)->dict:
+def judge_response(
+    bench,        # The workbench
+    sid:str,      # The session
+    prompt:str, response:str, # As the page has them
+    critic:str,   # One of the workbench's, or your own words
+    words:str,    # Your own
+    channel:str, how:str, unit:str, # As for `drawn`
+)->dict:          # heat, spans, note; `InputError` for what the user can mend
     "Have the response on the page judged, and show it"
     prompt,response,s = bench.text(prompt, 'prompt'),bench.text(response, 'response'),bench.session(sid)
     case = _under_lens(s, prompt, response)
@@ -95,7 +110,14 @@ def show_again(bench, sid, channel, how, unit)->dict:
     return drawn(bench, bench.session(sid).case, channel, how, unit)
 
 # %% ../../nbs/app/03_view_explore.ipynb #14fe2d89
-def generate_response(bench, sid, prompt, temperature, seed, longest, critic, words, channel, how, unit):
+def generate_response(
+    bench,       # The workbench
+    sid:str,     # The session
+    prompt:str,  # As the page has it
+    temperature:float, seed:int, longest:int, # As for `Workbench.generate`
+    critic:str, words:str,                    # As for `judge_response`
+    channel:str, how:str, unit:str,           # As for `drawn`
+):               # Yields dicts of what changes
     "Sample a response, then measure and judge it; yields what changes on the page"
     prompt,s = bench.text(prompt, 'prompt'),bench.session(sid)
     bench.choice(critic, 'critic', [*bench.critics, OWN_WORDS])
@@ -103,7 +125,7 @@ def generate_response(bench, sid, prompt, temperature, seed, longest, critic, wo
     with s.lock: s.stop = stop = threading.Event()
     got = ''
     for got in bench.generate(asked(prompt), temperature, seed, longest, stop=stop):
-        if not isinstance(got, Rollout): yield dict(response=got, note=_note('Writing ...'))
+        if not isinstance(got, Rollout): yield dict(response=got, note=status_html('Writing ...'))
     ex = got.examples[0]
     s.hold(_measured(bench, ex, got))
     yield dict(response=ex.response) | drawn(bench, s.case, channel, how, unit)
@@ -114,30 +136,33 @@ def generate_response(bench, sid, prompt, temperature, seed, longest, critic, wo
 def stop_writing(bench, sid)->dict:
     "End what is being written for this session"
     bench.session(sid).stop.set()
-    return dict(note=_note('Stopped.'))
+    return dict(note=status_html('Stopped.'))
 
 def take_starter(bench, sid, title)->dict:
     "Put a ready prompt on the page"
-    return dict(prompt=user_text(starters()[bench.choice(title, 'example', starters())].prompt), response='')
+    ready = starters()
+    return dict(prompt=user_text(ready[bench.choice(title, 'example', ready)].prompt), response='')
 
 # %% ../../nbs/app/03_view_explore.ipynb #14673b0a
 _lens = ['channel','how','unit']
 
 def _writing(gr, bench, at):
     "The left side: prompt, how it is sampled, the response"
+    box = lambda what,label,**kw: gr.Textbox(label=label, max_length=20_000, elem_id=at(what), **kw)
     ui = dict(example=gr.Dropdown(list(starters()), value=None, label='Ready example', elem_id=at('example')),
-              prompt=gr.Textbox(label='Prompt', lines=3, max_lines=10, max_length=20_000, elem_id=at('prompt'), placeholder='Choose an example, or paste a prompt.'))
+              prompt=box('prompt', 'Prompt', lines=3, max_lines=10, placeholder='Choose an example, or paste a prompt.'))
     with gr.Row():
-        ui['temperature'] = gr.Slider(.05, 2, value=.7, step=.05, label='Temperature', min_width=200, elem_id=at('temperature'))
+        slider = lambda what,*ends,**kw: gr.Slider(*ends, elem_id=at(what), **kw)
+        ui['temperature'] = slider('temperature', .05, 2, value=.7, step=.05, label='Temperature', min_width=200)
         ui['seed'] = gr.Number(0, label='Seed', precision=0, minimum=0, maximum=2**31-1, min_width=90, elem_id=at('seed'))
-        ui['longest'] = gr.Slider(1, 256, value=48, step=1, label='Longest response, tokens', min_width=260, elem_id=at('longest'))
+        ui['longest'] = slider('longest', 1, 256, value=48, step=1, label='Longest response, tokens', min_width=260)
     with gr.Row():
         ui['generate'] = gr.Button('Generate', variant='primary', min_width=120, elem_id=at('generate'))
         ui['stop'] = gr.Button('Stop', min_width=80, elem_id=at('stop'))
-    ui['response'] = gr.Textbox(label='Response: sampled, or your own', lines=4, max_lines=14, max_length=20_000, elem_id=at('response'))
+    ui['response'] = box('response', 'Response: sampled, or your own', lines=4, max_lines=14)
     names = [*bench.critics, OWN_WORDS]
     ui['critic'] = gr.Dropdown(names, value=names[0], label='Critic', elem_id=at('critic'))
-    ui['words'] = gr.Textbox(label='Your own words, for that critic', lines=2, max_lines=8, max_length=20_000, elem_id=at('words'))
+    ui['words'] = box('words', 'Your own words, for that critic', lines=2, max_lines=8)
     ui['judge'] = gr.Button('Judge', elem_id=at('judge'))
     return ui
 
@@ -154,10 +179,11 @@ def explore_view(
         with gr.Column(scale=2, min_width=280): ui = _writing(gr, bench, at)
         with gr.Column(scale=3, min_width=280):
             with gr.Row():
+                radio = lambda what,choices,first,label: gr.Radio(choices, value=first, label=label, min_width=180, elem_id=at(what))
                 ui['channel'] = gr.Dropdown(CHOICES, value='reward', label='Channel', min_width=120, elem_id=at('channel'))
-                ui['how'] = gr.Radio([('raw','raw'),('normalised','z'),('rank','rank')], value='raw', label='Scale', min_width=180, elem_id=at('how'))
-                ui['unit'] = gr.Radio(['token','word','sentence'], value='token', label='Unit', min_width=180, elem_id=at('unit'))
-            ui['note'] = gr.HTML(_note('Nothing is under the lens yet.'), elem_id=at('note'), js_on_load=None)
+                ui['how'] = radio('how', SCALES, 'raw', 'Scale')
+                ui['unit'] = radio('unit', ['token','word','sentence'], 'token', 'Unit')
+            ui['note'] = gr.HTML(status_html(_nothing), elem_id=at('note'), js_on_load=None)
             ui['heat'],ui['picked'] = heat(gr, at('heat'), label='Response')
             ui['spans'] = gr.HTML(elem_id=at('spans'), js_on_load=None)
             export_buttons(gr, lambda sid, channel: _export(bench, sid, channel), [session, ui['channel']], at('export'))
@@ -166,16 +192,19 @@ def explore_view(
 
 def _export(bench, sid, channel):
     c = bench.session(sid).case
-    return c and dict(table=c.table, example=c.example, critique=c.critique, channel=bench.choice(channel, 'channel', CHOICES))
+    if c is None: return None
+    channel = bench.choice(channel, 'channel', CHOICES)
+    return dict(table=c.table, example=c.example, critique=c.critique, channel=channel)
 
 # %% ../../nbs/app/03_view_explore.ipynb #c1469ef1
 def _wire(gr, tab, bench, session, ui):
     "Bind every event of the view"
-    out,model = ['response','heat','spans','note'],dict(concurrency_limit=1, concurrency_id='model')
+    out,latest = ['response','heat','spans','note'],dict(trigger_mode='always_last', show_progress='hidden')
     on = binder(gr, bench, ui, session)
     on(ui['example'].input, take_starter, ['example'], ['prompt','response'])
-    on(ui['generate'].click, generate_response, ['prompt','temperature','seed','longest','critic','words',*_lens], out, 'generate', **model)
+    asked = ['prompt','temperature','seed','longest','critic','words',*_lens]
+    on(ui['generate'].click, generate_response, asked, out, 'generate', **ONE_MODEL)
     on(ui['stop'].click, stop_writing, [], ['note'], 'stop')
-    on(ui['judge'].click, judge_response, ['prompt','response','critic','words',*_lens], out[1:], 'judge', **model)
-    for k in _lens: on(ui[k].input, show_again, _lens, out[1:], 'look' if k=='channel' else None, trigger_mode='always_last', show_progress='hidden')
+    on(ui['judge'].click, judge_response, ['prompt','response','critic','words',*_lens], out[1:], 'judge', **ONE_MODEL)
+    for k in _lens: on(ui[k].input, show_again, _lens, out[1:], 'look' if k=='channel' else None, **latest)
     on(tab.select, show_again, _lens, out[1:])

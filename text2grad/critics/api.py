@@ -99,7 +99,10 @@ def settings(self:ApiCritic)->dict:
     return {k:getattr(self, k) for k in ('base_url','structured','temperature','max_tokens','seed','extra')}
 
 @patch
-def cost(self:ApiCritic, tokens_in, tokens_out):
+def cost(self:ApiCritic,
+    tokens_in:int,  # Tokens of all chats
+    tokens_out:int, # Tokens of all replies
+)->float|None:      # In the currency of `prices`
     "Price of so many tokens, `None` if no prices are known"
     return self.prices and (tokens_in*self.prices[0]+tokens_out*self.prices[1])/1e6
 

@@ -109,7 +109,10 @@ class Combined:
         if not have: return Judgement(None, '; '.join(dict.fromkeys(j.error for j in js if j.error)), info)
         c = self.join(ex, have)
         return Judgement(replace(c, spans=bounded(c.spans, pieces(ex.response), self.limit), source=self.source), '', info)
-    def __call__(self, examples): return [j.critique for j in self.judgements(examples)]
+    def __call__(self,
+        examples:list[Example], # Responses to judge
+    )->list[Critique|None]:     # One each; `None` where no critic has a judgement
+        return [j.critique for j in self.judgements(examples)]
     @property
     def source(self):
         names = [str(getattr(c, 'source', type(c).__name__)) for c in self.critics]

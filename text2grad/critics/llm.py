@@ -37,7 +37,12 @@ class Prompt:
     @property
     def id(self): return f'{self.name}@{self.version}'
     def __repr__(self): return f'Prompt({self.id}, digest {self.digest}, shows {", ".join(self.data)})'
-    def fill(self, section, **values): return re.sub(r'\{(\w+)\}', lambda m: values[m[1]], self.sections[section])
+    def fill(self,
+        section:str, # One of `sections`
+        **values,    # For the names in braces
+    )->str:
+        "The text of a section"
+        return re.sub(r'\{(\w+)\}', lambda m: values[m[1]], self.sections[section])
 
 # %% ../../nbs/critics/04_llm.ipynb #332c46e7
 def _prompt(text, where):
@@ -227,8 +232,15 @@ class LLMCritic:
     )->list[Reply]:     # One each, in order; a failure is a `Reply` with an `error`
         "Put questions to the model"
         raise NotImplementedError(f'{type(self).__name__} has no `ask`')
-    def settings(self)->dict: return {} # Whatever else of a subclass decides the reply; JSON values, no secrets
-    def cost(self, tokens_in, tokens_out): return None # Price of so many tokens, where it is known
+    def settings(self)->dict:
+        "Whatever else of a subclass decides the reply; JSON values, no secrets"
+        return {}
+    def cost(self,
+        tokens_in:int,  # Tokens of all chats
+        tokens_out:int, # Tokens of all replies
+    )->float|None:
+        "Price of so many tokens, where it is known"
+        return None
     def __repr__(self): return f'{type(self).__name__}({self.model!r}, {", ".join(p.id for p in self.prompts.values())})'
 
 # %% ../../nbs/critics/04_llm.ipynb #4e0181ef

@@ -65,12 +65,15 @@ class ModelCritic(LLMCritic):
         self._lock = threading.Lock()
         self.limits = None if constrained is False else dict(constrained) if isinstance(constrained, dict) else {}
         if self.limits is not None: import_llguidance(), critique_grammar('', **self.limits)
-    def settings(self):
+    def settings(self)->dict:
+        "What decides a reply besides model name and prompt"
         return dict(weights=_weights(self.where), max_new_tokens=self.max_new_tokens, context=self.context,
                     constrained=self.limits, dtype=self.dtype and str(self.dtype))
 
 # %% ../../nbs/critics/06_local.ipynb #e57259ac
-def model_name(model):
+def model_name(
+    model, # Hub name, folder, `(model, tokenizer)`, or `None` for the default
+)->str:
     "What a model is called in records: no path of this machine"
     if model is None:
         from text2grad.pretrained import HUB_ID

@@ -231,7 +231,10 @@ def _grams(text, n):
     ws = [m[0].casefold() for m in WORD.finditer(text)]
     return frozenset(tuple(ws[i:i+n]) for i in range(len(ws)-n+1))
 
-def copied(ex, n=12):
+def copied(
+    ex:Example, # A response
+    n:int=12,   # Words that a run must have
+)->list:        # A `Quote` for each
     "A run of the document's own words, longer than a phrase"
     words,known = list(WORD.finditer(ex.response)),_grams(source_of(ex), n)
     ws,hit = [m[0].casefold() for m in words],set()
@@ -413,7 +416,10 @@ def contradicted(ex):
     return []
 
 # %% ../../nbs/critics/01_text_rules.ipynb #9da8dd5c
-def too_long(ex, most=15):
+def too_long(
+    ex:Example,  # A response
+    most:int=15, # Words that it may have
+)->list:         # A `Quote` of the rest
     "More than a few words"
     words = [m.start() for m in re.finditer(r'\S+', ex.response) if any(map(str.isalnum, m[0]))]
     if len(words)<=most: return []

@@ -144,6 +144,7 @@ class Annotated:
         what = ', '.join([f'{self.rows:,} rows: {self.judged:,} judged', *rows])
         return f'{what}; {", ".join([f"{self.asked:,} asked", *how])}; {self.seconds:.1f} s'
 
+# %% ../../nbs/data/06_annotation.ipynb #d7abaa55
 class Stopped(KeyboardInterrupt):
     "Ctrl-C, after everything that was answered is on disk"
     def __init__(self,

@@ -61,6 +61,7 @@ def _split(source, split):
 
 def _id(name, split, i): return '/'.join(str(o) for o in (name, split, i) if o not in (None,''))
 
+# %% ../../nbs/data/03_importers.ipynb #a8338f79
 _flags = 'has_error','intrinsic_error','extrinsic_error'
 
 def from_defacto(

@@ -139,7 +139,11 @@ def fields(
     if ps: raise ValueError('; '.join(ps))
     return vals
 
-def present(**kw): return {k:v for k,v in kw.items() if v is not None}
+def present(
+    **kw, # Fields of a record
+)->dict:  # Those that are not `None`
+    "Leave out what is not there"
+    return {k:v for k,v in kw.items() if v is not None}
 
 # %% ../../nbs/data/01_readers.ipynb #15d09dbd
 def locate(
@@ -237,16 +241,24 @@ class ImportReport:
             lines += some[:20]+[f'... and {len(some)-20} more reasons ({name})']*(len(some)>20)
         return '\n'.join(lines+[f'columns not used: {", ".join(sorted(self.unused))}']*bool(self.unused))
     __repr__ = __str__
-    def count(self, records):
-        "Add what is in `records`"
+    def count(self,
+        records, # Records that examples are made of
+    ):
+        "Add their spans, omissions and unresolved quotes"
         for s in (s for r in records for s in r.get('spans', [])):
             self.spans['diff' if s.get('origin')=='diff' else s.get('match', 'given')] += 1
         lost = [o.get('reason')!='missing' for r in records for o in r.get('omissions', [])]
         self.unresolved,self.omissions = self.unresolved+sum(lost),self.omissions+len(lost)-sum(lost)
 
+# %% ../../nbs/data/01_readers.ipynb #6f7ae406
 class Imported(list):
     "Examples, with the `report` on how they were made"
-    def __init__(self, examples, report): super().__init__(examples); self.report = report
+    def __init__(self,
+        examples,            # What was imported
+        report:ImportReport, # What became of each row
+    ):
+        super().__init__(examples)
+        self.report = report
 
 # %% ../../nbs/data/01_readers.ipynb #d1de859a
 _log = logging.getLogger('text2grad')

@@ -101,6 +101,7 @@ def _use_wal(db, tries=100):
             if 'locked' not in str(e) or i==tries-1: raise
             time.sleep(.05)
 
+# %% ../../nbs/data/05_store.ipynb #e10333a6
 class AnswerCache:
     "Answers by the name of their question"
     def __init__(self,

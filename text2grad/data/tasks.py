@@ -36,7 +36,9 @@ class Task:
     metric_names:tuple[str,...]=() # What `evaluation` computes on the held-out responses
     system:str=''           # System message; without one SmolLM2's template adds its own, and summaries speak of SmolLM
     @property
-    def fields(self): return tuple(f for _,f,_,_ in Formatter().parse(self.template) if f and f!='instruction')
+    def fields(self):
+        "Names that the template takes from an example"
+        return tuple(f for _,f,_,_ in Formatter().parse(self.template) if f and f!='instruction')
     def messages(self,
         **fields # A text for each of `self.fields`
     )->list:     # Chat messages; `ValueError` if a field is missing

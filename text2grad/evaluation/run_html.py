@@ -49,6 +49,7 @@ def facts_html(
     facts = [kind_of(run), far, *(f'{k} {_short(v)}' for k,v in named if isinstance(v, (str,int)))]
     return f'<p><b>{esc(run.name)}</b>: {esc(", ".join(facts))}</p>' + ''.join(map(note_html, run.notes()))
 
+# %% ../../nbs/evaluation/06_run_html.ipynb #43f1134c
 def plain_value(
     v, # Anything that JSON can hold
 ):     # A finite number, `None`, or a short string
@@ -217,6 +218,7 @@ def sample_of(
     prompt = row.get('prompt') if not prompt_problem(row.get('prompt')) else _short(row.get('prompt', ''), 4000)
     return Sample(run.name, step, '' if row.get('id') is None else _short(row['id']), prompt, table, critique, tuple(notes+more))
 
+# %% ../../nbs/evaluation/06_run_html.ipynb #ed391d29
 def clipped(
     s:str, # Any text
     n:int, # Characters to keep

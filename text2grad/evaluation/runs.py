@@ -29,7 +29,8 @@ class RunBase:
         path:str|Path, # Such as `runs`
     ): self.path = Path(path)
 
-    def real(self)->str:
+    def real(self)->str: # `RunError` if there is no such folder
+        "Its path with all links resolved"
         if not self.path.is_dir():
             raise RunError(f'{self.path}: no such folder, so there are no runs to show; train one with: text2grad quickstart')
         return os.path.realpath(self.path)
@@ -208,14 +209,18 @@ class RunReader:
             raise RunError(f'{self.path}: holds neither metrics.jsonl nor config.json, so it is not the folder of a run; '
                            'choose the one that --out named')
     @property
-    def path(self)->str: return f'{self.base.path}/{self.name}'
+    def path(self)->str: return f'{self.base.path}/{self.name}'             # for messages
     @property
-    def config(self)->dict: return self.docs.get('config.json', {})
+    def config(self)->dict: return self.docs.get('config.json', {})         # empty if it cannot be read
     @property
-    def summary(self)->dict: return self.docs.get('summary.json', {})
+    def summary(self)->dict: return self.docs.get('summary.json', {})       # empty while the run goes on
     @property
-    def steps(self)->list: return sorted(self.places)
-    def open(self, *parts): return open_inside(self.base, self.name, *parts)
+    def steps(self)->list: return sorted(self.places)                       # those with samples
+    def open(self,
+        *parts:str, # Path components below the folder of the run
+    ):              # A file for reading bytes, or `None`; `RunError` as from `open_inside`
+        "Open a file of the run"
+        return open_inside(self.base, self.name, *parts)
 
     def refresh(self)->bool: # Whether anything is new
         "Read what was added since; costs next to nothing if nothing was"

@@ -131,13 +131,14 @@ def _span_stats(predicted, gold):
             out |= {f'{name} span {k}{how}':Statistic(x, f) for k,f in OVERLAPS.items()}
     return out
 
+# %% ../../nbs/evaluation/03_span_metrics.ipynb #2fa9c6d8
 def span_f1(
     predicted:list,   # A `Critique`, or `None` for no judgement, for each example
     gold:list,        # `Example`s with the spans that people marked
     sign:int,         # -1: spans that blame, 1: spans that praise
     at_least:float=.5,# Intersection over union from which a span counts as found
 )->float|None:        # `None` where there is nothing to find and nothing was found
-    "F1 of the spans of one sign, alone and without an interval"
+    "F1 of the spans of one sign"
     both,mine,theirs = _table(3, [_found(_real(c, sign), _real(e.critique, sign), at_least) for c,e in zip(predicted, gold)]).sum(0)
     return float(2*both/(mine+theirs)) if mine+theirs else None
 

@@ -28,9 +28,10 @@ class Estimate:
     before:float|None=None  # Of a difference: the mean before, of the pairs that were kept
     after:float|None=None   # The mean after
     @property
-    def diff(self)->float|None: return self.value
+    def diff(self)->float|None: return self.value # What a difference calls its value
     @property
-    def clear(self)->bool: return self.low is not None and (self.low>0 or self.high<0)
+    def clear(self)->bool: # Does the interval leave out 0?
+        return self.low is not None and (self.low>0 or self.high<0)
     def __str__(self):
         value = 'n/a' if self.value is None else f'{self.value:.3f}'
         ends = '' if self.low is None else f' [{self.low:.3f}, {self.high:.3f}]'

@@ -18,7 +18,8 @@ from torch import nn
 
 # %% ../../nbs/reward_model/02_base.ipynb #eb75c248
 from ..core import Critique,Example,Judgement,dumps,write_file
-from ..pretrained import LORA,ModelError,base_lm,check_safetensors,load_model,load_trained,lora_config,no_dropout,peft_quietly,progress_bars,read_json,trained,trained_tensors
+from ..pretrained import LORA,base_lm,load_trained,lora_config,peft_quietly,trained,trained_tensors
+from ..pretrained import ModelError,check_safetensors,load_model,no_dropout,progress_bars,read_json
 
 # %% ../../nbs/reward_model/02_base.ipynb #97daa6fa
 class RewardModel(nn.Module):
@@ -102,8 +103,10 @@ def fingerprint(self:RewardModel)->str: # JSON, without a path
     "What decides a judgement besides the example"
     h = hashlib.sha256()
     for k,p in sorted(self.state_dict().items()):
-        if self.config.lora is None or not k.startswith('model.') or 'lora_' in k: h.update(k.encode()+p.detach().float().cpu().numpy().tobytes())
-    return dumps(dict(kind=f'reward model, {self.kind}', config=asdict(self.config), heads=h.hexdigest()[:16], weights=_weighed(self.model)))
+        trained = self.config.lora is None or not k.startswith('model.') or 'lora_' in k
+        if trained: h.update(k.encode()+p.detach().float().cpu().numpy().tobytes())
+    what = dict(kind=f'reward model, {self.kind}', config=asdict(self.config))
+    return dumps(what | dict(heads=h.hexdigest()[:16], weights=_weighed(self.model)))
 
 def _weighed(model):
     "A number that is another for other weights"
@@ -152,7 +155,8 @@ def _fetch(name):
     if path.is_dir(): return path
     if path.exists(): raise ModelError(f'{path}: is a file; name the folder that `save_pretrained` wrote')
     from huggingface_hub import snapshot_download
-    try: return Path(snapshot_download(str(name), allow_patterns=['*.safetensors','*.json','*.txt','*.model','*.jinja'], ignore_patterns=['*/*']))
+    kinds = ['*.safetensors','*.json','*.txt','*.model','*.jinja']
+    try: return Path(snapshot_download(str(name), allow_patterns=kinds, ignore_patterns=['*/*']))
     except Exception as e: raise ModelError(f'{name}: no such folder, and the Hub does not give it ({type(e).__name__}: {e})') from e
 
 # %% ../../nbs/reward_model/02_base.ipynb #3969d25b
@@ -167,7 +171,9 @@ def from_pretrained(cls:RewardModel,
     folder = _fetch(folder)
     d,kinds = read_json(folder/_file),_kinds(cls)
     if d.get('format')!=1 or not isinstance(d.get('kind'), str) or d['kind'] not in kinds:
-        raise ModelError(f'{folder/_file}: holds kind {d.get("kind")!r} in format {d.get("format")!r}; {cls.__name__} reads {" and ".join(sorted(kinds)) or "no kind until text2grad.reward_model is imported"}, in format 1')
+        known = ' and '.join(sorted(kinds)) or 'no kind until text2grad.reward_model is imported'
+        raise ModelError(f'{folder/_file}: holds kind {d.get("kind")!r} in format {d.get("format")!r}; '
+                         f'{cls.__name__} reads {known}, in format 1')
     cls = kinds[d['kind']]
     config = _config(cls, d.get('config', {}), folder/_file)
     base,tok = _saved_base(folder, d.get('base'), config.lora, model, device, dtype),_saved_tokenizer(folder)
@@ -194,7 +200,8 @@ def _saved_tokenizer(folder):
     from transformers import AutoTokenizer
     read_json(folder/'tokenizer_config.json')
     try: return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as e: raise ModelError(f'{folder}: its tokenizer cannot be loaded ({type(e).__name__}: {e}); copy the folder again') from e
+    except Exception as e:
+        raise ModelError(f'{folder}: its tokenizer cannot be loaded ({type(e).__name__}: {e}); copy the folder again') from e
 
 def _adapter(model):
     "Tensors of an adapter by the names they are saved under, and what puts others in their place"

@@ -28,16 +28,19 @@ def read_feedback(
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     rows = [e for p in paths for e in read_examples(p)]
     kept = [e for e in rows if e.critique is not None and e.response.strip()]
-    if len(kept)<len(rows): _log.warning('%d of %d rows have no critique or an empty response; they are left out', len(rows)-len(kept), len(rows))
+    left = len(rows)-len(kept)
+    if left: _log.warning('%d of %d rows have no critique or an empty response; they are left out', left, len(rows))
     if not paths: raise ValueError('no feedback file is named')
-    if not kept: raise ValueError(f'{", ".join(map(str, paths))}: none of the {len(rows)} rows has a critique; run `text2grad annotate` on the file first')
-    return kept
+    if kept: return kept
+    names = ', '.join(map(str, paths))
+    raise ValueError(f'{names}: none of the {len(rows)} rows has a critique; run `text2grad annotate` on the file first')
 
 # %% ../../nbs/reward_model/01_preprocessing.ipynb #ce29c355
 def _prompt_key(e, seed):
     "A number from 0 to 1 that depends on seed and prompt; a text and a chat of this one message are the same prompt"
     p = e.prompt
-    text = p if isinstance(p, str) else p[0]['content'] if len(p)==1 and p[0]['role']=='user' else '\0'.join(f'{m["role"]}\0{m["content"]}' for m in p)
+    if not isinstance(p, str) and len(p)==1 and p[0]['role']=='user': p = p[0]['content']
+    text = p if isinstance(p, str) else '\0'.join(f'{m["role"]}\0{m["content"]}' for m in p)
     return int.from_bytes(hashlib.sha256(f'{seed}\0{text}'.encode('utf-8', 'surrogatepass')).digest())/2**256
 
 def split_by_prompt(
@@ -49,7 +52,8 @@ def split_by_prompt(
     if not 0<share<1: raise ValueError(f'share {share}: must be between 0 and 1')
     where = [_prompt_key(e, seed) for e in examples]
     keys = sorted(set(where))
-    if len(keys)<2: raise ValueError(f'{len(keys)} different prompt{"s"*(not keys)}: a split by prompt needs at least two; give a validation file')
+    if len(keys)<2:
+        raise ValueError(f'{len(keys)} different prompt{"s"*(not keys)}: a split by prompt needs at least two; give a validation file')
     last = min(max(share, keys[0]), keys[-2])
     return [e for e,k in zip(examples, where) if k>last],[e for e,k in zip(examples, where) if k<=last]
 
@@ -70,7 +74,8 @@ def _tokens(tok, text, **kw):
     text = text.encode('utf-8', 'replace').decode()
     names = _controls(tok, str(tok.chat_template or ''))
     cuts = [0, *(m.start()+1 for m in names.finditer(text))] if names else [0]
-    return [(a, tok(text[a:b], add_special_tokens=False, split_special_tokens=True, verbose=False, **kw)) for a,b in zip(cuts, [*cuts[1:], len(text)])]
+    encode = lambda piece: tok(piece, add_special_tokens=False, split_special_tokens=True, verbose=False, **kw)
+    return [(a, encode(text[a:b])) for a,b in zip(cuts, [*cuts[1:], len(text)])]
 
 # %% ../../nbs/reward_model/01_preprocessing.ipynb #11876d40
 def text_ids(
@@ -146,10 +151,10 @@ def fit_prompt(
 # %% ../../nbs/reward_model/01_preprocessing.ipynb #c9991181
 def chat_pieces(
     tokenizer,               # With a chat template
-    messages:list,           # Chat messages; nothing in a `content` is read as a control token, and of other fields only `role` is read
-    reply:bool=False,        # Let the last message be left open for the model to write: it must be the assistant's, and its end is not rendered
-)->list:                     # `(ids, index)` in order: `index` is that of the message whose text it is, `None` for the template's own tokens
-    "Token ids of a chat, text apart from template"
+    messages:list,           # Chat messages; of their fields only `role` and `content` are read
+    reply:bool=False,        # Leave the last message open for the model to go on: it must be the assistant's
+)->list:                     # `(ids, index)` in order: the message whose text it is, `None` for the template's own tokens
+    "Token ids of a chat, text apart from template; nothing in a `content` is read as a control token"
     if not tokenizer.chat_template: raise ValueError('the tokenizer has no chat template; use an instruction-tuned model')
     odd = next((m['role'] for m in messages if not re.fullmatch(r'[\w.-]+', m['role'])), None)
     if odd is not None: raise ValueError(f'the role {odd!r} is not a plain word')

@@ -10,6 +10,7 @@ __all__ = ['copy_features', 'piece_ids', 'token_features', 'TokenHead']
 # %% ../../nbs/reward_model/04_token_head.ipynb #cf90a09b
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import nn
 
 # %% ../../nbs/reward_model/04_token_head.ipynb #6cb8d8c9
@@ -56,7 +57,7 @@ def token_features(
     return out
 
 # %% ../../nbs/reward_model/04_token_head.ipynb #a3327fa5
-def _places(T, d, device):
+def _positions(T, d, device):
     "Sinusoidal positions (T, d), Vaswani et al. 2017"
     t,k = torch.arange(T, device=device)[:,None],torch.arange(d//2, device=device)[None]
     a = t/10000**(2*k/d)
@@ -78,19 +79,22 @@ class TokenHead(nn.Module):
         self.blocks = nn.TransformerDecoder(block, c.layers, nn.LayerNorm(c.size))
         self.out = nn.Linear(c.size, 5)
         nn.init.zeros_(self.out.weight); nn.init.zeros_(self.out.bias)
-    def forward(self,
-        states,           # List of (B, L, d)
-        region,           # (B, L): 0 padding, 1 prompt, 2 response
-        features,         # (B, L, 6) of `token_features`, 0 outside the response
-    )->torch.Tensor:      # fp32 (B, L, 5), 0 outside the response: logits of poor, neutral, good; of the severity; of a change of label
-        "Five logits for each token"
-        x = torch.cat([n(s.float()) for n,s in zip(self.norms, states)], -1)
-        x = self.proj(x)+self.text((region==2).long())+self.told(features)+_places(x.shape[1], self.proj.out_features, x.device)
-        there = region==2
-        T = max(1, int(there.sum(1).max()))
-        mask = torch.arange(T, device=x.device)<there.sum(1, keepdim=True)
-        y = x.new_zeros(len(x), T, x.shape[-1]).masked_scatter(mask[...,None], x[there])
-        blind = ~mask
-        blind[:,0] = False # or attention in an empty response would divide by 0
-        y = self.out(self.blocks(y, x, tgt_key_padding_mask=blind, memory_key_padding_mask=region!=1)).float()
-        return y.new_zeros(*region.shape, 5).masked_scatter(there[...,None], y[mask])
+
+# %% ../../nbs/reward_model/04_token_head.ipynb #0c4f97e2
+@patch
+def forward(self:TokenHead,
+    states,           # List of (B, L, d)
+    region,           # (B, L): 0 padding, 1 prompt, 2 response
+    features,         # (B, L, 6) of `token_features`, 0 outside the response
+)->torch.Tensor:      # fp32 (B, L, 5), 0 outside the response: logits of poor, neutral, good; of the severity; of a change of label
+    "Five numbers for each response token"
+    x = torch.cat([n(s.float()) for n,s in zip(self.norms, states)], -1)
+    x = self.proj(x)+self.text((region==2).long())+self.told(features)+_positions(x.shape[1], self.proj.out_features, x.device)
+    there = region==2
+    T = max(1, int(there.sum(1).max()))
+    mask = torch.arange(T, device=x.device)<there.sum(1, keepdim=True)
+    y = x.new_zeros(len(x), T, x.shape[-1]).masked_scatter(mask[...,None], x[there])
+    blind = ~mask
+    blind[:,0] = False # or attention in an empty response would divide by 0
+    y = self.out(self.blocks(y, x, tgt_key_padding_mask=blind, memory_key_padding_mask=region!=1)).float()
+    return y.new_zeros(*region.shape, 5).masked_scatter(there[...,None], y[mask])

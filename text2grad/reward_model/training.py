@@ -16,10 +16,13 @@ from safetensors.torch import load_file,save
 from torch import nn
 
 # %% ../../nbs/reward_model/07_training.ipynb #4ec44986
-from ..checkpoints import CheckpointError,RunFolderError,StopOnSignal,append_log,latest_checkpoint,load_optimizer,load_rng,lock_folder,optimizer_tensors,rng_tensors,trim_log,write_checkpoint
-from ..core import UserError,dumps,loads,prompt_text,read_jsonl,to_record,write_examples,write_file
+from ..checkpoints import CheckpointError,RunFolderError,StopOnSignal,append_log,latest_checkpoint,lock_folder,trim_log
+from ..checkpoints import load_optimizer,load_rng,optimizer_tensors,rng_tensors,write_checkpoint
+from ..core import UserError,dumps,loads,prompt_text,read_jsonl,to_record,versions,write_examples,write_file
 from ..viz.html import columns_html,fold_html,note_html,page_html,section_html,spans_html,table_html
 from ..viz.plots import curve_svg
+from ..evaluation.run_html import clipped
+from ..evaluation.report import settings_rows
 
 # %% ../../nbs/reward_model/07_training.ipynb #d5ce71a8
 @dataclass(frozen=True)
@@ -43,14 +46,17 @@ class TrainConfig:
     shown:int=4               # Held-out examples drawn in the report
 
     def __post_init__(self):
-        for k,low in dict(batch_size=1, micro_batch_size=1, save_every=1, keep=1, patience=0, shown=0, lr=0, weight_decay=0, max_grad_norm=0, seed=0).items():
+        least = dict.fromkeys(('batch_size','micro_batch_size','save_every','keep'), 1)
+        least |= dict.fromkeys(('patience','shown','lr','weight_decay','max_grad_norm','seed'), 0)
+        for k,low in least.items():
             v = getattr(self, k)
             if not isinstance(v, (int,float)) or not low<=v<math.inf: raise ValueError(f'{k}={v!r}: must be a number from {low}')
         for k in ('epochs','max_steps','eval_every','head_lr'):
             v = getattr(self, k)
             if v is not None and not 0<v<math.inf: raise ValueError(f'{k}={v!r}: must be above 0')
         if not 0<=self.warmup<1: raise ValueError(f'warmup={self.warmup}: is a share of the steps, from 0 to below 1')
-        if self.batch_size%self.micro_batch_size: raise ValueError(f'batch_size={self.batch_size}: must be a multiple of micro_batch_size={self.micro_batch_size}')
+        n,micro = self.batch_size,self.micro_batch_size
+        if n%micro: raise ValueError(f'batch_size={n}: must be a multiple of micro_batch_size={micro}')
 
 # %% ../../nbs/reward_model/07_training.ipynb #622a7750
 _log = logging.getLogger('text2grad')
@@ -58,8 +64,17 @@ _log = logging.getLogger('text2grad')
 def _fits(model, examples, name):
     "The examples that the model can use; the others are named in the log"
     odd = {int(l.split(':')[0]):l for l in model.check(examples)}
-    if odd: _log.warning('%d of %d %s examples cannot be used and are left out:\n%s', len(odd), len(examples), name, '\n'.join([*list(odd.values())[:5], *(['...'] if len(odd)>5 else [])]))
+    if odd:
+        first = '\n'.join([*list(odd.values())[:5], *(['...'] if len(odd)>5 else [])])
+        _log.warning('%d of %d %s examples cannot be used and are left out:\n%s', len(odd), len(examples), name, first)
     return [e for i,e in enumerate(examples) if i not in odd],len(odd)
+
+def _counts(train, dev):
+    "How many rows, prompts and spans there are on either side"
+    marks = lambda es,sign: sum(s.score*sign>0 for e in es for s in e.critique.spans)
+    prompts = lambda es: len({str(e.prompt) for e in es})
+    return dict(train=len(train), train_prompts=prompts(train), dev=len(dev), dev_prompts=prompts(dev)),\
+           dict(poor_spans=marks(train, -1), good_spans=marks(train, 1), dev_poor_spans=marks(dev, -1), dev_good_spans=marks(dev, 1))
 
 def usable(
     model,      # A `RewardModel`
@@ -67,16 +82,17 @@ def usable(
     dev:list,   # `Example`s to choose by
 )->tuple:       # `(train, dev, counts)`; `ValueError` if nothing is left on one side
     "Leave out what the model cannot use, and training rows whose prompt is held out"
-    if not (train and dev): raise ValueError(f'{len(train)} examples to train on and {len(dev)} to choose by: there must be some of both')
+    if not (train and dev):
+        raise ValueError(f'{len(train)} examples to train on and {len(dev)} to choose by: there must be some of both')
     held = {str(e.prompt) for e in dev}
     fair = [e for e in train if str(e.prompt) not in held]
     if not fair: raise ValueError('every training prompt is among the held-out ones; split by prompt with `split_by_prompt`')
     (a,bad),(b,bad_dev) = _fits(model, fair, 'training'),_fits(model, dev, 'held-out')
-    if not (a and b): raise ValueError(f'{len(a)} of {len(fair)} training and {len(b)} of {len(dev)} held-out examples fit the model; the first: {model.check(fair if not a else dev)[0]}')
-    marks = lambda es,sign: sum(s.score*sign>0 for e in es for s in e.critique.spans)
-    prompts = lambda es: len({str(e.prompt) for e in es})
-    return a,b,dict(train=len(a), train_prompts=prompts(a), dev=len(b), dev_prompts=prompts(b), prompt_is_held_out=len(train)-len(fair), unfit=bad, unfit_dev=bad_dev,
-                    poor_spans=marks(a, -1), good_spans=marks(a, 1), dev_poor_spans=marks(b, -1), dev_good_spans=marks(b, 1))
+    if not (a and b):
+        first = model.check(fair if not a else dev)[0]
+        raise ValueError(f'{len(a)} of {len(fair)} training and {len(b)} of {len(dev)} held-out examples fit the model; the first: {first}')
+    rows,spans = _counts(a, b)
+    return a,b,rows | dict(prompt_is_held_out=len(train)-len(fair), unfit=bad, unfit_dev=bad_dev) | spans
 
 # %% ../../nbs/reward_model/07_training.ipynb #1ad9ed8e
 class _Order(torch.utils.data.Sampler):
@@ -89,7 +105,8 @@ class _Order(torch.utils.data.Sampler):
         g,n = torch.Generator().manual_seed((self.seed*1_000_003+self.epoch)%2**63),self.batch_size
         parts = torch.tensor(get_length_grouped_indices(self.lengths, n, generator=g)).split(n)
         whole = len(self.lengths)//n
-        return iter(torch.cat([parts[i] for i in (*torch.randperm(whole, generator=g).tolist(), *range(whole, len(parts)))]).tolist())
+        order = [*torch.randperm(whole, generator=g).tolist(), *range(whole, len(parts))] # a last batch that is not full stays last
+        return iter(torch.cat([parts[i] for i in order]).tolist())
 
 class _Whole(nn.Module):
     "What `Trainer` sees of a reward model: a forward pass, and no config to write into"
@@ -101,13 +118,13 @@ class _Whole(nn.Module):
 # %% ../../nbs/reward_model/07_training.ipynb #1db4c020
 class TrainingError(UserError): "Training cannot go on; the message names the examples, and where they are saved"
 
-def _name(e, i): return f'{e.meta.get("id") or f"example {i}"} ({e.response[:40]!r})'
-
 class _Steps:
     "Order and loss"
     def begin(self, model, train, dev, lengths, out, cfg):
-        self.rm,self.rows,self.dev,self.lengths,self.out,self.cfg = model,train,dev,lengths,out,cfg
-        self.parts,self.best,self.stale,self.stop,self.at,self.bar = [],None,0,False,time.perf_counter(),None
+        self.rm,self.cfg,self.out = model,cfg,out
+        self.rows,self.dev,self.lengths = train,dev,lengths
+        self.best,self.stale,self.stop = None,0,False # best evaluation, evaluations since, a signal came
+        self.parts,self.at,self.bar = [],time.perf_counter(),None
         self.model_accepts_loss_kwargs,self.loss_is_scaled_for_ga = False,True
         return self
     def _get_train_sampler(self, train_dataset=None): return _Order(self.lengths, self.cfg.batch_size, self.cfg.seed)
@@ -127,26 +144,35 @@ class _Steps:
         return norm
 
 # %% ../../nbs/reward_model/07_training.ipynb #0bbe9b28
+def _name(e, i): return f'{e.meta.get("id") or f"example {i}"} ({e.response[:40]!r})'
+
+def _means(parts):
+    "Means over examples of what the forward passes of a step gave"
+    def mean(k):
+        given = [(len(rows), p[k]) for rows,p in parts if k in p]
+        return sum(v*n for n,v in given)/sum(n for n,_ in given)
+    return {k:mean(k) for k in dict.fromkeys(k for _,p in parts for k in p)}
+
 class _Log:
     "What goes wrong, and what is logged"
     @torch.no_grad()
     def not_finite(self, rows, what):
         put = lambda x: {k:v.to(self.rm.device) if isinstance(v, torch.Tensor) else v for k,v in x.items()}
-        bad = [i for i in rows if not torch.isfinite(self.rm.forward(**put(self.rm.collate([self.rows[i]])))['loss'])] or rows
-        path = self.out/f'nonfinite-{self.state.global_step:06d}.jsonl'
+        broken = lambda i: not torch.isfinite(self.rm.forward(**put(self.rm.collate([self.rows[i]])))['loss'])
+        bad,step = [i for i in rows if broken(i)] or rows,self.state.global_step
+        path = self.out/f'nonfinite-{step:06d}.jsonl'
         write_examples(path, [self.rows[i] for i in bad])
-        more = f' and {len(bad)-5} more' if len(bad)>5 else ''
-        raise TrainingError(f'step {self.state.global_step}: {what}, for {", ".join(_name(self.rows[i], i) for i in bad[:5])}{more}. The optimizer has not stepped; '
-                            f'the examples are in {path}. Look at them, or lower the learning rate and go on from the last checkpoint')
+        names = ', '.join(_name(self.rows[i], i) for i in bad[:5])+(f' and {len(bad)-5} more' if len(bad)>5 else '')
+        raise TrainingError(f'step {step}: {what}, for {names}. The optimizer has not stepped; the examples are in {path}. '
+                            'Look at them, or lower the learning rate and go on from the last checkpoint')
     def log(self, logs, start_time=None):
         if 'loss' not in logs: return
         self.control.should_log = False
-        rows = [r for rs,_ in self.parts for r in rs]
-        means = {k:sum(p[k]*len(rs) for rs,p in self.parts if k in p)/sum(len(rs) for rs,p in self.parts if k in p) for k in dict.fromkeys(k for _,p in self.parts for k in p)}
+        rows,means,now = [r for rs,_ in self.parts for r in rs],_means(self.parts),time.perf_counter()
         self.state.num_input_tokens_seen += sum(self.lengths[r] for r in rows)
-        now = time.perf_counter()
-        append_log(self.out/'metrics.jsonl', [dict(step=self.state.global_step, epoch=round(self.state.epoch, 4), **means, grad_norm=float(logs['grad_norm']), lr=logs['learning_rate'],
-                                                   examples=len(rows), tokens=self.state.num_input_tokens_seen, seconds=round(now-self.at, 3))])
+        line = dict(step=self.state.global_step, epoch=round(self.state.epoch, 4), **means, grad_norm=float(logs['grad_norm']),
+                    lr=logs['learning_rate'], examples=len(rows), tokens=self.state.num_input_tokens_seen, seconds=round(now-self.at, 3))
+        append_log(self.out/'metrics.jsonl', [line])
         self.at = now
         self.parts.clear()
         self.bar.update(self.state.global_step-self.bar.n)
@@ -157,10 +183,11 @@ class _Rates:
     "The optimizer"
     def create_optimizer(self, model=None):
         if self.optimizer is not None: return self.optimizer
-        groups = {}
+        cfg,groups = self.cfg,{}
         for k,p in self.rm.trained().items(): groups.setdefault((k.startswith('model.'), p.ndim>1), []).append(p)
-        rate = lambda body: self.cfg.lr if body or self.cfg.head_lr is None else self.cfg.head_lr
-        self.optimizer = torch.optim.AdamW([dict(params=ps, lr=rate(body), weight_decay=self.cfg.weight_decay if matrix else 0.) for (body,matrix),ps in sorted(groups.items(), reverse=True)])
+        rate = lambda body: cfg.lr if body or cfg.head_lr is None else cfg.head_lr
+        group = lambda body,matrix,ps: dict(params=ps, lr=rate(body), weight_decay=cfg.weight_decay if matrix else 0.)
+        self.optimizer = torch.optim.AdamW([group(*k, ps) for k,ps in sorted(groups.items(), reverse=True)])
         return self.optimizer
 
 # %% ../../nbs/reward_model/07_training.ipynb #91d3e75c
@@ -176,7 +203,8 @@ class _Evaluations:
             write_file(self.out/'checkpoints'/f'best-{step:06d}.safetensors', save(self.rm.state()))
             self.best,self.stale = dict(step=step, **m),0
         else: self.stale += 1
-        append_log(self.out/'metrics.jsonl', [dict(step=step, epoch=round(self.state.epoch or 0, 4), dev=m, seconds=round(time.perf_counter()-t, 3))])
+        line = dict(step=step, epoch=round(self.state.epoch or 0, 4), dev=m, seconds=round(time.perf_counter()-t, 3))
+        append_log(self.out/'metrics.jsonl', [line])
         self.control.should_save = True
         if self.stop or self.finished(): self.control.should_training_stop = True
         self.at = time.perf_counter()
@@ -192,14 +220,17 @@ class _Checkpoints:
     def _save_checkpoint(self, model, trial):
         root = self.out/'checkpoints'
         mine = dict(best=self.best, stale=self.stale, scheduler=self.lr_scheduler.state_dict(), settings=self.settings)
-        files = {'trained.safetensors':save(self.rm.state()), 'optimizer.safetensors':save(optimizer_tensors(self.optimizer)), 'rng.safetensors':save(rng_tensors()),
-                 'trainer_state.json':dumps(asdict(self.state)).encode(), 'state.json':dumps(mine).encode()}
+        tensors = dict(trained=self.rm.state(), optimizer=optimizer_tensors(self.optimizer), rng=rng_tensors())
+        files = {f'{k}.safetensors':save(v) for k,v in tensors.items()}
+        files |= {'trainer_state.json':dumps(asdict(self.state)).encode(), 'state.json':dumps(mine).encode()}
         write_checkpoint(root, self.state.global_step, files, self.cfg.keep)
         for old in sorted(root.glob('best-*.safetensors'))[:-self.cfg.keep]: old.unlink()
     def _load_from_checkpoint(self, path, model=None):
         mine = loads((Path(path)/'state.json').read_text())
         self.best,self.stale = mine['best'],mine['stale']
-        if self.best and not self.best_file().exists(): raise CheckpointError(f'{self.best_file()}: the best weights so far are gone; put the file back, or start again under another name')
+        if self.best and not self.best_file().exists():
+            raise CheckpointError(f'{self.best_file()}: the best weights so far are gone; '
+                                  'put the file back, or start again under another name')
         self.rm.load_state(load_file(Path(path)/'trained.safetensors'))
     def best_file(self): return self.out/'checkpoints'/f'best-{self.best["step"]:06d}.safetensors'
     def _load_optimizer_and_scheduler(self, checkpoint):
@@ -211,20 +242,34 @@ class _Checkpoints:
         if checkpoint is not None: load_rng(load_file(Path(checkpoint)/'rng.safetensors'))
 
 # %% ../../nbs/reward_model/07_training.ipynb #5a13a395
+def _arguments(out, cfg, device, rows):
+    "Our choices in the words of `TrainingArguments`"
+    from transformers import TrainingArguments
+    n,micro = cfg.batch_size,cfg.micro_batch_size
+    per_epoch = math.ceil(math.ceil(rows/micro)/(n//micro))
+    bf16 = cfg.bf16 and device=='cuda' and torch.cuda.is_bf16_supported()
+    loop = dict(per_device_train_batch_size=micro, gradient_accumulation_steps=n//micro, num_train_epochs=cfg.epochs,
+                max_steps=cfg.max_steps or -1, learning_rate=cfg.lr, lr_scheduler_type='linear', warmup_steps=cfg.warmup,
+                max_grad_norm=cfg.max_grad_norm, seed=cfg.seed)
+    hardware = dict(bf16=bf16, use_cpu=device=='cpu', dataloader_pin_memory=device=='cuda')
+    stops = dict(logging_steps=1, eval_strategy='steps', eval_steps=cfg.eval_every or per_epoch,
+                 save_strategy='steps', save_steps=cfg.save_every)
+    off = dict(report_to='none', disable_tqdm=True, remove_unused_columns=False, logging_nan_inf_filter=False)
+    args = TrainingArguments(str(out/'checkpoints'), **loop, **hardware, **stops, **off)
+    if args.n_gpu>1: args._n_gpu = 1
+    return args
+
 def _trainer(model, train, dev, out, cfg):
     "A `Trainer` of ours, ready to run"
-    from transformers import PrinterCallback,Trainer,TrainingArguments
-    dev_type,index = model.device.type,model.device.index
-    if index: raise ValueError(f'the model is on {model.device}: training uses the first GPU that is visible; choose another with the variable CUDA_VISIBLE_DEVICES={index}')
-    per_epoch = math.ceil(math.ceil(len(train)/cfg.micro_batch_size)/(cfg.batch_size//cfg.micro_batch_size))
-    args = TrainingArguments(str(out/'checkpoints'), per_device_train_batch_size=cfg.micro_batch_size, gradient_accumulation_steps=cfg.batch_size//cfg.micro_batch_size,
-        num_train_epochs=cfg.epochs, max_steps=cfg.max_steps or -1, learning_rate=cfg.lr, lr_scheduler_type='linear', warmup_steps=cfg.warmup, max_grad_norm=cfg.max_grad_norm,
-        seed=cfg.seed, bf16=cfg.bf16 and dev_type=='cuda' and torch.cuda.is_bf16_supported(), use_cpu=dev_type=='cpu', dataloader_pin_memory=dev_type=='cuda',
-        logging_steps=1, eval_strategy='steps', eval_steps=cfg.eval_every or per_epoch, save_strategy='steps', save_steps=cfg.save_every,
-        report_to='none', disable_tqdm=True, remove_unused_columns=False, logging_nan_inf_filter=False)
-    if args.n_gpu>1: args._n_gpu = 1
+    from transformers import PrinterCallback,Trainer
+    index = model.device.index
+    if index:
+        raise ValueError(f'the model is on {model.device}: training uses the first GPU that is visible; '
+                         f'choose another with the variable CUDA_VISIBLE_DEVICES={index}')
+    args = _arguments(out, cfg, model.device.type, len(train))
     def collate(rows): return model.collate([train[i] for i in rows]) | dict(rows=torch.tensor(rows))
-    t = type('RewardTrainer', (_Steps, _Log, _Rates, _Evaluations, _Checkpoints, Trainer), {})(_Whole(model), args, collate, list(range(len(train))), list(range(len(dev))))
+    kind = type('RewardTrainer', (_Steps, _Log, _Rates, _Evaluations, _Checkpoints, Trainer), {})
+    t = kind(_Whole(model), args, collate, list(range(len(train))), list(range(len(dev))))
     t.remove_callback(PrinterCallback)
     return t.begin(model, train, dev, model.lengths(train), out, cfg)
 
@@ -240,20 +285,23 @@ class Trained:
     counts:dict=field(default_factory=dict) # Of rows, prompts and spans
     stopped:int|None=None    # The signal that stopped it; `None`: it is finished
     def __str__(self):
+        if self.stopped: return f'{self.steps} steps, stopped'
         f = lambda v: 'unknown' if v is None else f'{v:.3f}'
-        return f'{self.steps} steps, stopped' if self.stopped else f'{self.steps} steps, kept those of step {self.best_step}: '+', '.join(f'{k} {f(v)}' for k,v in self.dev.items())
+        return f'{self.steps} steps, kept those of step {self.best_step}: '+', '.join(f'{k} {f(v)}' for k,v in self.dev.items())
 
 def _settings(model, train, dev, cfg):
     "What decides the result of a run, as JSON"
     h = hashlib.sha256(''.join(dumps(to_record(e))+'\n' for e in [*train, *dev]).encode()).hexdigest()
     own = {k:v for k,v in asdict(cfg).items() if k not in ('save_every','keep','shown')}
-    return loads(dumps(dict(kind=model.kind, base=str(model.lm.name_or_path), **{f'model.{k}':v for k,v in asdict(model.config).items()}, **own, data=h[:16])))
+    of_model = {f'model.{k}':v for k,v in asdict(model.config).items()}
+    return loads(dumps(dict(kind=model.kind, base=str(model.lm.name_or_path), **of_model, **own, data=h[:16])))
 
 def _same(at, settings):
     "Raise `CheckpointError` if a checkpoint belongs to another run"
     there = loads((at/'state.json').read_text())['settings']
-    differ = [f'{k} is {there.get(k)!r} there and {settings.get(k)!r} here' for k in {**there, **settings} if there.get(k)!=settings.get(k)]
-    if differ: raise CheckpointError(f'{at}: made by a run with other settings: {"; ".join(differ)}. Resume with the same, or choose another folder')
+    odd = [k for k in {**there, **settings} if there.get(k)!=settings.get(k)]
+    differ = '; '.join(f'{k} is {there.get(k)!r} there and {settings.get(k)!r} here' for k in odd)
+    if odd: raise CheckpointError(f'{at}: made by a run with other settings: {differ}. Resume with the same, or choose another folder')
 
 # %% ../../nbs/reward_model/07_training.ipynb #0933706a
 def train_reward_model(
@@ -274,15 +322,19 @@ def train_reward_model(
         settings = _settings(model, train, dev, cfg)
         if at: _same(at, settings)
         train,dev,counts = usable(model, train, dev)
-        if not at: write_file(out/'config.json', dumps((notes or {}) | settings | dict(counts=counts, device=str(model.device), **_versions())).encode())
+        facts = dict(counts=counts, device=str(model.device), versions=_versions())
+        if not at: write_file(out/'config.json', dumps((notes or {}) | settings | facts).encode())
         trim_log(out/'metrics.jsonl', int(at.name.split('-')[1]) if at else 0)
         model.prepare([*train, *dev])
         t = _trainer(model, train, dev, out, cfg)
         t.settings = settings
         stopped = _run(t, at, progress)
-        if stopped: return _report(Trained(out, t.state.global_step, {}, seconds=time.perf_counter()-started, counts=counts, stopped=stopped), [])
-        return _finish(t, counts, started)
+        if not stopped: return _finish(t, counts, started)
+        so_far = Trained(out, t.state.global_step, {}, seconds=time.perf_counter()-started, counts=counts, stopped=stopped)
+        return _report(so_far, [])
     finally: lock.close()
+
+def _versions(): return dict(python=platform.python_version(), **versions('text2grad', 'torch', 'transformers', 'peft'))
 
 # %% ../../nbs/reward_model/07_training.ipynb #a7b58a6d
 def _start(out, resume):
@@ -328,40 +380,41 @@ def _finish(t, counts, started):
     write_file(out/'summary.json', dumps({k:str(v) if k=='path' else v for k,v in asdict(r).items()}).encode())
     return _report(r, [(e,c) for e,c in zip(pick, m(pick))] if pick else [])
 
-# %% ../../nbs/reward_model/07_training.ipynb #fc87931f
-def _versions():
-    from importlib.metadata import PackageNotFoundError,version
-    def v(name):
-        try: return version(name)
-        except PackageNotFoundError: return None
-    return dict(versions=dict(python=platform.python_version(), **{n:v(n) for n in ('text2grad','torch','transformers','peft')}))
-
 # %% ../../nbs/reward_model/07_training.ipynb #0d48483a
 def _pair(e, c):
     "One held-out example: gold marks, and those of the model"
-    side = lambda name,c: f'<h3>{name}</h3>' + (spans_html(e.response, c.spans, legend=False)+fold_html('critique', c._repr_html_()) if c else note_html('No judgement.'))
-    prompt = prompt_text(e.prompt)
-    cut = prompt if len(prompt)<=4000 else f'{prompt[:4000]} ... ({len(prompt)-4000:,} more characters)'
-    return fold_html(f'prompt of {e.meta.get("id") or "this example"}', note_html(cut))+columns_html(side('gold', e.critique), side('predicted', c))
-
-def _flat(d, at=''): return [r for k,v in d.items() for r in (_flat(v, f'{at}{k}.') if isinstance(v, dict) and v else [dict(setting=f'{at}{k}', value=str(v)[:300])])]
+    def side(name, c):
+        if not c: return f'<h3>{name}</h3>{note_html("No judgement.")}'
+        return f'<h3>{name}</h3>'+spans_html(e.response, c.spans, legend=False)+fold_html('critique', c._repr_html_())
+    title,prompt = f'prompt of {e.meta.get("id") or "this example"}',clipped(prompt_text(e.prompt), 4000)
+    return fold_html(title, note_html(prompt))+columns_html(side('gold', e.critique), side('predicted', c))
 
 def _curves(log):
+    "Curves of the evaluations, and of the steps"
     draw = lambda rows,ks: f'<div style="display:flex;flex-wrap:wrap;gap:1em">{"".join(curve_svg(rows, k) for k in ks)}</div>'
     steps,evals = [r for r in log if 'dev' not in r],[r for r in log if 'dev' in r]
     losses = [k for k in dict.fromkeys(k for r in steps for k in r) if 'loss' in k]
-    return draw(evals, [f'dev.{k}' for k in dict.fromkeys(k for r in evals for k in r['dev'])]),draw(steps, [*losses,'grad_norm','lr','seconds'])
+    metrics = [f'dev.{k}' for k in dict.fromkeys(k for r in evals for k in r['dev'])]
+    return draw(evals, metrics),draw(steps, [*losses,'grad_norm','lr','seconds'])
+
+# %% ../../nbs/reward_model/07_training.ipynb #6d05c9e8
+def _results(r):
+    "What was reached, or that the run has not finished"
+    if not r.dev: return [note_html('The run has not finished: these are the steps so far.')]
+    note = 'On the held-out examples, which also chose the weights and thresholds: a test set of its own would give less.'
+    return [table_html([dict(metric=k, value=v) for k,v in r.dev.items()]), note_html(note)]
 
 def _report(r, shown):
     "Write `report.html`; the same result"
     log,config = read_jsonl(r.path/'metrics.jsonl'),loads((r.path/'config.json').read_text())
     tokens = max((o.get('tokens', 0) for o in log), default=0)
     facts = [f'{r.steps} steps', f'{tokens:,} tokens', f'{r.seconds:.0f} s', *([f'weights of step {r.best_step}'] if r.dev else [])]
-    done = [table_html([dict(metric=k, value=v) for k,v in r.dev.items()]), note_html('On the held-out examples, which also chose the weights and thresholds: a test set of its own would give less.')] if r.dev else \
-           [note_html('The run has not finished: these are the steps so far.')]
+    counts = [dict(what=k.replace('_', ' '), count=v) for k,v in r.counts.items()]
     evals,steps = _curves(log)
-    parts = [section_html('Results', note_html(', '.join(facts)), *done), section_html('Data', table_html([dict(what=k.replace('_', ' '), count=v) for k,v in r.counts.items()])),
+    parts = [section_html('Results', note_html(', '.join(facts)), *_results(r)), section_html('Data', table_html(counts)),
              section_html('Held-out metrics', evals), section_html('Training', steps)]
     if shown: parts.append(section_html('Held-out examples, gold beside predicted', *(_pair(e, c) for e,c in shown)))
-    write_file(r.path/'report.html', page_html(r.path.resolve().name, *parts, section_html('Settings', table_html(_flat({k:v for k,v in config.items() if k!='counts'})))).encode())
+    settings = list(settings_rows({k:v for k,v in config.items() if k!='counts'}))
+    page = page_html(r.path.resolve().name, *parts, section_html('Settings', table_html(settings)))
+    write_file(r.path/'report.html', page.encode())
     return r

@@ -114,7 +114,7 @@ def seccomp_filter()->bytes: # A BPF program; empty where pyseccomp or libseccom
 # %% ../../nbs/sandbox/01_box.ipynb #e8f3d82d
 def container_command(
     engine:str,           # 'docker' or 'podman'
-    limits:Limits=Limits(),
+    limits:Limits=Limits(), # Memory and processes of the container
     name:str='text2grad', # Of the container, to kill it by
     runsc:bool=False,     # Use gVisor
 )->list[str]:             # Ends where the arguments of Python go on
@@ -331,7 +331,9 @@ def _ended(self:Box):
 
 # %% ../../nbs/sandbox/01_box.ipynb #c19879d7
 @patch
-def ready(self:Box, seconds=15.):
+def ready(self:Box,
+    seconds:float=15., # Wait so long, at most
+)->Box:                # Itself
     "Wait until the limits are set; `BoxError` of kind 'start' if the box does not come up"
     try:
         if json.loads(self._line(seconds))=={'ready':1}: return self

@@ -173,7 +173,8 @@ class _Run:
     def kind(self, name, bases):
         "The class of an exception of the program's"
         import builtins
-        base = next((getattr(builtins, b) for b in bases if isinstance(getattr(builtins, b, None), type)), Exception)
+        known = [getattr(builtins, b, None) for b in bases]
+        base = next((t for t in known if isinstance(t, type) and issubclass(t, BaseException)), Exception)
         return base if base.__name__==name else self.kinds.setdefault(name, type(name, (base,), {}))
     def report(self): return '"done":'+encode([[[k,*v] for k,v in self.notes.items()], self.aborted, self.stopped], 3_000_000)
     def fail(self, name, bases, args):

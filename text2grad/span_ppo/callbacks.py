@@ -35,8 +35,8 @@ class RunFolder:
 
     def after_step(self, t):
         append_log(self.path/'samples.jsonl', sample_rows(t))
-        append_log(self.path/'metrics.jsonl', [dict(step=t.step, **{k:None if isinstance(v, float) and not math.isfinite(v) else v for k,v in t.stats.items()},
-                                                 seconds={k:round(v, 3) for k,v in t.seconds.items()})])
+        known = {k:None if isinstance(v, float) and not math.isfinite(v) else v for k,v in t.stats.items()}
+        append_log(self.path/'metrics.jsonl', [dict(step=t.step, **known, seconds={k:round(v, 3) for k,v in t.seconds.items()})])
         if t.step%t.config.save_every==0 or t.stop or t.step>=t.total: self.save(t)
 
     def after_fit(self, t):
@@ -58,8 +58,9 @@ def sample_rows(
     out = []
     for i in range(k):
         e,pieces = x.rollout.examples[i],x.rollout.pieces(i)
-        rec = to_record(e)
-        critique = None if e.critique is None else dict(text=e.critique.text, spans=rec.get('spans', []), unresolved=rec.get('omissions', []), source=e.critique.source)
+        rec,critique = to_record(e),None
+        if e.critique is not None:
+            critique = dict(text=e.critique.text, spans=rec.get('spans', []), unresolved=rec.get('omissions', []), source=e.critique.source)
         tokens = [dict(text=p, **{n:v[i][j] for n,v in cols.items()}) for j,p in enumerate(pieces)]
         out.append(dict(step=t.step, id=e.meta.get('id'), prompt=e.prompt, response=e.response, critique=critique, tokens=tokens))
     return out
@@ -73,6 +74,7 @@ class ProgressBar:
     def on_phase(self, t): self.bar.set_description(f'span PPO, {t.doing}')
     def after_step(self, t):
         s = t.stats
-        self.bar.set_postfix_str(f'reward {s["reward"] if s["reward"] is None else round(s["reward"], 3)}, KL {s["kl"]:.2f}, {s["length"]:.0f} tokens')
+        reward = None if s['reward'] is None else round(s['reward'], 3)
+        self.bar.set_postfix_str(f'reward {reward}, KL {s["kl"]:.2f}, {s["length"]:.0f} tokens')
         self.bar.update()
     def after_fit(self, t): self.bar.close()

@@ -38,7 +38,8 @@ def _numbers(name, x, n):
 def _advantages(scores, kl, values, settings, finished=True, silent=False):
     "`losses.token_advantages` of one response, in single precision as in training"
     row,flag = lambda x: torch.tensor(np.array(x, dtype=np.float32))[None],lambda x: torch.tensor([bool(x)])
-    return token_advantages(row(scores), row(kl), row(values), flag(finished), flag(silent), torch.ones(1, len(scores), dtype=torch.bool), settings)
+    mask = torch.ones(1, len(scores), dtype=torch.bool)
+    return token_advantages(row(scores), row(kl), row(values), flag(finished), flag(silent), mask, settings)
 
 def _flat(x): return x[0].double().numpy()
 
@@ -125,7 +126,8 @@ def ledger_settings(config):
 # %% ../../nbs/span_ppo/08_credit.ipynb #d3b93a8f
 def _fines(s, finished, silent):
     "Penalties on the last token, by name"
-    fines = {'cut off, without an end token':0. if finished else s.missing_eos_penalty, 'judged, and says nothing':s.empty_penalty if silent else 0.}
+    fines = {'cut off, without an end token':0. if finished else s.missing_eos_penalty,
+             'judged, and says nothing':s.empty_penalty if silent else 0.}
     return {k:-float(v) for k,v in fines.items() if v}
 
 def _by_span(table, critique, s):
@@ -162,8 +164,8 @@ def _terms(table, critique, config, finished=None, batch=None):
     kept = raw if s.reward_clip is None else raw.clip(-s.reward_clip, s.reward_clip)
     d = kept-s.kl_coef*kl+s.gamma*np.append(v[1:], 0.)[:T]-v
     given = scores if critique is None else np.zeros(T)
-    return SimpleNamespace(s=s, paid=paid, over=over, share=share, given=given, scores=scores, fines=fines, raw=raw, kept=kept, kl=kl, v=v, d=d,
-                           x=x, gae=_flat(x.raw), adv=adv, mean=mean, scale=scale)
+    return SimpleNamespace(s=s, x=x, paid=paid, over=over, share=share, given=given, scores=scores, fines=fines, raw=raw, kept=kept,
+                           kl=kl, v=v, d=d, gae=_flat(x.raw), adv=adv, mean=mean, scale=scale)
 
 # %% ../../nbs/span_ppo/08_credit.ipynb #83175552
 def recomputed(
@@ -236,7 +238,8 @@ def _folded(rows, part, most=8):
     if part!='later': return rows
     keep = {id(r) for r in sorted(rows, key=lambda r: -abs(r.value))[:most] if round(r.value, 4)}
     rest = [r for r in rows if id(r) not in keep]
-    more = Row(part, f'{len(rest)} {"more" if keep else "later"} token{"s"*(len(rest)>1)}', math.fsum(r.value for r in rest), 'each smaller than those above' if keep else 'each as good as 0')
+    name = f'{len(rest)} {"more" if keep else "later"} token{"s"*(len(rest)>1)}'
+    more = Row(part, name, math.fsum(r.value for r in rest), 'each smaller than those above' if keep else 'each as good as 0')
     return [r for r in rows if id(r) in keep]+[more]*bool(rest)
 
 # %% ../../nbs/span_ppo/08_credit.ipynb #2ee86d19
@@ -249,11 +252,13 @@ def ledger(
     whitening:tuple|None=None, # `(mean, scale)` of the batch it was trained in; `None`: of this response
 )->Ledger:                   # Its rows add up to the advantage, but for rounding; `ValueError` if there is no such token
     "Why token `i` has the advantage that it has"
-    if type(i) is not int or not 0<=i<len(table): raise ValueError(f'token {i!r}: there are tokens 0 to {len(table)-1}' if len(table) else f'token {i!r}: the response has no tokens')
+    if type(i) is not int or not 0<=i<len(table):
+        raise ValueError(f'token {i!r}: '+(f'there are tokens 0 to {len(table)-1}' if len(table) else 'the response has no tokens'))
     t = _terms(table, critique, config, finished, whitening)
     g,nextv = t.s.gamma,t.v[i+1] if i+1<len(table) else 0.
     rows = _reward_rows(t, i, critique)
-    rows += [Row('surprise', 'value expected next', g*nextv, f'γ·V(t+1) = {g:g} × {nextv:.4g}'), Row('surprise', 'value expected here', -t.v[i], '−V(t)')]
+    rows += [Row('surprise', 'value expected next', g*nextv, f'γ·V(t+1) = {g:g} × {nextv:.4g}'),
+             Row('surprise', 'value expected here', -t.v[i], '−V(t)')]
     rows += _later_rows(t, i, table.tokens)
     rows += [Row('whitening', 'minus the mean', -t.mean, 'over the tokens of this response' if whitening is None else 'over the batch'),
              Row('whitening', 'scaled', (t.gae[i]-t.mean)*(t.scale-1), f'{t.gae[i]-t.mean:+.4g} × ({t.scale:.4g} − 1)')]
@@ -263,38 +268,46 @@ def ledger(
 def _marks(t, i, table, critique):
     "The spans over token `i`"
     text = lambda o: table.response[o.start:o.end]
-    return tuple(Mark(k, o.reason, text(o), o.quote or text(o), o.match, o.similarity, o.score, float(t.share[k,i]), float(t.s.reward_scale*t.paid[k,i]))
-                 for k,o in enumerate(critique.spans if critique else ()) if t.over[k,i])
+    mark = lambda k,o: Mark(k, o.reason, text(o), o.quote or text(o), o.match, o.similarity, o.score,
+                            float(t.share[k,i]), float(t.s.reward_scale*t.paid[k,i]))
+    return tuple(mark(k, o) for k,o in enumerate(critique.spans if critique else ()) if t.over[k,i])
 
 # %% ../../nbs/span_ppo/08_credit.ipynb #9647b753
 _bar = 'position:absolute;top:.15em;bottom:.15em;min-width:1px;'
 
 def _fill(v):
     rgb = 'rgb({},{},{})'.format(*(BLUE if v>0 else ORANGE))
-    return f'background:{rgb};' if v>0 else f'background:repeating-linear-gradient(135deg,{rgb} 0 3px,transparent 3px 5px);outline:1px solid {rgb};'
+    if v>0: return f'background:{rgb};'
+    return f'background:repeating-linear-gradient(135deg,{rgb} 0 3px,transparent 3px 5px);outline:1px solid {rgb};'
 
 def _bar_html(lo, hi, a, b):
     "A bar from `a` to `b` on the axis from `lo` to `hi`"
     at = lambda x: 100*(x-lo)/((hi-lo) or 1)
     zero = f'<span style="{_bar}left:{at(0):.2f}%;border-left:1px solid currentColor;opacity:.5"></span>'
     bar = f'<span style="{_bar}left:{at(min(a,b)):.2f}%;width:{at(max(a,b))-at(min(a,b)):.2f}%;{_fill(b-a)}"></span>' if a!=b else ''
-    return f'<td aria-hidden="true" style="border:0;padding:0 .3em;width:30%;min-width:4em"><div style="position:relative;height:1.3em">{zero}{bar}</div></td>'
+    return ('<td aria-hidden="true" style="border:0;padding:0 .3em;width:30%;min-width:4em">'
+            f'<div style="position:relative;height:1.3em">{zero}{bar}</div></td>')
 
 def _tr(name, note, v, bar, sum_=False):
     top = 'border:0;border-top:1px solid rgba(128,128,128,.5);font-weight:600;' if sum_ else 'border:0;'
     sub = f' <span style="opacity:.8">{esc(note)}</span>' if note else ''
-    return (f'<tr style="{top}"><th scope="row" style="border:0;text-align:left;font-weight:inherit;padding:.15em .4em .15em {0 if sum_ else .8}em;overflow-wrap:anywhere">{esc(name)}{sub}</th>'
+    cell = f'border:0;text-align:left;font-weight:inherit;padding:.15em .4em .15em {0 if sum_ else .8}em;overflow-wrap:anywhere'
+    return (f'<tr style="{top}"><th scope="row" style="{cell}">{esc(name)}{sub}</th>'
             f'<td style="border:0;text-align:right;padding:.15em .3em;white-space:nowrap">{_signed(v)}</td>{bar}</tr>')
 
 # %% ../../nbs/span_ppo/08_credit.ipynb #ab8e5ed7
 def _mark_html(m):
     words = f'<q>{esc(_short(m.phrase, 200))}</q>' if m.phrase else 'no phrase given'
-    how = dict(given='marked by hand', exact='found word for word', normalized='found but for case, quotes or spaces', fuzzy='found approximately')[m.match]
+    how = dict(given='marked by hand', exact='found word for word', normalized='found but for case, quotes or spaces',
+               fuzzy='found approximately')[m.match]
+    said = 'praised' if m.severity>0 else 'blamed' if m.severity<0 else 'not scored'
     asked = f' for <q>{esc(_short(m.quote, 120))}</q>' if m.match in ('normalized','fuzzy') else ''
-    return (f'<li value="{m.span+1}">{words}: <b>{"praised" if m.severity>0 else "blamed" if m.severity<0 else "not scored"}</b>, severity {abs(m.severity):.2f}, on <q>{esc(_short(m.words, 120))}</q> '
+    return (f'<li value="{m.span+1}">{words}: <b>{said}</b>, severity {abs(m.severity):.2f}, on <q>{esc(_short(m.words, 120))}</q> '
             f'({how}{asked}, similarity {m.similarity:.2f}); this token gets {m.share:.3g} of it and is paid {_signed(m.paid)}</li>')
 
-def _token_html(w): return f'<span style="{MONO}white-space:pre-wrap;border:1px solid rgba(128,128,128,.5);padding:0 .2em;overflow-wrap:anywhere">{glyph_html(w.token, glyph_kinds(w.token)) or "(no text)"}</span>'
+def _token_html(w):
+    box = 'white-space:pre-wrap;border:1px solid rgba(128,128,128,.5);padding:0 .2em;overflow-wrap:anywhere'
+    return f'<span style="{MONO}{box}">{glyph_html(w.token, glyph_kinds(w.token)) or "(no text)"}</span>'
 
 def ledger_html(
     w:Ledger, # From `ledger`
@@ -310,6 +323,8 @@ def ledger_html(
         out.append(_tr('= '+label, '', w.subtotals[p], _bar_html(lo, hi, 0., w.subtotals[p]), True))
     marks = ''.join(map(_mark_html, w.marks)) or '<li style="list-style:none">no span of the critique stands over this token</li>'
     off = w.told is not None and abs(w.told-w.advantage)>1e-4*max(1., abs(w.advantage))
-    note = f'<p>The table says {_signed(w.told)}: it was computed with other settings, or whitened over other responses as well.</p>' if off else ''
+    other = 'it was computed with other settings, or whitened over other responses as well.'
+    note = f'<p>The table says {_signed(w.told)}: {other}</p>' if off else ''
     return (f'<div class="t2g-ledger" style="{SMALL}">Token {w.i} {_token_html(w)}<ol style="margin:.4em 0;padding-left:1.6em">{marks}</ol>'
-            f'<table style="border:0;border-collapse:collapse;width:100%"><caption style="text-align:left">Advantage {_signed(w.advantage)} as a sum</caption><tbody>{"".join(out)}</tbody></table>{note}</div>')
+            f'<table style="border:0;border-collapse:collapse;width:100%"><caption style="text-align:left">'
+            f'Advantage {_signed(w.advantage)} as a sum</caption><tbody>{"".join(out)}</tbody></table>{note}</div>')

@@ -31,7 +31,7 @@ def _padded(rows, pad):
     return out
 
 def as_rollout(
-    policy,               # `models.Policy`
+    policy,               # `policy.Policy`
     examples:list,        # B `Example`s with their responses
     ids=None,             # (T,) as sampled, for a single example; `None`: the text is tokenised and an end token appended
     temperature:float=1., # That the responses were sampled with
@@ -39,14 +39,19 @@ def as_rollout(
     "Responses that are there already, as a rollout"
     tok,end = policy.tokenizer,policy.tokenizer.eos_token_id
     if ids is not None and len(examples)!=1: raise ValueError(f'ids: are those of one response, but there are {len(examples)} examples')
-    rows = [tok(e.response, add_special_tokens=False, split_special_tokens=True).input_ids+[end] for e in examples] if ids is None else [[int(t) for t in ids]]
+    cut = lambda text: tok(text, add_special_tokens=False, split_special_tokens=True).input_ids+[end]
+    rows = [cut(e.response) for e in examples] if ids is None else [[int(t) for t in ids]]
     pids,pmask = policy.encode([e.prompt for e in examples])
     for i,(r,n) in enumerate(zip(rows, pmask.sum(1).tolist())):
         if not r: raise ValueError(f'response {i}: has no token ids; an empty response still has its end token')
-        if n+len(r)>policy.max_length: raise ValueError(f'response {i}: prompt and response have {n+len(r)} tokens; the model takes {policy.max_length}. Shorten one of them')
+        if n+len(r)>policy.max_length:
+            raise ValueError(f'response {i}: prompt and response have {n+len(r)} tokens; the model takes {policy.max_length}. '
+                             'Shorten one of them')
     r = make_rollout(policy, examples, pids, pmask, _padded(rows, policy.pad_id).to(pids.device), temperature)
     for i,(e,got) in enumerate(zip(examples, r.texts)):
-        if got!=e.response: raise ValueError(f'response {i}: its token ids decode to another text from character {_differs(got, e.response)} on, so spans would point to the wrong words')
+        if got!=e.response:
+            raise ValueError(f'response {i}: its token ids decode to another text from character {_differs(got, e.response)} on, '
+                             'so spans would point to the wrong words')
     r.examples = list(examples)
     return r
 
@@ -81,8 +86,9 @@ def case_advantages(
 )->SimpleNamespace:   # (1, T) each, fp32: rewards, raw, returns, advantages
     "`losses.token_advantages` of one response, on the CPU"
     row = lambda x: torch.as_tensor(np.array(x), dtype=torch.float32)[None]
-    scores,judged = rollout_scores(rollout, cfg)
-    return token_advantages(scores.cpu(), row(kl), row(values), rollout.finished.cpu(), (rollout.blank&judged).cpu(), rollout.mask.cpu(), cfg)
+    scores,judged = (x.cpu() for x in rollout_scores(rollout, cfg))
+    silent = rollout.blank.cpu()&judged
+    return token_advantages(scores, row(kl), row(values), rollout.finished.cpu(), silent, rollout.mask.cpu(), cfg)
 
 def _row(x): return x[0].cpu().double().numpy()
 
@@ -94,7 +100,7 @@ def _judged_channels(rollout, kl, values, cfg):
 
 # %% ../../nbs/span_ppo/06_inspection.ipynb #afd66c55
 def measure(
-    policy,                       # `models.Policy`
+    policy,                       # `policy.Policy`
     example:Example,              # Prompt, response and, if it was judged, its critique
     config:Objective|None=None,   # `None`: the defaults of training
     ids=None,                     # (T,) as sampled, or a `Rollout` of one row; `None`: the response is tokenised and an end token appended
@@ -110,7 +116,8 @@ def measure(
     ref = policy.forward(*r.forward_args(), temperature=r.temperature, ref=True, with_values=False)
     chans = dict(logp=_row(out.logps), kl=_row(kl_penalty(out.logps, ref.logps, cfg.kl_kind)), entropy=_row(out.entropy),
                  value=np.zeros(len(r.offsets[0])) if out.values is None else _row(out.values))
-    return Case(example, r, token_table(example.response, r.offsets[0], **_judged_channels(r, chans['kl'], chans['value'], cfg), **chans), cfg)
+    own = _judged_channels(r, chans['kl'], chans['value'], cfg)
+    return Case(example, r, token_table(example.response, r.offsets[0], **own, **chans), cfg)
 
 # %% ../../nbs/span_ppo/06_inspection.ipynb #ccf11eaf
 def rejudged(
@@ -120,7 +127,8 @@ def rejudged(
 )->Case:                         # `ValueError` if a span ends after the response
     "The same response under another critique or objective, without a forward pass"
     cfg = config or case.config
-    if cfg.kl_kind!=case.config.kl_kind: raise ValueError(f'kl_kind {cfg.kl_kind!r}: this response was measured with {case.config.kl_kind!r}; measure it again')
+    if cfg.kl_kind!=case.config.kl_kind:
+        raise ValueError(f'kl_kind {cfg.kl_kind!r}: this response was measured with {case.config.kl_kind!r}; measure it again')
     ex = replace(case.example, critique=critique)
     r = replace(case.rollout, examples=[ex])
     chans = {k:case.table[k] for k in ('value','logp','kl','entropy')}
@@ -150,7 +158,8 @@ def read_checkpoint(
     except ValueError as e: raise CheckpointError(f'{at}/MANIFEST.json: cannot be read ({e})') from None
     except (KeyError,TypeError,IndexError): want = None
     raw = _limited(run, ckpt, 'policy.safetensors', MAX_WEIGHTS)
-    if want!=hashlib.sha256(raw).hexdigest(): raise CheckpointError(f'{at}/policy.safetensors: is not the file that was saved; choose another checkpoint')
+    if want!=hashlib.sha256(raw).hexdigest():
+        raise CheckpointError(f'{at}/policy.safetensors: is not the file that was saved; choose another checkpoint')
     try: state = load(raw)
     except (SafetensorError,ValueError,KeyError) as e: raise CheckpointError(f'{at}/policy.safetensors: cannot be read ({e})') from None
     odd = [k for k,v in state.items() if not torch.isfinite(v).all()]
@@ -169,7 +178,8 @@ def with_weights(
     try:
         try: policy.load_state_dict(state)
         except ValueError as e:
-            raise CheckpointError(f'{where}: does not fit the model of this app ({e}); start it with the model that the run was trained from') from None
+            raise CheckpointError(f'{where}: does not fit the model of this app ({e}); '
+                                  'start it with the model that the run was trained from') from None
         yield policy
     finally: policy.load_state_dict(own)
 

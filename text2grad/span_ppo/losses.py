@@ -46,7 +46,8 @@ def _row_scores(i, r, offsets, n, kw):
     "Scores of the `n` tokens of row `i`, from whatever the reward said"
     if hasattr(r, 'tolist'): r = r.tolist()
     if _number(r): return [0.]*(n-1)+[float(r)]
-    if not isinstance(r, (list,tuple)): raise ValueError(f'reward of row {i}: is {r!r}; must be None, a finite number, a list of Span, or a list of numbers')
+    if not isinstance(r, (list,tuple)):
+        raise ValueError(f'reward of row {i}: is {r!r}; must be None, a finite number, a list of Span, or a list of numbers')
     if all(isinstance(o, Span) for o in r):
         from text2grad.alignment.tokens import token_rewards
         if offsets is None: raise ValueError(f'reward of row {i}: is spans, which need the character offsets of the tokens')
@@ -123,7 +124,8 @@ class AdaptiveKL(FixedKL):
     ):
         super().__init__(coef)
         if coef==0: raise ValueError('KL coefficient 0: can never move; start above 0')
-        if not (_number(target) and _number(horizon) and target>0 and horizon>0): raise ValueError(f'KL target {target!r} and horizon {horizon!r}: must be numbers above 0')
+        if not (_number(target) and _number(horizon) and target>0 and horizon>0):
+            raise ValueError(f'KL target {target!r} and horizon {horizon!r}: must be numbers above 0')
         self.target,self.horizon = target,horizon
     def update(self,
         kl:float, # Mean KL per response of the last batch, nats

@@ -32,7 +32,7 @@ def _layers(policy):
     return ls
 
 def throwaway_lora(
-    policy,     # `models.Policy`
+    policy,     # `policy.Policy`
     rank:int=8, # Of each layer's change
     seed:int=0, # Of A
 )->dict:        # Layer name -> `(A, B)`: fp32 (rank, inputs) and (outputs, rank); B is 0
@@ -51,7 +51,7 @@ def _adds(A, B, scale):
 
 @contextmanager
 def attached(
-    policy,         # `models.Policy`; nothing of it is written to
+    policy,         # `policy.Policy`; nothing of it is written to
     adapter:dict,   # From `throwaway_lora`
     scale:float=2., # On B A
 ):
@@ -79,7 +79,7 @@ class Stopped(RuntimeError): "The reader stopped it; the policy is as it was"
 
 @contextmanager
 def stoppable(
-    policy,    # `models.Policy`
+    policy,    # `policy.Policy`
     stop=None, # A `threading.Event`, or anything else with `is_set`; `None`: never
 ):
     "Within the `with` block, a forward pass raises `Stopped` once `stop` is set"
@@ -124,7 +124,8 @@ def take_steps(
 )->list:               # Per step what `SpanPPO.minibatch` says; `NonFiniteError` if it went wrong
     "Span-PPO steps on one response"
     own = {f.name:getattr(case.config, f.name) for f in fields(Objective)}
-    ppo = _Stepper(_Lens(policy, adapter), None, [case.example], SpanPPOConfig(**own|dict(lr=lr, value_coef=0., temperature=case.rollout.temperature, batch_size=1, minibatch_size=1)))
+    cfg = SpanPPOConfig(**own|dict(lr=lr, value_coef=0., temperature=case.rollout.temperature, batch_size=1, minibatch_size=1))
+    ppo = _Stepper(_Lens(policy, adapter), None, [case.example], cfg)
     adv = step_advantages(case, lam).to(policy.device)
     zero,out = torch.zeros_like(adv),[]
     for _ in range(steps):
@@ -137,9 +138,11 @@ def take_steps(
 # %% ../../nbs/span_ppo/07_one_step.ipynb #558ec763
 COLLAPSE = .5 # Nats by which the tokens of other texts may become less likely, on average
 
-_probes = (('Why do leaves fall in autumn?', 'The days grow short and cold, and a tree that kept its leaves would lose more water than its roots can find.'),
-           ('Write a sentence about a train.', 'The night train left the station ten minutes late, and nobody on the platform seemed to mind.'),
-           ('How do I say no politely?', 'Thank them for asking, say plainly that you cannot do it, and give one short reason if you have one.'))
+_probes = (
+    ('Why do leaves fall in autumn?',
+     'The days grow short and cold, and a tree that kept its leaves would lose more water than its roots can find.'),
+    ('Write a sentence about a train.', 'The night train left the station ten minutes late, and nobody on the platform seemed to mind.'),
+    ('How do I say no politely?', 'Thank them for asking, say plainly that you cannot do it, and give one short reason if you have one.'))
 
 def probe_set(
     n:int=3,      # How many, at most 3
@@ -154,12 +157,14 @@ def locality(
     dlogp,    # (T,) change of the log-prob of each token of the response
     scores,   # (T,) delta_t: not 0 where the critique marks
     probe=(), # (N,) change over the tokens of the probe set
-)->dict:      # `on`, `off`, `probe`: mean absolute change, NaN where there is no such token; `ratio` = on/off; `asked`: mean change in the direction asked for; `drop`: mean loss of the probe set, or of the unmarked tokens where there is none
-    "How much of a step landed where the critique points"
+)->dict:      # `on`, `off`, `probe`: mean absolute change, nats; `ratio`: on/off; `asked`, `drop`
+    "How much of a step landed where the critique points; NaN where there is no such token. `asked` is the mean change in the\n"
+    "direction asked for, `drop` the mean loss of the probe set, or of the unmarked tokens where there is none"
     d,s,p = (np.asarray(x, dtype=np.float64) for x in (dlogp, scores, probe))
     on,off = d[s!=0],d[s==0]
     a,b = _mean(abs(on)),_mean(abs(off))
-    return dict(on=a, off=b, probe=_mean(abs(p)), ratio=a/b if b else math.nan, asked=_mean(on*np.sign(s[s!=0])), drop=-_mean(p if len(p) else off))
+    asked,drop = _mean(on*np.sign(s[s!=0])),-_mean(p if len(p) else off)
+    return dict(on=a, off=b, probe=_mean(abs(p)), ratio=a/b if b else math.nan, asked=asked, drop=drop)
 
 # %% ../../nbs/span_ppo/07_one_step.ipynb #6a4954f7
 def circling(
@@ -177,7 +182,9 @@ def why_collapsed(
     "In a sentence, how the step was too large"
     if not finite:
         return 'The log-probs are no longer finite numbers: the step destroyed the model. Undo it and take a smaller one.'
-    if meter['asked']<-.05: return f'The marked words moved against the critique ({meter["asked"]:+.2f} nats): the step shot past its aim. Take a smaller one.'
+    if meter['asked']<-.05:
+        return (f'The marked words moved against the critique ({meter["asked"]:+.2f} nats): '
+                'the step shot past its aim. Take a smaller one.')
     if meter['drop']>COLLAPSE:
         return (f'Words of other texts became {math.exp(meter["drop"]):.1f} times less likely on average ({meter["drop"]:.2f} nats): '
                 'the step changed the language of the model, not the phrase. Take a smaller one.')
@@ -204,8 +211,8 @@ def fork_index(
 def token_diff(
     before:Rollout, # One row
     after:Rollout,  # One row
-)->list:            # Pairs `(op, text)`, op 'equal', 'delete' or 'insert'; equal and deleted texts join to the first, equal and inserted ones to the second
-    "What differs between two texts, token by token"
+)->list:            # Pairs `(op, text)`, op 'equal', 'delete' or 'insert'
+    "What differs, token by token; equal and deleted texts join to the first text, equal and inserted ones to the second"
     a,b = ([*zip(r.ids[0][r.mask[0]].tolist(), r.pieces(0))] for r in (before, after))
     cut,out = lambda xs: ''.join(t for _,t in xs),[]
     for op,i,j,k,l in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
@@ -220,7 +227,8 @@ def _chances(policy, r, i, tokens, temperature):
     "Probability of each of `tokens` after the first `i` tokens of a response"
     ids = torch.cat([r.ids[:1,:i].expand(len(tokens), -1), torch.tensor(tokens, device=r.ids.device)[:,None]], 1)
     rep = lambda x: x[:1].expand(len(tokens), -1)
-    out = policy.forward(rep(r.prompt_ids), rep(r.prompt_mask), ids, torch.ones_like(ids, dtype=torch.bool), temperature=temperature or 1., with_values=False)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    out = policy.forward(rep(r.prompt_ids), rep(r.prompt_mask), ids, mask, temperature=temperature or 1., with_values=False)
     return [float(p) for p in out.logps[:,i].exp()]
 
 def forked(
@@ -264,7 +272,9 @@ class Step:
     def text_after(self)->str: return self.redraft.texts[0] if self.redraft else ''
     @property
     def diff(self)->list: return token_diff(self.draft, self.redraft) if self.draft and self.redraft else []
-    def __repr__(self): return f'Step(lr={self.lr:g}, steps={self.steps}, on {self.locality["on"]:.3f}, off {self.locality["off"]:.3f}{", collapsed" if self.why else ""})'
+    def __repr__(self):
+        on,off = self.locality['on'],self.locality['off']
+        return f'Step(lr={self.lr:g}, steps={self.steps}, on {on:.3f}, off {off:.3f}{", collapsed" if self.why else ""})'
 
 # %% ../../nbs/span_ppo/07_one_step.ipynb #1cd3f00c
 @torch.no_grad()
@@ -282,8 +292,9 @@ def _step(case, lr, steps, lam, was, now, finite, draft, redraft, fork, adapter,
     meter = locality(d, scores, now.probe-was.probe)
     why = why_collapsed(meter, finite, *(_ids(r) if r else () for r in (draft, redraft)))
     side = lambda o: token_table(case.response, t.offsets, logp=o.logp, entropy=o.entropy)
-    return Step(case, lr, steps, with_channels(t, advantage=step_advantages(case, lam)[0].numpy(), dlogp=d), side(was), side(now), meter, why, undo, draft, redraft, fork,
-                {n:(A.detach(), B.detach()) for n,(A,B) in adapter.items()}, seconds)
+    table = with_channels(t, advantage=step_advantages(case, lam)[0].numpy(), dlogp=d)
+    kept = {n:(A.detach(), B.detach()) for n,(A,B) in adapter.items()}
+    return Step(case, lr, steps, table, side(was), side(now), meter, why, undo, draft, redraft, fork, kept, seconds)
 
 # %% ../../nbs/span_ppo/07_one_step.ipynb #1ff66cd9
 class _Phases:
@@ -303,7 +314,7 @@ def _went(*args):
 
 # %% ../../nbs/span_ppo/07_one_step.ipynb #03cd2f94
 def apply_critique(
-    policy,                  # `models.Policy`; left bit for bit as it was, on an error or an interrupt too
+    policy,                  # `policy.Policy`; left bit for bit as it was, on an error or an interrupt too
     case:Case,               # A judged response, measured on this policy
     lr:float=5e-4,           # Adam step, from 0 to 10; training's default is 1e-4
     steps:int=1,             # Span-PPO steps, each on this response
@@ -321,15 +332,18 @@ def apply_critique(
     step_advantages(case, lam)
     was_all,adapter,say = fingerprint(policy),throwaway_lora(policy, seed=seed),_Phases(progress)
     temp = case.rollout.temperature if temperature is None else temperature
-    again = lambda: sample(policy, [replace(case.example, response='', critique=None)], max_new_tokens, temp, seed, allow_off_policy=True) if max_new_tokens else None
+    asked = [replace(case.example, response='', critique=None)]
+    again = lambda: sample(policy, asked, max_new_tokens, temp, seed, allow_off_policy=True) if max_new_tokens else None
     with stoppable(policy, stop):
         with say('reading', 0.):
             others = as_rollout(policy, list(probe)) if probe else None
             was = _seen(policy, case.rollout, others)
-            if not np.allclose(was.logp, case.table['logp'], atol=1e-2): raise ValueError('case: was measured on another policy; measure it again on this one')
+            if not np.allclose(was.logp, case.table['logp'], atol=1e-2):
+                raise ValueError('case: was measured on another policy; measure it again on this one')
+            old = torch.from_numpy(was.logp).float().to(policy.device)[None]
         with say('writing before', .15): draft = draft or again()
         with attached(policy, adapter):
-            with say('step', .5): went = _went(policy, adapter, case, lr, steps, lam, torch.from_numpy(was.logp).float().to(policy.device)[None])
+            with say('step', .5): went = _went(policy, adapter, case, lr, steps, lam, old)
             with say('reading after', .65): now = _seen(policy, case.rollout, others)
             fine = went and bool(np.isfinite(now.logp).all() and np.isfinite(now.probe).all())
             with say('writing after', .7): redraft = again() if fine else None

@@ -18,8 +18,8 @@ from safetensors.torch import load_file,save_file
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from ..core import dumps,write_file
-from ..pretrained import LORA,ModelError,base_lm,check_logits,check_safetensors,lm_logits,lm_states,load_model,load_trained,lora_config,no_dropout,peft_quietly
-from ..pretrained import progress_bars,read_json,trained,trained_tensors
+from ..pretrained import LORA,ModelError,base_lm,check_logits,check_safetensors,lm_logits,lm_states,load_model,load_trained
+from ..pretrained import lora_config,no_dropout,peft_quietly,progress_bars,read_json,trained,trained_tensors
 
 # %% ../../nbs/span_ppo/02_policy.ipynb #5d2a90c4
 def _frozen_adapter(model):
@@ -44,7 +44,8 @@ class Policy(nn.Module):
         chunk:int=1024,          # Tokens whose logits are in memory at once
     ):
         super().__init__()
-        self.model,self.tokenizer,self.reference_model,self.detach_value,self.chunk = no_dropout(model),tokenizer,reference,detach_value,chunk
+        self.model,self.tokenizer,self.reference_model = no_dropout(model),tokenizer,reference
+        self.detach_value,self.chunk = detach_value,chunk
         cfg = self.lm.config.get_text_config()
         self.value_head = nn.Linear(cfg.hidden_size, 1, device=self.device) if value_head else None
         if value_head:
@@ -76,7 +77,8 @@ def create(cls:Policy,
     from peft import PeftModel,get_peft_model
     from peft.tuners.tuners_utils import BaseTunerLayer
     if isinstance(model, PeftModel):
-        if lora not in (None, LORA): raise ValueError('the model brings its own adapter, so `lora` would be ignored: leave it out, or pass the base model')
+        if lora not in (None, LORA):
+            raise ValueError('the model brings its own adapter, so `lora` would be ignored: leave it out, or pass the base model')
         _frozen_adapter(model)
         return cls(model, tokenizer, 'adapter', value_head, **kw)
     if any(isinstance(m, BaseTunerLayer) for m in model.modules()):
@@ -91,8 +93,8 @@ def create(cls:Policy,
 def read_prompts(self:Policy, model,
     ids,  # (B, P) left-padded
     mask, # (B, P)
-)->tuple: # `(cache, hidden, back)`: keys and values of each different prompt, its last hidden states (U, d), and which of the U prompts each row has (B,); `None` if all differ
-    "Read each different prompt once"
+)->tuple: # `(cache, hidden, back)`, or `None` if all prompts differ
+    "Read each different prompt once: their keys and values, last hidden states (U, d), and which of the U prompts each row has (B,)"
     rows,back = torch.cat([ids, mask.long()], 1).unique(dim=0, return_inverse=True)
     if len(rows)==len(ids): return None
     P,lm = ids.shape[1],base_lm(model)
@@ -108,7 +110,8 @@ def _predictors(self:Policy, model, ids, mask, P, T):
     cache,last,back = read
     cache.batch_select_indices(back)
     pos = (mask.cumsum(1)-1).clamp(min=0)[:,P:-1]
-    h = base_lm(model).base_model(input_ids=ids[:,P:-1], attention_mask=mask[:,:-1], position_ids=pos, past_key_values=cache, use_cache=True).last_hidden_state
+    how = dict(attention_mask=mask[:,:-1], position_ids=pos, past_key_values=cache, use_cache=True)
+    h = base_lm(model).base_model(input_ids=ids[:,P:-1], **how).last_hidden_state
     return torch.cat([last[back,None], h], 1)
 
 # %% ../../nbs/span_ppo/02_policy.ipynb #b25c8e1d
@@ -143,7 +146,8 @@ def _token_stats(logits, ids, temperature, with_entropy):
 @patch
 def _trim(self:Policy, prompt_ids, prompt_mask, response_ids, response_mask):
     "Drop the columns that are padding in every row; `(ids, mask, P, T)` of what is left, prompt and response side by side"
-    if prompt_ids.shape[1]==0 or not bool(prompt_mask[:,-1].all()): raise ValueError('prompts must be left-padded and not empty: the last column of prompt_mask must be all true')
+    if prompt_ids.shape[1]==0 or not bool(prompt_mask[:,-1].all()):
+        raise ValueError('prompts must be left-padded and not empty: the last column of prompt_mask must be all true')
     pm,rm = prompt_mask.bool(),response_mask.bool()
     a,T = int(pm.any(0).long().argmax()),int((rm.any(0).long()*torch.arange(1, rm.shape[1]+1, device=rm.device)).max()) if rm.numel() else 0
     ids = torch.cat([prompt_ids[:,a:], response_ids[:,:T]], 1)
@@ -172,9 +176,11 @@ def forward(self:Policy,
         if len(hs)>1 and torch.is_grad_enabled(): outs = [checkpoint(stats, a, b, use_reentrant=False) for a,b in zip(hs, ys)]
         else: outs = [stats(a, b) for a,b in zip(hs, ys)]
     spread = lambda x: torch.zeros(full.shape, device=h.device).masked_scatter(full, x)
-    values = None
-    if with_values and not ref and self.value_head is not None: values = spread(self.value_head((h.detach() if self.detach_value else h).float())[:,0])
-    return SimpleNamespace(logps=spread(torch.cat([a for a,_ in outs])), values=values, entropy=spread(torch.cat([b for _,b in outs])) if with_entropy else None)
+    values = entropy = None
+    if with_values and not ref and self.value_head is not None:
+        values = spread(self.value_head((h.detach() if self.detach_value else h).float())[:,0])
+    if with_entropy: entropy = spread(torch.cat([b for _,b in outs]))
+    return SimpleNamespace(logps=spread(torch.cat([a for a,_ in outs])), values=values, entropy=entropy)
 
 # %% ../../nbs/span_ppo/02_policy.ipynb #28c5e278
 @contextmanager
@@ -204,7 +210,8 @@ def encode(self:Policy,
     tok,rows = self.tokenizer,[]
     for i,p in enumerate(prompts):
         chat = [dict(role='user', content=p)] if isinstance(p, str) else p
-        if tok.chat_template is None and not isinstance(p, str): raise ValueError(f'prompt {i}: is a chat, but the tokenizer has no chat template; give a string')
+        if tok.chat_template is None and not isinstance(p, str):
+            raise ValueError(f'prompt {i}: is a chat, but the tokenizer has no chat template; give a string')
         try: text = p if tok.chat_template is None else tok.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
         except Exception as e: raise ValueError(f'prompt {i}: the chat template refuses it ({e})') from e
         ids = tok(text, add_special_tokens=tok.chat_template is None).input_ids
@@ -271,9 +278,11 @@ def save_pretrained(self:Policy,
     folder.mkdir(parents=True, exist_ok=True)
     with progress_bars(False): self.model.save_pretrained(folder)
     self.tokenizer.save_pretrained(folder)
-    if self.value_head is not None: save_file({k:v.detach().cpu().contiguous() for k,v in self.value_head.state_dict().items()}, folder/'value_head.safetensors')
+    if self.value_head is not None:
+        save_file({k:v.detach().cpu().contiguous() for k,v in self.value_head.state_dict().items()}, folder/'value_head.safetensors')
     ref = self.reference_model if isinstance(self.reference_model, str) else 'model'
-    write_file(folder/'policy.json', dumps(dict(base=self.lm.name_or_path, reference=ref, value_head=self.value_head is not None, detach_value=self.detach_value)).encode())
+    about = dict(base=self.lm.name_or_path, reference=ref, value_head=self.value_head is not None, detach_value=self.detach_value)
+    write_file(folder/'policy.json', dumps(about).encode())
     return folder
 
 # %% ../../nbs/span_ppo/02_policy.ipynb #5652e9b7

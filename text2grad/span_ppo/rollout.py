@@ -76,8 +76,10 @@ def check_on_policy(
     "Raise `OffPolicyError` unless the options leave the sampling distribution alone"
     bad = [f'{k}={v}' for k,v in options.items() if v not in _neutral.get(k, ())]
     if not temperature>0: bad.append(f'temperature={temperature} (greedy)')
-    if bad: raise OffPolicyError(f'{", ".join(bad)}: this samples from another distribution than the one that is trained, so the ratio at step 0 '
-                                 'would not be 1. Leave it out, or pass allow_off_policy=True if the rollout is not trained on, as in evaluation')
+    if bad:
+        raise OffPolicyError(f'{", ".join(bad)}: this samples from another distribution than the one that is trained, so the ratio '
+                             'at step 0 would not be 1. Leave it out, or pass allow_off_policy=True if the rollout is not trained on, '
+                             'as in evaluation')
 
 # %% ../../nbs/span_ppo/03_rollout.ipynb #0e12b74f
 def _generate(policy, ids, mask, max_new_tokens, temperature, options):
@@ -96,7 +98,7 @@ def _pad_right(x, T, value): return torch.nn.functional.pad(x, (0, T-x.shape[1])
 
 # %% ../../nbs/span_ppo/03_rollout.ipynb #c26021e6
 def sample(
-    policy,                   # `models.Policy`
+    policy,                   # `policy.Policy`
     examples:list,            # `Example`s; only their prompts are read
     max_new_tokens:int=48,    # Longest response, in tokens
     temperature:float=1.,     # Softmax temperature; 0 is greedy, for evaluation
@@ -123,7 +125,7 @@ def sample(
 
 # %% ../../nbs/span_ppo/03_rollout.ipynb #f7d527ed
 def make_rollout(
-    policy,                     # `models.Policy`
+    policy,                     # `policy.Policy`
     examples:list,              # B `Example`s that were answered
     prompt_ids:torch.Tensor,    # (B, P) left-padded
     prompt_mask:torch.Tensor,   # (B, P) bool
@@ -144,8 +146,10 @@ def judge(
 )->Rollout:          # The same rollout
     "Let a critic read every response"
     cs = list(critic(rollout.examples))
-    if len(cs)!=len(rollout): raise ValueError(f'the critic returned {len(cs)} critiques for {len(rollout)} responses; it must return one, or None, for each')
+    if len(cs)!=len(rollout):
+        raise ValueError(f'the critic returned {len(cs)} critiques for {len(rollout)} responses; it must return one, or None, for each')
     for i,c in enumerate(cs):
-        if c is not None and not isinstance(c, Critique): raise ValueError(f'response {i}: the critic returned {type(c).__name__}; it must return a Critique or None')
+        if c is not None and not isinstance(c, Critique):
+            raise ValueError(f'response {i}: the critic returned {type(c).__name__}; it must return a Critique or None')
     rollout.examples = [replace(e, critique=c) for e,c in zip(rollout.examples, cs)]
     return rollout

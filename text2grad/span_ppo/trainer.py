@@ -19,7 +19,8 @@ from types import SimpleNamespace
 from ..alignment.tokens import token_rewards
 from ..checkpoints import load_optimizer,load_rng,optimizer_tensors,rng_tensors
 from ..core import UserError,dumps,loads,write_file
-from .losses import AdaptiveKL,FixedKL,Objective,explained_variance,kl_penalty,masked_mean,policy_loss,token_advantages,token_scores,value_loss
+from .losses import AdaptiveKL,FixedKL,Objective,explained_variance,kl_penalty,masked_mean
+from .losses import policy_loss,token_advantages,token_scores,value_loss
 from .rollout import judge,sample
 from ..checkpoints import CheckpointError
 
@@ -46,11 +47,15 @@ class SpanPPOConfig(Objective):
 
     def __post_init__(self):
         _choices(self, reward=('span','scalar'), kl_kind=('k1','k2','k3'))
-        _at_least(self, 1, 'steps', 'batch_size', 'samples_per_prompt', 'epochs', 'minibatch_size', 'micro_batch_size', 'max_new_tokens', 'save_every', 'keep')
-        _at_least(self, 0, 'lr', 'value_lr', 'kl_coef', 'entropy_coef', 'value_coef', 'empty_penalty', 'missing_eos_penalty', 'value_warmup', 'log_samples')
+        _at_least(self, 1, 'steps', 'batch_size', 'samples_per_prompt', 'epochs', 'minibatch_size', 'micro_batch_size',
+                  'max_new_tokens', 'save_every', 'keep')
+        _at_least(self, 0, 'lr', 'value_lr', 'kl_coef', 'entropy_coef', 'value_coef', 'empty_penalty', 'missing_eos_penalty',
+                  'value_warmup', 'log_samples')
         for k in ('batch_size','minibatch_size'):
-            if getattr(self, k)%self.samples_per_prompt: raise ValueError(f'{k}={getattr(self, k)}: must be a multiple of samples_per_prompt={self.samples_per_prompt}')
-        if not self.temperature>0: raise ValueError(f'temperature={self.temperature}: must be above 0, a greedy rollout cannot be trained on')
+            if getattr(self, k)%self.samples_per_prompt:
+                raise ValueError(f'{k}={getattr(self, k)}: must be a multiple of samples_per_prompt={self.samples_per_prompt}')
+        if not self.temperature>0:
+            raise ValueError(f'temperature={self.temperature}: must be above 0, a greedy rollout cannot be trained on')
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #6737d339
 def _choices(cfg, **allowed):
@@ -121,7 +126,7 @@ def rollout_scores(
 class SpanPPO:
     "Span-level PPO (arXiv 2505.22338): sample, critique, align, update"
     def __init__(self,
-        policy,             # `models.Policy`: policy, reference and value head on one backbone
+        policy,             # `policy.Policy`: policy, reference and value head on one backbone
         critic,             # Callable `list[Example] -> list[Critique | None]`
         task,               # A `tasks.Task`, or a list of `Example`s to draw prompts from
         config=None,        # `SpanPPOConfig`
@@ -137,7 +142,8 @@ class SpanPPO:
         self.policy_params = [p for n,p in named.items() if not n.startswith('value_head')]
         groups = [dict(params=ps, lr=lr) for ps,lr in ((self.policy_params, self.config.lr), (value, self.config.value_lr)) if ps]
         self.opt = torch.optim.Adam(groups, eps=1e-5)
-        self.kl_ctl = FixedKL(self.config.kl_coef) if self.config.kl_target is None else AdaptiveKL(self.config.kl_coef, self.config.kl_target, self.config.kl_horizon)
+        cfg = self.config
+        self.kl_ctl = FixedKL(cfg.kl_coef) if cfg.kl_target is None else AdaptiveKL(cfg.kl_coef, cfg.kl_target, cfg.kl_horizon)
         self.step,self.stop,self.seconds,self.stats,self.total = 0,False,{},{},self.config.steps
 
     def seed(self, *what)->int: return derived_seed(self.config.seed, self.step, *what)
@@ -213,7 +219,8 @@ def logps(self:SpanPPO,
     for rows in parts:
         with torch.no_grad(): outs.append(self.policy.forward(*rollout.forward_args(rows), temperature=self.config.temperature, **kw))
     pad,back = lambda x: torch.nn.functional.pad(x, (0, T-x.shape[1])),torch.cat(parts).argsort()
-    return SimpleNamespace(**{k:None if getattr(outs[0], k) is None else torch.cat([pad(getattr(o, k)) for o in outs])[back] for k in vars(outs[0])})
+    whole = lambda k: None if getattr(outs[0], k) is None else torch.cat([pad(getattr(o, k)) for o in outs])[back]
+    return SimpleNamespace(**{k:whole(k) for k in vars(outs[0])})
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #bc4950e1
 @patch
@@ -240,9 +247,10 @@ def _experience_stats(x, coef):
     cs = [c for c in x.rollout.critiques if c is not None]
     mean = lambda v: float(v.float().mean()) if len(v) else None
     return dict(reward=mean(per_token[j]), total=mean((x.scores*x.mask).sum(1)[j]), judged=int(j.sum()), responses=len(x.rollout),
-                spans=sum(len(c.spans) for c in cs), unresolved=sum(len(c.unresolved) for c in cs), marked=float(masked_mean((x.scores!=0).float(), x.mask)),
-                length=mean(x.rollout.lengths), finished=mean(x.rollout.finished), kl=mean((x.kl*x.mask).sum(1)), kl_token=float(masked_mean(x.kl, x.mask)),
-                kl_coef=float(coef), entropy=float(masked_mean(x.entropy, x.mask)), explained_variance=float(explained_variance(x.values, x.returns, x.mask)))
+                spans=sum(len(c.spans) for c in cs), unresolved=sum(len(c.unresolved) for c in cs),
+                marked=float(masked_mean((x.scores!=0).float(), x.mask)), length=mean(x.rollout.lengths), finished=mean(x.rollout.finished),
+                kl=mean((x.kl*x.mask).sum(1)), kl_token=float(masked_mean(x.kl, x.mask)), kl_coef=float(coef),
+                entropy=float(masked_mean(x.entropy, x.mask)), explained_variance=float(explained_variance(x.values, x.returns, x.mask)))
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #4bb630d1
 class NonFiniteError(UserError): "A loss or gradient is not finite; the optimizer has not stepped and the responses are saved"
@@ -301,10 +309,11 @@ def save_nonfinite(self:SpanPPO,
     names = ('scores','rewards','logps','values','advantages','returns','mask')
     bad = [r for r in rows.tolist() if not all(torch.isfinite(getattr(x, k)[r][x.mask[r]]).all() for k in names[:-1])] or rows.tolist()
     path = Path(getattr(self, 'run_dir', '.'))/f'nonfinite-{self.step:06d}.safetensors'
-    tensors = {k:getattr(x, k)[bad].contiguous() for k in names} | dict(ids=x.rollout.ids[bad].contiguous(), prompt_ids=x.rollout.prompt_ids[bad].contiguous())
+    tensors = {k:getattr(x, k)[bad].contiguous() for k in names} | {k:getattr(x.rollout, k)[bad].contiguous() for k in ('ids','prompt_ids')}
     write_file(path, save(tensors, metadata=dict(step=str(self.step), what=what, responses=dumps([x.rollout.texts[i] for i in bad]))))
-    raise NonFiniteError(f'step {self.step}, responses {bad} of the batch: {what}. The optimizer has not stepped. The responses and their tensors are in {path}; '
-                         'look for a critic score, learning rate or KL coefficient that is far too large')
+    raise NonFiniteError(f'step {self.step}, responses {bad} of the batch: {what}. The optimizer has not stepped. '
+                         f'The responses and their tensors are in {path}; look for a critic score, learning rate or KL coefficient '
+                         'that is far too large')
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #c7437472
 @patch
@@ -313,7 +322,8 @@ def state_files(self:SpanPPO)->dict: # Name -> bytes
     from safetensors.torch import save
     state = dict(step=self.step, total=self.total, kl=self.kl_ctl.state_dict(), config=asdict(self.config), torch=torch.__version__)
     return {'policy.safetensors':save({k:v.detach().cpu().contiguous() for k,v in self.policy.state_dict().items()}),
-            'optimizer.safetensors':save(optimizer_tensors(self.opt)), 'rng.safetensors':save(rng_tensors()), 'state.json':dumps(state).encode()}
+            'optimizer.safetensors':save(optimizer_tensors(self.opt)), 'rng.safetensors':save(rng_tensors()),
+            'state.json':dumps(state).encode()}
 
 @patch
 def load_state(self:SpanPPO,
@@ -322,7 +332,8 @@ def load_state(self:SpanPPO,
     "Put the state of a run back; `CheckpointError` if its config is another one"
     from safetensors.torch import load_file
     state = loads((path/'state.json').read_text())
-    differ = [f'{k} is {state["config"].get(k)!r} there and {v!r} here' for k,v in asdict(self.config).items() if k not in ('save_every','keep') and state['config'].get(k)!=v]
+    own,was = asdict(self.config),state['config']
+    differ = [f'{k} is {was.get(k)!r} there and {v!r} here' for k,v in own.items() if k not in ('save_every','keep') and was.get(k)!=v]
     if differ: raise CheckpointError(f'{path}: made by a run with another config: {"; ".join(differ)}. Resume with the same options')
     self.policy.load_state_dict(load_file(path/'policy.safetensors'))
     load_optimizer(self.opt, load_file(path/'optimizer.safetensors'))
