@@ -74,7 +74,8 @@ def load_prompt(
     return _prompt(path.read_text('utf-8'), path)
 
 # %% ../../nbs/critics/04_llm.ipynb #b852d187
-CONTROL = re.compile(r'<(?=\||[/]?(?:s|bos|eos|pad|unk|think(?:ing)?|thoughts?|reasoning|(?:start|end)_of_turn|[a-z_]*tool_call[a-z_]*)>|<SYS>>)|\[(?=/?(?:INST|THINK)\])')
+CONTROL = re.compile(r'<(?=\||[/]?(?:s|bos|eos|pad|unk|think(?:ing)?|thoughts?|reasoning|(?:start|end)_of_turn'
+                     r'|[a-z_]*tool_call[a-z_]*)>|<SYS>>)|\[(?=/?(?:INST|THINK)\])')
 UNSEEN = re.compile('[\ud800-\udfff\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e007f]')
 
 def as_data(
