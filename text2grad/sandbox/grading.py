@@ -146,7 +146,8 @@ def _from_solution(tree):
     if not any(isinstance(n, ast.Import) and any(a.name=='solution' for a in n.names) for n in ast.walk(tree)): return out
     return out+[n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id=='solution']
 
-_takes_data = {'len','sorted','sum','min','max','list','tuple','set','frozenset','dict','range','enumerate','zip','any','all','reversed','iter'}
+_takes_data = {'len','sorted','sum','min','max','list','tuple','set','frozenset','dict','range','enumerate','zip','any','all',
+               'reversed','iter'}
 
 def _value_uses(tree):
     "Names that are looped over, indexed or computed with, which nobody does with a function"
