@@ -67,7 +67,8 @@ def _thrown(error, call):
         said = f'{name}: {text}'[:600] if text else str(name)
         f = Failure('', kind, call, error=said, line=line, column=column if kind=='syntax' else None)
         return f,(str(name)[:200], [str(b)[:200] for b in bases[:50]], list(decode(args)))
-    except (TypeError,ValueError,RecursionError): return Failure('', 'value', call, error='the program answered nonsense'),('Exception', ['Exception'], [])
+    except (TypeError,ValueError,RecursionError):
+        return Failure('', 'value', call, error='the program answered nonsense'),('Exception', ['Exception'], [])
 
 @patch
 def begin(self:_Program, setup, entry, stdin, main):
@@ -120,7 +121,8 @@ def call(self:_Program, name, args, kwargs, back=False):
             value,after = decode(reply['value']),decode(reply['after']) if 'after' in reply else None
             note[1] = show(value)
             return value,after
-    except (KeyError,ValueError,TypeError,RecursionError) as e: note[2] = Failure('', 'value', text, error=f'the program answered nonsense: {e}')
+    except (KeyError,ValueError,TypeError,RecursionError) as e:
+        note[2] = Failure('', 'value', text, error=f'the program answered nonsense: {e}')
     if 'error' not in reply: self.odd.append(note[2])
     raise Raised(note[2])
 
