@@ -120,9 +120,11 @@ _sign_re = re.compile('\ue000(\\d+)\ue001\\.?')
 
 def _put_back(s, kept): return _sign_re.sub(lambda m: kept[int(m[1])], s)
 
-_of_it_re = re.compile(r"^\W*(?:(?:and|also|but|so|again|overall|in general|honestly|i (?:think|feel|believe)|it seems|here|please),? )*(?:this|that|these|those|its?|here|there|what|"
-                       r"none|nothing|nobody|not?|never|very|too|an?|i|we|you|my|your|both|all|(?:the|each|every|one|some|most|any) (?:[\w'-]+ ){0,3}?(?:summar|answer|response|sentence|line|"
-                       r"paragraph|part|phrase|claim|statement|example|analog|point|descri|expla|information|opening|ending|start|end|introduction|conclusion|wording|code|function))", re.I)
+_parts = ('summar|answer|response|sentence|line|paragraph|part|phrase|claim|statement|example|analog|point|descri|expla|information|'
+          'opening|ending|start|end|introduction|conclusion|wording|code|function')
+_of_it_re = re.compile(r"^\W*(?:(?:and|also|but|so|again|overall|in general|honestly|i (?:think|feel|believe)|it seems|here|please),? )*"
+                       r"(?:this|that|these|those|its?|here|there|what|none|nothing|nobody|not?|never|very|too|an?|i|we|you|my|your|both|"
+                       rf"all|(?:the|each|every|one|some|most|any) (?:[\w'-]+ ){{0,3}}?(?:{_parts}))", re.I)
 
 def _judged(clause):
     "Verdict of a clause; 0. for a long one that speaks of the world and not of the response, whose words of judgement are its topic's"
@@ -158,7 +160,8 @@ def _sentence_points(sentence):
 
 # %% ../../nbs/alignment/03_linking.ipynb #5e20a007
 _url_re = re.compile(r'(?:\b(?:source|see|reference)s?: *)?(?:https?://|www\.)\S+', re.I)
-_item_re,_anchor_re = re.compile('\\s*(?:[-*+•]|\\d+[.)]|\ue000)\\s*\\S'),re.compile('\ue000|\\blines? \\d|\\b(?:first|opening|second|third|fourth|fifth|last|final) (?:sentence|line)\\b', re.I)
+_item_re = re.compile('\\s*(?:[-*+•]|\\d+[.)]|\ue000)\\s*\\S')
+_anchor_re = re.compile('\ue000|\\blines? \\d|\\b(?:first|opening|second|third|fourth|fifth|last|final) (?:sentence|line)\\b', re.I)
 
 def _sections(text):
     "`(sign, text)` of the parts of a feedback under each heading"
@@ -178,12 +181,14 @@ def points_of(
     text,kept = _set_aside(text)
     found = []
     for sign,part in _sections(text):
-        cut = [s for a,b in sentences(_url_re.sub(' ', part)) for s in _semicolon_re.split(_url_re.sub(' ', part)[a:b]) if _word_re.search(s)]
+        part = _url_re.sub(' ', part)
+        cut = [s for a,b in sentences(part) for s in _semicolon_re.split(part[a:b]) if _word_re.search(s)]
         found += [replace(p, score=p.score or sign) for s in cut for p in _sentence_points(s)]
     near = 0.
     for i,p in enumerate(found):
         near = p.score or near
-        if not p.score and not _anchor_re.search(p.reason): found[i] = replace(p, score=near or next((q.score for q in found[i:] if q.score), 0.))
+        if p.score or _anchor_re.search(p.reason): continue
+        found[i] = replace(p, score=near or next((q.score for q in found[i:] if q.score), 0.))
     found = [replace(p, about=a) for p in found for a in _abouts(p)]
     return [replace(p, **{k:_put_back(getattr(p, k), kept) for k in ('about','instead','reason','whole')}) for p in found]
 
@@ -281,7 +286,8 @@ def quoted_words(
     text:str, # Feedback, or a clause of it
 )->list:      # Each quotation without its marks
     "What a feedback quotes"
-    return [s for m in QUOTATION.finditer(text) if (s := re.sub(r'^```\w*\n?|```$', '', m[0]).strip() if m[0][:3]=='```' else m[0][1:-1]).strip()]
+    inner = lambda s: re.sub(r'^```\w*\n?|```$', '', s).strip() if s[:3]=='```' else s[1:-1]
+    return [s for m in QUOTATION.finditer(text) if (s := inner(m[0])).strip()]
 
 _be_re = re.compile(r"\b(?:being|was|were|is|are|be)\b(?! (?:not|\w+n['’]t))", re.I)
 _prepositions = set('in at on from of for by with to near after'.split())
@@ -340,10 +346,11 @@ def _split_spans(mark, words, exact, response):
         runs[i:j] = keep or [[a, b, k]]
     return runs
 
+# %% ../../nbs/alignment/03_linking.ipynb #5e20a00a
 def linked(
     critique_text:str, # Free-form feedback
     response:str,      # The text that it is about
-)->tuple:              # Disjoint spans in the order of the response, each with its clause as `reason`; a `Quote` of score 0 for each clause of unknown sign
+)->tuple:              # Disjoint spans in the order of the response, each with its clause as `reason`; a `Quote` for each untold clause
     "Find what free-form feedback is about, without quotes or JSON; what it would put there instead is not blamed"
     words = [(m.start(), m.end(), m[0].lower(), _key(m[0])) for m in _word_re.finditer(response)]
     units,points = sentences(response),points_of(critique_text)
