@@ -242,6 +242,14 @@ class LLMCritic:
     )->float|None:
         "Price of so many tokens, where it is known"
         return None
+    def secrets(self)->dict:
+        "What must not be written anywhere: value -> what to write instead; nothing here"
+        return {}
+    def struck(self,
+        x, # A reply, or what was read from it: strings, and lists and dicts of them
+    ):     # The same without secrets; what has none has nothing to strike out
+        "Leave out what a reply must not repeat, such as a key"
+        return x
     def __repr__(self): return f'{type(self).__name__}({self.model!r}, {", ".join(p.id for p in self.prompts.values())})'
 
 # %% ../../nbs/critics/04_llm.ipynb #4e0181ef
@@ -366,7 +374,7 @@ def _unreadable(text, finish):
     "Why there is no critique in an answer"
     if finish=='length': return 'it was cut off, so allow more tokens'
     ours = lambda o: any(k in o for k in wire_schema()['properties']) or read_critique(o)[0]
-    n = len({json.dumps(o, sort_keys=True) for _,_,o in _whole(text) if ours(o)})
+    n = len({text[i:j] for i,j,o in _whole(text) if ours(o)})
     if n>1: return f'{n} objects that differ stand in it, and nothing says which of them is the critique'
     return 'the model may be too small for the task, or not follow instructions'
 
@@ -387,7 +395,7 @@ def _read(self:LLMCritic, ex, reply, source):
     d,how = read_critique(text)
     if d and not problem and reply.finish=='length' and _begun(text):
         problem = 'it was cut off, and the words before its critique may be a thought that has no end; allow more tokens'
-    if d: d = d | {k:_distinct(d[k]) for k in ('good_spans','poor_spans')}
+    if d: d = self.struck(d | {k:_distinct(d[k]) for k in ('good_spans','poor_spans')})
     c = align(ex.response, d, min_similarity=self.min_similarity) if d else align(ex.response, text) if self.prose else None
     if c is None or problem:
         why = problem or _unreadable(text, reply.finish)
@@ -395,7 +403,7 @@ def _read(self:LLMCritic, ex, reply, source):
     lost = tuple(q for q in c.unresolved if q.reason!='missing')
     n = len(d['good_spans']+d['poor_spans']) if d else len(c.spans)
     spans = bounded(c.spans, [m.span() for m in _stretch.finditer(ex.response)], self.limit)
-    return _Reading(replace(c, spans=spans, source=source), how if d else 'prose', n, lost)
+    return _Reading(replace(c, spans=spans, source=source, limit=self.limit), how if d else 'prose', n, lost)
 
 # %% ../../nbs/critics/04_llm.ipynb #dd015a9c
 @patch
