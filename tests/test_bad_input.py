@@ -134,7 +134,7 @@ records = [
     ('score is a string',      [span(score='bad')], 'spans[0].score'),
     ('feedback index',         [span(feedback=2)], 'spans[0].feedback'),
     ('feedback without text',  [dict(good, feedback=[dict(kind='x')])], 'feedback[0].text'),
-    ('reference is a string',  [dict(good, reference='x')], 'reference: must be a list'),
+    ('reference is an object', [dict(good, reference=dict(a='x'))], 'reference: must be a list'),
     ('id twice',               [good, good], "row 2: id: '1' is also the id of row 1"),
     ('several at once',        [dict(good, id='a', prompt=1), dict(span(score=9), id='b')], '2 problems'),
 ]

@@ -62,7 +62,9 @@ def test_wrong_paths(tmp_path):
     with pytest.raises(FileNotFoundError, match='no such file'): from_defacto(tmp_path/'none.jsonl')
     with pytest.raises(IsADirectoryError): from_defacto(tmp_path)
     (tmp_path/'x.parquet').write_bytes(b'PAR1')
-    with pytest.raises(ValueError, match='it must end in .jsonl'): from_defacto(tmp_path/'x.parquet')
+    with pytest.raises(RecordError, match='not a whole Parquet file'): from_defacto(tmp_path/'x.parquet')
+    (tmp_path/'x.xlsx').write_bytes(b'PK')
+    with pytest.raises(ValueError, match='it must end in .jsonl'): from_defacto(tmp_path/'x.xlsx')
 
 def test_one_bad_row_costs_one_row(tmp_path, caplog):
     lines = [json.dumps(DEFACTO), '{"article": NaN}', '{"a": 1, "a": 2}', '[1]', '{"article": "x"', json.dumps(DEFACTO)]
