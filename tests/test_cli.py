@@ -38,7 +38,7 @@ def test_run_folder_is_not_overwritten(tiny, tmp_path, capsys):
     assert '--resume' in capsys.readouterr().err and (tmp_path/'r/summary.json').read_bytes()==before
 
 def start(tiny, out, *more):
-    return subprocess.Popen([sys.executable,'-m','text2grad.cli.command','quickstart','--model',str(tiny),'--steps','40','--batch-size','2','--heldout','2','--out',str(out),*more],
+    return subprocess.Popen([sys.executable,'-m','text2grad','quickstart','--model',str(tiny),'--steps','40','--batch-size','2','--heldout','2','--out',str(out),*more],
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root)
 
 @pytest.mark.parametrize('sig,code', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -100,7 +100,7 @@ def test_align_with_the_tokens_of_a_model(tiny, tmp_path, capsys):
     assert any('winner' in o['text'] for o in d['unresolved'])
 
 def test_align_reads_standard_input(tmp_path):
-    r = subprocess.run([sys.executable,'-m','text2grad.cli.command','align','Everyone was furious.','--critique','-'], input='"furious" is too strong.', capture_output=True, text=True, cwd=root)
+    r = subprocess.run([sys.executable,'-m','text2grad','align','Everyone was furious.','--critique','-'], input='"furious" is too strong.', capture_output=True, text=True, cwd=root)
     assert r.returncode==0 and 'furious' in r.stdout
 
 def test_align_prints_nothing_that_moves_the_terminal(tmp_path, capsys):
@@ -235,7 +235,7 @@ def test_annotate_stopped_and_gone_on_with(tmp_path, server, sig, code):
     Server.delay = .15
     responses(tmp_path/'in.jsonl', 40, response='x')
     write_jsonl(tmp_path/'in.jsonl', [r | dict(response=f'Boat {i} sank near Crete.') for i,r in enumerate(read_jsonl(tmp_path/'in.jsonl'))])
-    cmd = [sys.executable,'-m','text2grad.cli.command','annotate',str(tmp_path/'in.jsonl'),'--critic','api','--model','m','--base-url',server,'--out',str(tmp_path/'o.jsonl'),'--no-cache','--concurrency','4']
+    cmd = [sys.executable,'-m','text2grad','annotate',str(tmp_path/'in.jsonl'),'--critic','api','--model','m','--base-url',server,'--out',str(tmp_path/'o.jsonl'),'--no-cache','--concurrency','4']
     p = subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root)
     part,until = tmp_path/'o.jsonl.part',time.time()+60
     while time.time()<until and p.poll() is None and not (part.exists() and part.read_bytes().count(b'\n')>=3): time.sleep(.02)
@@ -258,3 +258,13 @@ def test_annotate_with_a_local_model(tiny, tmp_path, capsys):
 def test_version(capsys):
     from text2grad import __version__
     assert main(['--version'])==0 and __version__ in capsys.readouterr().out
+
+def test_help_loads_no_other_part_of_the_library():
+    code = 'import sys\nfrom text2grad.cli import main\nmain(["--help"])\nprint([m for m in sys.modules if m.startswith("text2grad.") or m in ("torch","numpy")])'
+    out = subprocess.run([sys.executable,'-c',code], capture_output=True, text=True, check=True).stdout
+    loaded = set(eval(out.splitlines()[-1]))
+    assert 'quickstart' in out and loaded=={'text2grad.core','text2grad.cli',*(f'text2grad.cli.{m}' for m in ('doctor','train_rm','command'))}
+
+def test_the_package_is_the_command():
+    r = subprocess.run([sys.executable,'-m','text2grad','--version'], capture_output=True, text=True)
+    assert r.returncode==0 and r.stdout.startswith('text2grad ') and not r.stderr

@@ -2,8 +2,9 @@
 import itertools,re
 import numpy as np, pytest
 from hypothesis import example,given,settings,strategies as st
-from text2grad.core import Span
-from text2grad.reward_model.decoding import GRID,_runs,best_path,best_sentences,calibrated,choose_thresholds,class_weights,fit_temperature,label_spans,sentence_of,span_f1
+from text2grad.core import Critique,Example,Span
+from text2grad.reward_model.decoding import GRID,_runs,best_path,best_sentences,calibrated,choose_thresholds,class_weights,fit_temperature,label_spans,sentence_of
+from text2grad.evaluation.span_metrics import span_f1
 from text2grad.reward_model.preprocessing import GOOD,NEUTRAL,POOR,text_offsets
 from text2grad.pretrained import tiny_lm
 
@@ -175,24 +176,14 @@ def test_people_who_mark_sentences_are_read_by_sentences():
     texts,offs = ['One two. Six ten. Red sea.']*12,[[(0,3),(3,8),(8,12),(12,17),(17,21),(21,26)]]*12
     gold = [[Span(*((0,8),(9,17),(18,26))[j], -1.) for j in range(3) if (i>>j)&1] for i in range(12)]
     p = np.array([[.6 if (i>>(t//2))&1 else .05 for t in range(6)] for i in range(12)])
-    got = choose_thresholds(decoder(np.stack([p, .95-p, np.full_like(p, .05)], -1), np.full((12,6), .01), np.full(12, 6), offs, texts), gold)
+    got = choose(decoder(np.stack([p, .95-p, np.full_like(p, .05)], -1), np.full((12,6), .01), np.full(12, 6), offs, texts), gold)
     assert got==dict(bias=[0.,None], stick=None, poor=1., good=0.)
 
 # ---- thresholds
 
-def overlap(predicted, gold, sign=-1):
-    "F1 of lists of `(start, end)`"
-    spans = lambda rows: [[Span(a, b, float(sign)) for a,b in row] for row in rows]
-    return span_f1(spans(predicted), spans(gold), sign)
-
-def test_each_span_is_found_once():
-    assert overlap([[(0,4),(0,4)]], [[(0,4)]])==pytest.approx(2/3)
-    assert overlap([[(0,4)]], [[(0,4),(0,4)]])==pytest.approx(2/3)
-    assert overlap([], []) is overlap([[]], [[]]) is None and overlap([[(0,1)]], [[]])==0
-    assert overlap([[(0,4)],[(0,4)]], [[(0,4)],[(5,9)]])==.5
-    assert overlap([[(0,6)]], [[(0,4),(0,6)]])==pytest.approx(2/3)
-    assert overlap([[(0,5)]], [[(0,10)]])==1 and overlap([[(0,5)]], [[(0,11)]])==0
-    assert span_f1([[Span(0, 4, 1.), Span(2, 2, -1.)]], [[Span(0, 4, 1.)]], -1) is None # other signs and places without words
+def critiques(rows): return [Critique('', ss) for ss in rows]
+def people(rows): return [Example('', 'x'*99, c) for c in critiques(rows)]
+def choose(decode, gold): return choose_thresholds(decode, people(gold))
 
 def case(seed, n=12, T=8):
     "Responses of one-letter words, and a head that is somewhat right"
@@ -213,12 +204,12 @@ def decoder(P, Q, lengths, offsets, texts):
 
 def scores(decode, gold, bias, stick):
     found = decode([off if b is None else b for b in bias], stick)
-    return [span_f1(found, gold, s) or 0. for s in (-1, 1)]
+    return [span_f1(critiques(found), people(gold), s) or 0. for s in (-1, 1)]
 
 @pytest.mark.parametrize('seed', range(4))
 def test_chosen_thresholds_are_no_worse_than_the_defaults(seed):
     x = case(seed)
-    got = choose_thresholds(*x)
+    got = choose(*x)
     assert [got['poor'], got['good']]==scores(*x, got['bias'], got['stick'])
     alone = scores(*x, (got['bias'][0], None), got['stick'])[0]
     assert alone>=scores(*x, (0, None), 1)[0] and alone>=max(scores(*x, (b, None), k)[0] for b in (-1, 1, 3) for k in (0, 2, None))
@@ -227,20 +218,20 @@ def test_chosen_thresholds_are_no_worse_than_the_defaults(seed):
 def test_what_nobody_marked_is_never_marked():
     decode,gold = case(0)
     only = lambda sign: [[s for s in g if s.score*sign>0] for g in gold]
-    assert choose_thresholds(decode, [[] for _ in gold])==dict(bias=[None,None], stick=1., poor=0., good=0.)
-    assert choose_thresholds(decode, only(-1))['bias'][1] is None
-    praise = choose_thresholds(decode, only(1))
+    assert choose(decode, [[] for _ in gold])==dict(bias=[None,None], stick=1., poor=0., good=0.)
+    assert choose(decode, only(-1))['bias'][1] is None
+    praise = choose(decode, only(1))
     assert praise['bias'][0] is None and praise['good']>0 and praise['poor']==0
     places = [[Span(s.start, s.start, s.score) for s in g] for g in gold] # where something is missing
-    assert choose_thresholds(decode, places)['bias']==[None,None]
+    assert choose(decode, places)['bias']==[None,None]
 
 def test_among_equals_the_defaults():
     P = np.zeros((2,1,3)); P[0,0],P[1,0] = (.98,.01,.01),(.01,.98,.01)
-    got = choose_thresholds(decoder(P, np.full((2,1), .5), np.ones(2, int), [[(0,3)]]*2, ['Ann']*2), [[Span(0, 3, -1.)], []])
+    got = choose(decoder(P, np.full((2,1), .5), np.ones(2, int), [[(0,3)]]*2, ['Ann']*2), [[Span(0, 3, -1.)], []])
     assert got==dict(bias=[0.,None], stick=1., poor=1., good=0.)
     assert (GRID['bias'][0], GRID['stick'][0])==(0., 1.)
 
 def test_praise_may_not_cost_more_blame_than_it_finds():
     P = np.array([[[.40,.05,.55]], *[[[.45,.04,.51]]]*3])
-    got = choose_thresholds(decoder(P, np.full((4,1), .5), np.ones(4, int), [[(0,3)]]*4, ['Ann']*4), [[Span(0, 3, 1.)], *[[Span(0, 3, -1.)]]*3])
+    got = choose(decoder(P, np.full((4,1), .5), np.ones(4, int), [[(0,3)]]*4, ['Ann']*4), [[Span(0, 3, 1.)], *[[Span(0, 3, -1.)]]*3])
     assert got==dict(bias=[0.,None], stick=1., poor=pytest.approx(6/7), good=0.)

@@ -12,7 +12,7 @@ from text2grad.core import Critique,Example,Span,from_record,read_examples
 from text2grad.evaluation.task_metrics import rouge_l
 from text2grad.evaluation.statistics import Statistic,estimate,resamples
 from text2grad.critics.base import RandomSpans,mark_everything,mark_nothing,mark_sentences,unshared_words
-from text2grad.evaluation.span_metrics import BINS,TokenScores,compare_critics,label_report,matched,paired,rouge,span_iou,span_labels,span_report
+from text2grad.evaluation.span_metrics import BINS,TokenScores,compare_critics,label_report,matched,paired,rouge,span_f1,span_iou,span_labels,span_report
 from text2grad.text import pieces
 
 WORDS = 'rain delayed the match and everyone was furious because nobody had told them when it would start again'.split()
@@ -325,3 +325,14 @@ def test_people_against_the_baselines():
     assert all(abs(reports[k]['poor AUROC'].value-.5)<.03 for k in ('nothing','everything','random'))
     by = label_report(mark_everything(gold), gold, draws=20)
     assert {by[f'poor {l}: recall'].value for l in ('Irrelevant','Unverifiable','Wrong-Grounding','Redundant','Incoherent')}=={1}
+
+def test_f1_of_one_sign_finds_each_span_once():
+    spans = lambda rows,sign=-1.: [Critique('', [Span(a, b, sign) for a,b in row]) for row in rows]
+    def f1(predicted, gold, sign=-1, **kw): return span_f1(spans(predicted, sign), [Example('', 'x'*20, c) for c in spans(gold, sign)], sign, **kw)
+    for sign in (-1, 1):
+        assert f1([[(0,4),(0,4)]], [[(0,4)]], sign)==f1([[(0,4)]], [[(0,4),(0,4)]], sign)==pytest.approx(2/3)
+        assert f1([[(0,4)],[(0,4)]], [[(0,4)],[(5,9)]], sign)==.5
+    assert f1([[(0,6)]], [[(0,4),(0,6)]])==pytest.approx(2/3)
+    assert f1([[(0,5)]], [[(0,10)]])==1 and f1([[(0,5)]], [[(0,10)]], at_least=.51)==f1([[(0,5)]], [[(0,11)]])==0
+    assert f1([], []) is f1([[]], [[]]) is f1([[(3,3)]], [[(5,5)]]) is None and f1([[(0,1)]], [[]])==0
+    assert span_f1([None], [Example('', 'Rain.', Critique('', [Span(0, 4, -1.)]))], -1)==0

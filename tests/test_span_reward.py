@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from hypothesis import example,given,settings,strategies as st
 from safetensors.torch import load_file,save_file
 from text2grad.core import Critique,Example,Span,loads
-from text2grad.reward_model.decoding import class_weights,span_f1
+from text2grad.reward_model.decoding import class_weights
+from text2grad.evaluation.span_metrics import span_f1
 from text2grad.reward_model.preprocessing import text_ids,text_offsets,token_labels
 from text2grad.pretrained import lm_logits
 from text2grad.pretrained import ModelError,tiny_lm
@@ -414,7 +415,7 @@ def test_calibrate_writes_what_evaluate_only_looks_at():
     chosen = m.calibrate(cast)
     assert (m.config.temperature, m.config.bias, m.config.stick)==(chosen['temperature'], chosen['bias'], chosen['stick']) and got['span_f1']==chosen['poor']
     json.dumps(chosen)
-    assert span_f1(m.spans(cast), [e.critique.spans for e in cast], -1)==pytest.approx(chosen['poor'])
+    assert span_f1([Critique('', ss) for ss in m.spans(cast)], cast, -1)==pytest.approx(chosen['poor'])
     again = make()
     again.calibrate([*cast, Example('Who?', 'Ann. '*400, Critique('No.')), *blank, Example('Who?', '', Critique('No.'))])
     assert again.config.temperature==pytest.approx(m.config.temperature) and again.config.bias==m.config.bias

@@ -42,7 +42,7 @@ def test_kinds_and_adapters(tiny, tmp_path, capsys, monkeypatch, kind, lora):
     assert (c['counts']['train'], c['counts']['dev'])==(5, 3)
 
 def test_a_signal_says_how_to_go_on_and_the_run_goes_on(tiny, tmp_path):
-    cmd = [sys.executable,'-m','text2grad.cli.command','train-rm','--data',str(write(tmp_path/'a.jsonl', 30)),'--kind','span','--model',str(tiny),'--lora','frozen','--epochs','5',*small,'--out',str(tmp_path/'r')]
+    cmd = [sys.executable,'-m','text2grad','train-rm','--data',str(write(tmp_path/'a.jsonl', 30)),'--kind','span','--model',str(tiny),'--lora','frozen','--epochs','5',*small,'--out',str(tmp_path/'r')]
     p = subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root)
     metrics,until = tmp_path/'r/metrics.jsonl',time.time()+120
     while time.time()<until and p.poll() is None and not (metrics.exists() and metrics.read_text().count('\n')>=3): time.sleep(.02)

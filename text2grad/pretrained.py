@@ -48,6 +48,7 @@ def _tiny_tokenizer(vocab_size=400):
     tok.chat_template = CHATML
     return tok
 
+# %% ../nbs/02_pretrained.ipynb #6d81c0fa
 def tiny_lm(
     seed:int=0, # Of the weights
 )->tuple:       # `(model, tokenizer)`: a 2-layer Llama on the CPU in eval mode, and its tokenizer
@@ -86,6 +87,7 @@ def check_safetensors(
     except (SafetensorError, OSError) as e:
         raise ModelError(f'{path}: not a whole safetensors file ({e}); copy or fetch it again') from None
 
+# %% ../nbs/02_pretrained.ipynb #b0471e9c
 def _shards(path):
     "The weight files of a model folder"
     if (path/'model.safetensors').exists(): return [path/'model.safetensors']

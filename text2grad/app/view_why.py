@@ -15,29 +15,35 @@ from dataclasses import dataclass,field
 from types import SimpleNamespace
 from ..viz.channels import TokenTable,token_table
 from ..core import Critique,Example,Span
-from ..viz.color import color_scale,esc
+from ..viz.color import color_scale
 from ..viz.html import note_html
 from ..viz.exports import export_buttons
 from ..viz.heatmap import heat,heat_map,read_pick
 from ..span_ppo.credit import ledger_settings,ledger,recomputed,three_rewards
-from .workbench import InputError,binder
+from .workbench import InputError,as_input_error,binder,status_html
 
 # %% ../../nbs/app/06_view_why.ipynb #ae7c1c4f
 def example_case():
-    "A small response with a critique, made by hand: `example`, `critique`, `table`, `config` and `finished`, as the view needs them"
+    "A small response with a critique, made by hand, with all that the view needs of a `Case`"
     text = 'The crew landed in July 1969. They stayed for three weeks. All came home.'
     offs = [m.span() for m in re.finditer(r'\s?\w+|[^\w\s]', text)]+[(len(text), len(text))]
-    mark = lambda words,score,reason: Span(text.index(words), text.index(words)+len(words), score, words, reason, 'exact')
+    def mark(words, score, reason):
+        a = text.index(words)
+        return Span(a, a+len(words), score, words, reason, 'exact')
     critique = Critique('Month and year are right. It was less than a day, not weeks. Good to say how it ended.', (
-        mark('July 1969', .67, 'Month and year are right.'), mark('weeks', -1., 'It was less than a day, not weeks.'), mark('home', .33, 'Good to say how it ended.')))
+        mark('July 1969', .67, 'Month and year are right.'),
+        mark('weeks', -1., 'It was less than a day, not weeks.'),
+        mark('home', .33, 'Good to say how it ended.')))
     n = np.arange(len(offs))
     table = token_table(text, offs, value=.1*np.cos(n/3), kl=.1*(n%3))
-    return SimpleNamespace(example=Example('When did the first crew land on the moon?', text, critique), critique=critique, table=recomputed(table, critique), config=None, finished=True)
+    example = Example('When did the first crew land on the moon?', text, critique)
+    return SimpleNamespace(example=example, critique=critique, table=recomputed(table, critique), config=None, finished=True)
 
 def _subject(case):
     "What the view needs of a `Case`, or the example"
     if case is None: return example_case()
-    return SimpleNamespace(example=case.example, critique=case.critique, table=case.table, config=case.config, finished=bool(case.rollout.finished[0]))
+    return SimpleNamespace(example=case.example, critique=case.critique, table=case.table, config=case.config,
+                           finished=bool(case.rollout.finished[0]))
 
 # %% ../../nbs/app/06_view_why.ipynb #44957148
 CHANNELS_SHOWN = ('advantage','return','reward') # What the maps can be coloured by
@@ -70,46 +76,49 @@ def look_of(bench, sid):
 def _dials(bench, of, gamma, lam, beta):
     "Every setting of the case, with these three in place of its own"
     s = ledger_settings(of.config)
-    s.gamma,s.lam,s.kl_coef = bench.number(gamma, 'gamma', 0, 1),bench.number(lam, 'lambda', 0, 1),bench.number(beta, 'beta', 0, 1)
+    s.gamma,s.lam = bench.number(gamma, 'gamma', 0, 1),bench.number(lam, 'lambda', 0, 1)
+    s.kl_coef = bench.number(beta, 'beta', 0, 1)
     return s
 
 def _token(bench, of, i):
     if not len(of.table): raise InputError('response: has no tokens, so there is nothing to explain')
     return bench.number(i, 'token', 0, len(of.table)-1, whole=True)
 
-def _reckoned(of, s):
+def _recomputed(of, s):
     "The table under these settings; the one that was measured if nothing has changed"
     own = ledger_settings(of.config)
     if (own.gamma,own.lam,own.kl_coef)==(s.gamma,s.lam,s.kl_coef): return of.table
     return recomputed(of.table, of.critique, s, finished=of.finished)
 
 # %% ../../nbs/app/06_view_why.ipynb #3a5b4ebe
-def _asked(f, *args, **kw):
-    try: return f(*args, **kw)
-    except InputError: raise
-    except ValueError as e: raise InputError(str(e)) from None
-
 def _note(of, w, case):
     "One line that a screen reader is told: what is shown"
-    said = 'An example, until a response is generated in Explore.' if case is None else 'Nobody has judged this response: only the KL and the values are left.' if of.critique is None else ''
-    return f'<div role="status" class="t2g-note">{esc(said)}{" " if said else ""}Token {w.i} of {len(of.table)}: advantage {w.advantage:+.4f}.</div>'
+    said = ''
+    if case is None: said = 'An example, until a response is generated in Explore. '
+    elif of.critique is None: said = 'Nobody has judged this response: only the KL and the values are left. '
+    return status_html(f'{said}Token {w.i} of {len(of.table)}: advantage {w.advantage:+.4f}.')
 
 def _one(l, s, channel):
     "Everything about the token that is explained"
-    table = _reckoned(l.of, s)
-    w = _asked(ledger, table, l.of.critique, l.i, s, finished=l.of.finished)
+    table = _recomputed(l.of, s)
+    w = as_input_error(ValueError, ledger, table, l.of.critique, l.i, s, finished=l.of.finished)
     heat = heat_map(table, channel, critique=l.of.critique, picked=l.i, title='Click a token, or press Enter on it')
     return dict(heat=heat, ledger=w.html(), note=_note(l.of, w, l.case), token=l.i)
 
 # %% ../../nbs/app/06_view_why.ipynb #3ab958b8
-TITLES = dict(scalar='Scalar: all of it, once, on the last token', sentence='Sentence: each sentence its sum, on its last token', span='Span: where the critique points')
+TITLES = dict(scalar='Scalar: all of it, once, on the last token',
+              sentence='Sentence: each sentence its sum, on its last token',
+              span='Span: where the critique points')
 _names = {'advantage':'advantage, not whitened', 'return':'return', 'reward':'reward'}
 
 def _three(of, s):
     "The three tables under these settings"
     t,spans = of.table,of.critique.spans if of.critique else ()
-    tabs = _asked(three_rewards, t.response, t.offsets, spans, t.channels.get('value'), t.channels.get('kl'), s.gamma, s.lam, s.kl_coef, overlap=s.overlap, spread=s.spread)
-    return {k:TokenTable(x.tokens, x.offsets, {_names.get(c, c):v for c,v in x.channels.items()}) for k,x in tabs.items()}
+    value,kl = t.channels.get('value'),t.channels.get('kl')
+    tabs = as_input_error(ValueError, three_rewards, t.response, t.offsets, spans, value, kl, s.gamma, s.lam, s.kl_coef,
+                          overlap=s.overlap, spread=s.spread)
+    named = lambda x: {_names.get(c, c):v for c,v in x.channels.items()}
+    return {k:TokenTable(x.tokens, x.offsets, named(x)) for k,x in tabs.items()}
 
 def _locked(l, channel):
     "The scale of the three maps"
@@ -137,7 +146,9 @@ def slide_why(bench, sid, i, gamma, lam, beta, channel)->dict:
     "Everything, under these settings"
     l,_ = look_of(bench, sid)
     s,channel = _dials(bench, l.of, gamma, lam, beta),bench.choice(channel, 'channel', CHANNELS_SHOWN)
-    if not len(l.of.table): return dict(heat='', ledger='', three='', note=note_html('The response has no tokens, so there is nothing to explain.'))
+    if not len(l.of.table):
+        empty = note_html('The response has no tokens, so there is nothing to explain.')
+        return dict(heat='', ledger='', three='', note=empty)
     l.i = l.i if i is None else _token(bench, l.of, i)
     return _one(l, s, channel) | dict(three=three_html(l, s, channel))
 
@@ -150,7 +161,7 @@ def choose_why(bench, sid, i, gamma, lam, beta, channel)->dict:
 def pick_why(bench, sid, what, gamma, lam, beta, channel)->dict:
     "Explain the token that was picked, or the first one under the phrase that was"
     l,_ = look_of(bench, sid)
-    p = _asked(read_pick, what, l.of.table)
+    p = as_input_error(ValueError, read_pick, what, l.of.table)
     i = p['i']
     if p['kind']=='phrase': i = next((t for t,(a,b) in enumerate(l.of.table.offsets) if a<p['end'] and b>p['start']), 0)
     return choose_why(bench, sid, i, gamma, lam, beta, channel)
@@ -177,15 +188,18 @@ def why_view(
         ui['lam'] = dial('lambda: 1 trusts rewards, 0 values', 'lambda', .95)
         ui['beta'] = dial('beta: price of one nat of KL', 'beta', .05)
     with gr.Row():
-        ui['channel'] = gr.Radio(list(CHANNELS_SHOWN), value='advantage', label='Channel', min_width=260, elem_id=at('channel'))
-        ui['token'] = gr.Number(0, label='Number of the token, from 0', precision=0, minimum=0, min_width=120, elem_id=at('token'))
+        ui['channel'] = gr.Radio(list(CHANNELS_SHOWN), value='advantage', label='Channel', min_width=260,
+                                 elem_id=at('channel'))
+        ui['token'] = gr.Number(0, label='Number of the token, from 0', precision=0, minimum=0, min_width=120,
+                                elem_id=at('token'))
         ui['reset'] = gr.Button('Reset the sliders', size='sm', min_width=140, elem_id=at('reset'))
     with gr.Row():
         with gr.Column(scale=1, min_width=280): ui['heat'],ui['picked'] = heat(gr, at('heat'), label='Response')
         with gr.Column(scale=1, min_width=280): ui['ledger'] = gr.HTML(elem_id=at('ledger'), js_on_load=None)
     gr.Markdown('### One critique, paid in three ways')
     ui['three'],ui['picked_three'] = heat(gr, at('three'), label='Three rewards')
-    export_buttons(gr, lambda sid, *dials: _export(bench, sid, *dials), [session, *(ui[k] for k in ('gamma','lam','beta','channel'))], at('export'))
+    dials = [ui[k] for k in ('gamma','lam','beta','channel')]
+    export_buttons(gr, lambda sid, *dials: _export(bench, sid, *dials), [session, *dials], at('export'))
     _wire(gr, tab, bench, session, ui)
     return ui
 
@@ -193,7 +207,9 @@ def why_view(
 def _export(bench, sid, gamma, lam, beta, channel):
     "What the export buttons take"
     of = look_of(bench, sid)[0].of
-    return dict(table=_reckoned(of, _dials(bench, of, gamma, lam, beta)), example=of.example, critique=of.critique, channel=bench.choice(channel, 'channel', CHANNELS_SHOWN))
+    table = _recomputed(of, _dials(bench, of, gamma, lam, beta))
+    channel = bench.choice(channel, 'channel', CHANNELS_SHOWN)
+    return dict(table=table, example=of.example, critique=of.critique, channel=channel)
 
 def _wire(gr, tab, bench, session, ui):
     "Bind every event of the view"

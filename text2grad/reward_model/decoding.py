@@ -6,17 +6,17 @@ Docs: https://text2grad.github.io/text2grad/reward_model/decoding.html.md"""
 
 # %% auto #0
 __all__ = ['GRID', 'class_weights', 'calibrated', 'fit_temperature', 'best_path', 'sentence_of', 'best_sentences', 'label_spans',
-           'span_f1', 'choose_thresholds']
+           'choose_thresholds']
 
 # %% ../../nbs/reward_model/03_decoding.ipynb #9e039f03
 import numpy as np
 from scipy.optimize import minimize_scalar
 
 # %% ../../nbs/reward_model/03_decoding.ipynb #92d6faf6
-from ..core import Span
+from ..core import Critique,Span
 from ..text import sentences
 from ..alignment.quotes import WORD
-from ..evaluation.span_metrics import matched
+from ..evaluation.span_metrics import span_f1
 from .preprocessing import GOOD,NEUTRAL,POOR
 
 # %% ../../nbs/reward_model/03_decoding.ipynb #f4e52d03
@@ -128,29 +128,17 @@ def label_spans(
     sized = lambda c,s: (-1. if c==POOR else 1.)*float(np.clip(np.mean(s), .01, 1))
     return sorted((Span(int(a), int(b), sized(c, s)) for c,ms in marks.items() for a,b,s in ms), key=lambda s: (s.start, s.end))
 
-# %% ../../nbs/reward_model/03_decoding.ipynb #4f6072d1
-def span_f1(
-    predicted:list, # For each response, its predicted `Span`s
-    gold:list,      # The same, as people marked them
-    sign:int,       # Those of blame (-1) or of praise (+1)
-)->float|None:      # `None` where there is nothing to find and nothing was found
-    "F1 of spans; one is found if it covers a gold one of its own to at least half (IoU >= .5)"
-    real = lambda ss: [s for s in ss if s.start<s.end and s.score*sign>0]
-    pairs = [(real(p), real(g)) for p,g in zip(predicted, gold)]
-    n = sum(len(p)+len(g) for p,g in pairs)
-    return 2*sum(len(matched(p, g)) for p,g in pairs if p and g)/n if n else None
-
 # %% ../../nbs/reward_model/03_decoding.ipynb #805d5844
 GRID = dict(bias=(0.,.25,-.5,.5,.75,-1.,1.,1.25,-1.5,1.5,2.,2.5,3.), stick=(1.,.5,2.,.25,0.,None)) # `stick`: transition costs
 
 def choose_thresholds(
     decode,    # Function from `(bias, transition_cost)` to the `Span`s of each validation response
-    gold:list, # For each response, its gold `Span`s
+    gold:list, # The validation responses: `Example`s with critiques
 )->dict:       # `bias`, `stick` (the transition cost, as configs call it), and the F1 that they reach: `poor`, `good`
     "The grid point that marks best, for blame and then for praise; what nobody marked is never marked"
-    marked = lambda sign: any(s.score*sign>0 and s.end>s.start for ss in gold for s in ss)
+    marked = lambda sign: any(s.score*sign>0 and s.end>s.start for e in gold for s in e.critique.spans)
     def f1(bias, cost):
-        found = decode(bias, cost)
+        found = [Critique('', ss) for ss in decode(bias, cost)]
         return [span_f1(found, gold, sign) or 0. for sign in (-1, 1)]
     off,first = -np.inf,lambda o: o[0]
     b,cost = off,GRID['stick'][0]

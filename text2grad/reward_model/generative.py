@@ -27,7 +27,7 @@ from ..pretrained import LORA,check_logits,lm_logits,lm_states
 from ..critics.llm import Ask,CONTROL,UNSEEN
 from ..alignment.quotes import WORD,find_spans
 from .base import RewardModel
-from .decoding import span_f1
+from ..evaluation.span_metrics import span_f1
 
 # %% ../../nbs/reward_model/06_generative.ipynb #e2839a87
 def _places(response, quote): return [(s.start, s.end) for s in find_spans(response, [(quote, 1.)])[0]]
@@ -353,6 +353,5 @@ def evaluate(self:GenerativeRewardModel,
         shown = examples[::-(-len(examples)//c.eval_examples)] if examples and c.eval_examples else []
         said = [j.critique for j in self.judgements(shown)]
     finally: self.train(was)
-    spans = [o.spans if o else () for o in said],[e.critique.spans for e in shown]
-    return dict(loss=total/n if n else None, span_f1=span_f1(*spans, -1), good_span_f1=span_f1(*spans, 1),
+    return dict(loss=total/n if n else None, span_f1=span_f1(said, shown, -1), good_span_f1=span_f1(said, shown, 1),
                 parse_rate=sum(o is not None for o in said)/len(said) if said else None)

@@ -484,7 +484,7 @@ def _choose(self:SpanRewardModel, raw, examples):
     labels = [token_labels(e.critique, o)[0] for e,(*_,o) in zip(examples, raw)]
     t = fit_temperature(np.concatenate([z for z,*_ in raw]), np.concatenate(labels), self.weights)
     probs = [calibrated(z, self.weights, t) for z,*_ in raw]
-    got = choose_thresholds(_decoder(raw, probs, examples), [e.critique.spans for e in examples])
+    got = choose_thresholds(_decoder(raw, probs, examples), examples)
     return dict(temperature=t) | got
 
 @patch

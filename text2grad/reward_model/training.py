@@ -21,6 +21,8 @@ from ..checkpoints import load_optimizer,load_rng,optimizer_tensors,rng_tensors,
 from ..core import UserError,dumps,loads,prompt_text,read_jsonl,to_record,versions,write_examples,write_file
 from ..viz.html import columns_html,fold_html,note_html,page_html,section_html,spans_html,table_html
 from ..viz.plots import curve_svg
+from ..evaluation.run_html import clipped
+from ..evaluation.report import settings_rows
 
 # %% ../../nbs/reward_model/07_training.ipynb #d5ce71a8
 @dataclass(frozen=True)
@@ -384,16 +386,8 @@ def _pair(e, c):
     def side(name, c):
         if not c: return f'<h3>{name}</h3>{note_html("No judgement.")}'
         return f'<h3>{name}</h3>'+spans_html(e.response, c.spans, legend=False)+fold_html('critique', c._repr_html_())
-    prompt = prompt_text(e.prompt)
-    cut = prompt if len(prompt)<=4000 else f'{prompt[:4000]} ... ({len(prompt)-4000:,} more characters)'
-    title = f'prompt of {e.meta.get("id") or "this example"}'
-    return fold_html(title, note_html(cut))+columns_html(side('gold', e.critique), side('predicted', c))
-
-def _rows_of(d, at=''):
-    "Rows of a table of settings, one for each value at any depth"
-    for k,v in d.items():
-        if isinstance(v, dict) and v: yield from _rows_of(v, f'{at}{k}.')
-        else: yield dict(setting=f'{at}{k}', value=str(v)[:300])
+    title,prompt = f'prompt of {e.meta.get("id") or "this example"}',clipped(prompt_text(e.prompt), 4000)
+    return fold_html(title, note_html(prompt))+columns_html(side('gold', e.critique), side('predicted', c))
 
 def _curves(log):
     "Curves of the evaluations, and of the steps"
@@ -420,7 +414,7 @@ def _report(r, shown):
     parts = [section_html('Results', note_html(', '.join(facts)), *_results(r)), section_html('Data', table_html(counts)),
              section_html('Held-out metrics', evals), section_html('Training', steps)]
     if shown: parts.append(section_html('Held-out examples, gold beside predicted', *(_pair(e, c) for e,c in shown)))
-    settings = list(_rows_of({k:v for k,v in config.items() if k!='counts'}))
+    settings = list(settings_rows({k:v for k,v in config.items() if k!='counts'}))
     page = page_html(r.path.resolve().name, *parts, section_html('Settings', table_html(settings)))
     write_file(r.path/'report.html', page.encode())
     return r
