@@ -13,9 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from ..core import RecordError,UserError,check_out,dumps,read_text,versions,write_file
 from .doctor import CommandError,INTEGER,NUMBER,PACKAGES,TEXT,WHOLE,device_here,doctor_command,kept_options,one_of,peak_mb
-from .doctor import positive,run_folder
+from .doctor import positive,printable,run_folder
 from .train_rm import train_rm_parser
-from ..viz.color import visible
 
 # %% ../../nbs/cli/03_command.ipynb #03c857ae
 def _read_critique(where):
@@ -48,6 +47,7 @@ def align_command(
     from text2grad.core import Example,to_record
     from text2grad.text import pieces
     from text2grad.viz.plots import token_ansi,use_color
+    from text2grad.viz.color import visible
     text = _read_critique(args.critique)
     c = align(args.response, text)
     if c is None:
@@ -108,8 +108,8 @@ def _say(s, args):
     "Print what came of an annotation"
     from text2grad.core import iter_jsonl
     if args.json: print(dumps(asdict(s) | dict(path=str(s.path))))
-    elif s.left and not args.dry_run: print(f'{s}; {visible(args.out)} is not written yet: run again without --retry-failed')
-    elif not args.dry_run: print(f'{s}\n{visible(args.out)}')
+    elif s.left and not args.dry_run: print(f'{s}; {printable(args.out)} is not written yet: run again without --retry-failed')
+    elif not args.dry_run: print(f'{s}\n{printable(args.out)}')
     if not s.failed or args.dry_run: return
     first = next((r['error'] for r in iter_jsonl(args.out) if 'error' in r), '') if not s.left else ''
     why = ', the first because of: '+first if first else ''
@@ -142,7 +142,7 @@ def annotate_command(
             where = contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()
             with where, Reread(args.input, args.limit) as again:
                 if again.once and not os.path.isdir(args.input):
-                    print(f'reading rows from {visible(args.input)} until its writer ends', file=sys.stderr)
+                    print(f'reading rows from {printable(args.input)} until its writer ends', file=sys.stderr)
                 s = annotate(again, _critic(args, again), args.out, **options)
         except ImportError as e: raise CommandError(str(e)) from None
         except Stopped as e:
@@ -203,7 +203,7 @@ def _fit(trainer, out, resume):
     except KeyboardInterrupt: pass
     if trainer.step>=trainer.config.steps: return None
     print(f'\nStopped after step {trainer.step} of {trainer.config.steps}; everything is saved. Go on with:\n'
-          f'  text2grad quickstart --resume --out {visible(str(out))}', file=sys.stderr)
+          f'  text2grad quickstart --resume --out {printable(out)}', file=sys.stderr)
     return 128+(signals.signal or 2)
 
 def quickstart_command(
@@ -248,7 +248,7 @@ def _finish(out, opts, policy, before, after, seconds):
     write_file(out/'summary.json', dumps(summary).encode())
     report = write_report(out)
     print(summary_text(summary, color=use_color()))
-    print(visible(f'\n{out}/ holds the log, samples and checkpoints; open {report}'))
+    print(printable(f'\n{out}/ holds the log, samples and checkpoints; open {report}'))
     return 0
 
 # %% ../../nbs/cli/03_command.ipynb #96dbc543
@@ -259,6 +259,7 @@ def summary_text(
     "The table and the example that the quickstart prints"
     from text2grad.core import from_record
     from text2grad.viz.plots import spans_ansi
+    from text2grad.viz.color import visible
     s,f = summary,lambda v: 'n/a' if v is None else f'{v:.3f}'
     lines = [f'{s["task"]}, {s["reward"]} reward, {s["steps"]} steps, seed {s["seed"]}: '
              f'the same {s["heldout"]} held-out prompts before and after, greedy', '',
@@ -358,7 +359,7 @@ def _annotate_parser(n):
 
 # %% ../../nbs/cli/03_command.ipynb #6cf3b1d0
 class _Parser(argparse.ArgumentParser):
-    def error(self, message): super().error(visible(message))
+    def error(self, message): super().error(printable(message))
 
 def _parser():
     from text2grad import __version__
@@ -380,7 +381,7 @@ def _parser():
 class _Plain(logging.Filter):
     "What a file name may hold does not reach the terminal"
     def filter(self, record):
-        record.msg,record.args = visible(record.getMessage()),()
+        record.msg,record.args = printable(record.getMessage()),()
         return True
 
 _plain_log = _Plain()
@@ -394,7 +395,7 @@ def main(
     except SystemExit as e: return int(e.code or 0)
     try: return args.run(args)
     except KeyboardInterrupt: return 130
-    except (UserError, OSError, ValueError) as e: print(f'text2grad {args.command}: {visible(str(e))}', file=sys.stderr)
+    except (UserError, OSError, ValueError) as e: print(f'text2grad {args.command}: {printable(e)}', file=sys.stderr)
     return 1
 
 # %% ../../nbs/cli/03_command.ipynb #c61901a3

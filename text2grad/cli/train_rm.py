@@ -12,8 +12,7 @@ import math,os,sys
 from collections import Counter
 from pathlib import Path
 from ..core import RecordError,is_number
-from .doctor import CommandError,INTEGER,TEXT,WHOLE,device_here,kept_options,one_of,positive,run_folder
-from ..viz.color import visible
+from .doctor import CommandError,INTEGER,TEXT,WHOLE,device_here,kept_options,one_of,positive,printable,run_folder
 
 # %% ../../nbs/cli/02_train_rm.ipynb #6ccdc48f
 def read_all(
@@ -25,7 +24,7 @@ def read_all(
     counts = Counter()
     for p in paths:
         if not os.path.isfile(p) and os.path.exists(p) and not os.path.isdir(p):
-            print(f'reading rows from {visible(str(p))} until its writer ends', file=sys.stderr)
+            print(f'reading rows from {printable(p)} until its writer ends', file=sys.stderr)
         try: found += read_feedback(p, counts)
         except RecordError as e: problems.append(str(e))
     if problems: raise CommandError('\n'.join([*problems, 'Nothing was trained. Mend these rows, or take them out']))
@@ -97,7 +96,7 @@ def train_rm_command(
     "`text2grad train-rm --data FILE --kind span|generative`"
     out = run_folder(args.out, f'rm-{args.kind or "span"}-seed{args.seed}', args.resume)
     opts = _options(args, out)
-    again = visible(f'text2grad train-rm --resume --out {out}')
+    again = printable(f'text2grad train-rm --resume --out {out}')
     try: r = _train(args, out, opts)
     except KeyboardInterrupt:
         if (out/'config.json').exists(): print(f'\nStopped; what was saved is kept. Go on with:\n  {again}', file=sys.stderr)
@@ -107,7 +106,7 @@ def train_rm_command(
         return 128+r.stopped
     odd = {k:v for k,v in r.counts.items() if k in ('prompt_is_held_out','unfit','unfit_dev') and v}
     if odd: print('left out: '+', '.join(f'{v} {k.replace("_", " ")}' for k,v in odd.items()), file=sys.stderr)
-    print(visible(f'{r}\n{r.seconds:.0f} s; the model is in {out}/model, open {out}/report.html'))
+    print(printable(f'{r}\n{r.seconds:.0f} s; the model is in {out}/model, open {out}/report.html'))
     return 0
 
 # %% ../../nbs/cli/02_train_rm.ipynb #aec4768e
