@@ -40,6 +40,8 @@ def _got(v, n=80):
     except ValueError: return f'a number of {v.bit_length()} bits'
     return s if len(s)<=n else f'{s[:n]}... ({len(s)} characters)'
 
+
+# %% ../nbs/00_core.ipynb #550b43d5
 @dataclass(frozen=True)
 class Span:
     "Characters `[start, end)` of a response and the verdict on them"
@@ -297,12 +299,26 @@ def _whole(f, path, listed, lines):
     found = [dict(id=k)|o for k,o in v.items()] if by_id else v if isinstance(v, list) else [v]
     return ((i, *_object(o)) for i,o in enumerate(found, 1))
 
+
+# %% ../nbs/00_core.ipynb #d6ec327f
+def _decoded(v, t):
+    "A value of Arrow's type `t`, whose parts may be JSON as text: so `datasets` writes objects that differ in their fields"
+    if v is None: return None
+    if getattr(t, 'extension_name', '')=='arrow.json': return loads(v) if isinstance(v, str) else v
+    if isinstance(v, list): return [_decoded(o, t.value_type) for o in v]
+    return {k:_decoded(o, t.field(k).type) for k,o in v.items()} if isinstance(v, dict) else v
+
+def _arrow(t):
+    "Rows of an Arrow table or batch"
+    if 'arrow.json' not in str(t.schema): return t.to_pylist()
+    return [{k:_decoded(o, t.schema.field(k).type) for k,o in r.items()} for r in t.to_pylist()]
+
 def _parquet(path):
     import pyarrow as pa, pyarrow.parquet as pq
     with _open(path) as f:
         try: batches = pq.ParquetFile(f).iter_batches()
         except pa.ArrowInvalid as e: raise RecordError(path, [f'not a whole Parquet file: {e}; copy it again']) from None
-        yield from ((i, r, '') for i,r in enumerate((r for b in batches for r in b.to_pylist()), 1))
+        yield from ((i, r, '') for i,r in enumerate((r for b in batches for r in _arrow(b)), 1))
 
 # %% ../nbs/00_core.ipynb #c95a322f
 def _table(f, path):
@@ -375,7 +391,7 @@ def held_rows(
     "Rows that are in memory, as they are"
     if hasattr(source, 'iter_rows') and hasattr(source, 'to_dicts'): return source.iter_rows(named=True)
     if hasattr(source, 'to_dict') and hasattr(source, 'columns'): return source.to_dict('records')
-    if hasattr(source, 'to_pylist'): return source.to_pylist()
+    if hasattr(source, 'to_pylist'): return _arrow(source)
     if isinstance(source, dict):
         names = ', '.join(map(str, list(source)[:5]))
         raise ValueError(f'rows: got one {type(source).__name__} ({names}); pass a list of rows, or one split of a DatasetDict')

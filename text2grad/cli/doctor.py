@@ -50,6 +50,8 @@ def run_folder(
     if out or resume: return Path(out or base)
     return next(p for i in range(1, 10_000) if not (p := base if i==1 else Path(f'{base}-{i}')).exists())
 
+
+# %% ../../nbs/cli/01_doctor.ipynb #89ed37f1
 def one_of(*names): # Strings
     "A test of an option, and what to say of one that fails it"
     return (lambda v: v in names), f'one of {", ".join(names)}'
@@ -67,6 +69,8 @@ def _as_kept(path, found, kinds):
         'It is needed to resume with the options that the run was started with: mend it, or begin a new run with another --out']))
     return found
 
+
+# %% ../../nbs/cli/01_doctor.ipynb #c9c420fc
 def kept_options(
     out:Path,     # The run's folder
     command:str,  # Whose options they are, as `config.json` calls it: `quickstart` or `train_rm`

@@ -389,8 +389,6 @@ def from_kodcode(
     return import_rows('KodCode', source, convert, known, strict)
 
 # %% ../../nbs/data/03_importers.ipynb #1144c4e9
-_word_scores = ('-1','0','1','+1','-1.0','0.0','1.0')
-
 def _whole_word(w): return re.compile(rf'(?<!\w){re.escape(w)}(?!\w)' if w[:1].isalnum() and w[-1:].isalnum() else re.escape(w))
 
 def _pair(p):
@@ -398,8 +396,10 @@ def _pair(p):
     if isinstance(p, dict):
         low = {str(k).strip().lower():v for k,v in p.items()}
         p = low.get('word'),low.get('score')
-    ok = isinstance(p, (list,tuple)) and len(p)==2 and isinstance(p[0], str)
-    return (p[0].strip(), float(p[1])) if ok and str(p[1]).strip() in _word_scores else None
+    if not isinstance(p, (list,tuple)) or len(p)!=2 or not isinstance(p[0], str) or isinstance(p[1], bool): return None
+    try: score = float(str(p[1]).replace('\u2212', '-')) # models write the minus sign of print, too
+    except ValueError: return None
+    return (p[0].strip(), score) if score in (-1,0,1) else None
 
 def word_spans(
     response:str, # The text that was scored
@@ -440,6 +440,8 @@ def _stored(r):
     raise ValueError(f'no critique: expected analysis, annotations, critique, word_score_list or {", ".join(_paper_spans[:4])}; '
                      f'the fields here are {", ".join(r)}')
 
+
+# %% ../../nbs/data/03_importers.ipynb #42de8aa8
 _word_lists = 'word_score_list','word_scores'
 
 def _word_list(r):
