@@ -190,7 +190,7 @@ class Ask:
 @dataclass(frozen=True)
 class Reply:
     "What came back"
-    text:str=''      # What the model wrote, untouched
+    text:str=''      # What the model wrote, after the mark of a thought that its chat template had opened
     tokens_in:int=0  # Length of the chat
     tokens_out:int=0 # Length of the reply
     finish:str='stop'# 'length' if it was cut off
@@ -242,6 +242,14 @@ class LLMCritic:
     )->float|None:
         "Price of so many tokens, where it is known"
         return None
+    def secrets(self)->dict:
+        "What must not be written anywhere: value -> what to write instead; nothing here"
+        return {}
+    def struck(self,
+        x, # A reply, or what was read from it: strings, and lists and dicts of them
+    ):     # The same without secrets; what has none has nothing to strike out
+        "Leave out what a reply must not repeat, such as a key"
+        return x
     def __repr__(self): return f'{type(self).__name__}({self.model!r}, {", ".join(p.id for p in self.prompts.values())})'
 
 # %% ../../nbs/critics/04_llm.ipynb #4e0181ef
@@ -273,11 +281,12 @@ def prompt_for(self:LLMCritic,
     return _chat(p, _fields(with_test_reports([ex])[0] if self.tests and 'test_report?' in p.data else ex, p), self.fence_seed)
 
 # %% ../../nbs/critics/04_llm.ipynb #258471c3
-_names = (r'(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad|analysis|deliberation'
-          r'|inner[_-]?(?:monologue|thoughts?)|chain[_-]of[_-]thought)')
-_pairs = [(rf'<(?:\w+:)?{_names}(?:\s[^<>]{{0,200}})?>', rf'</(?:\w+:)?{_names}\s*>'),
-          (rf'<\|(?:(?:begin|start)_(?:of_)?)?{_names}\|>', rf'<\|(?:/|end_(?:of_)?){_names}\|>'),
-          (rf'(?-i:\[{_names.upper()}\])', rf'(?-i:\[/{_names.upper()}\])'), (rf'◁{_names}▷', rf'◁/{_names}▷'),
+_names = (r'(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflections?|scratch[_-]?pad|analysis|deliberation|drafts?|monologue'
+          r'|chain[_-]of[_-]thoughts?)')
+_full = rf'(?:\w+:|ant|(?:inner|internal|hidden)[_-]?)?{_names}(?:[_-](?:process|content|steps?|trace|block))?'
+_pairs = [(rf'<{_full}(?:\s[^<>]{{0,200}})?>', rf'</{_full}\s*>'), (rf'\[{_full}\](?!\()', rf'\[/{_full}\]'),
+          (rf'◁{_full}▷', rf'◁/{_full}▷'),
+          (rf'<[|｜](?:(?:begin|start)[_▁](?:of[_▁])?)?{_full}[|｜]>', rf'<[|｜](?:/|end[_▁](?:of[_▁])?){_full}[|｜]>'),
           (r'<\|channel>\w*', r'<channel\|>'), ('<unused94>', '<unused95>'), ('Here is my thought process:', 'Here is my response:')]
 THOUGHT_MARK = re.compile('|'.join(f'(?P<open{i}>{a})|(?P<close{i}>{b})' for i,(a,b) in enumerate(_pairs)), re.I)
 _tokens = re.compile(rf'\\["\\]|["{{]|{THOUGHT_MARK.pattern}', re.I)
@@ -366,7 +375,7 @@ def _unreadable(text, finish):
     "Why there is no critique in an answer"
     if finish=='length': return 'it was cut off, so allow more tokens'
     ours = lambda o: any(k in o for k in wire_schema()['properties']) or read_critique(o)[0]
-    n = len({json.dumps(o, sort_keys=True) for _,_,o in _whole(text) if ours(o)})
+    n = len({text[i:j] for i,j,o in _whole(text) if ours(o)})
     if n>1: return f'{n} objects that differ stand in it, and nothing says which of them is the critique'
     return 'the model may be too small for the task, or not follow instructions'
 
@@ -387,7 +396,7 @@ def _read(self:LLMCritic, ex, reply, source):
     d,how = read_critique(text)
     if d and not problem and reply.finish=='length' and _begun(text):
         problem = 'it was cut off, and the words before its critique may be a thought that has no end; allow more tokens'
-    if d: d = d | {k:_distinct(d[k]) for k in ('good_spans','poor_spans')}
+    if d: d = self.struck(d | {k:_distinct(d[k]) for k in ('good_spans','poor_spans')})
     c = align(ex.response, d, min_similarity=self.min_similarity) if d else align(ex.response, text) if self.prose else None
     if c is None or problem:
         why = problem or _unreadable(text, reply.finish)
@@ -395,7 +404,7 @@ def _read(self:LLMCritic, ex, reply, source):
     lost = tuple(q for q in c.unresolved if q.reason!='missing')
     n = len(d['good_spans']+d['poor_spans']) if d else len(c.spans)
     spans = bounded(c.spans, [m.span() for m in _stretch.finditer(ex.response)], self.limit)
-    return _Reading(replace(c, spans=spans, source=source), how if d else 'prose', n, lost)
+    return _Reading(replace(c, spans=spans, source=source, limit=self.limit), how if d else 'prose', n, lost)
 
 # %% ../../nbs/critics/04_llm.ipynb #dd015a9c
 @patch

@@ -178,7 +178,8 @@ def _judgement(ex, p, r, critic, taken):
     info = dict(tests=r.n_tests, passed=r.n_passed, status=r.status, tier=r.tier)
     if r.passed is None: return Judgement(None, f'the sandbox failed: {r.detail or r.status}', info)
     spans,text = _passed(ex, p, r) if r.passed else _failed(ex, p, r, critic, taken)
-    return Judgement(Critique(text, bounded(spans, pieces(ex.response), critic.limit), source=critic.source), '', info)
+    spans = bounded(spans, pieces(ex.response), critic.limit)
+    return Judgement(Critique(text, spans, source=critic.source, limit=critic.limit), '', info)
 
 # %% ../../nbs/critics/03_unit_tests.ipynb #43d7f352
 @patch
