@@ -204,7 +204,8 @@ def _reward_rows(t, i, critique):
         rows.append(Row('reward', f'span {k+1}: {_short(o.reason or o.quote or "no reason given")}', w*t.paid[k,i], how+times, span=k))
     if t.given[i]: rows.append(Row('reward', 'reward as given', w*t.given[i], 'not from a critique'+times))
     if i==len(t.d)-1: rows += [Row('reward', k, v, 'on the last token') for k,v in t.fines.items()]
-    if t.kept[i]!=t.due[i]: rows.append(Row('reward', 'clip', t.kept[i]-t.due[i], f'the score of each token stays within ±{s.reward_clip:g}'))
+    if t.kept[i]!=t.due[i]:
+        rows.append(Row('reward', 'clip', t.kept[i]-t.due[i], f'the score of each token stays within ±{s.reward_clip:g}'))
     return rows+[Row('reward', 'price of the KL', -s.kl_coef*t.kl[i], f'−β·kl = −{s.kl_coef:g} × {t.kl[i]:.3g}')]
 
 def _later_rows(t, i, tokens):
@@ -221,6 +222,7 @@ def _whitening_rows(t, i, alone):
     return [Row('whitening', 'minus the mean', -t.mean, 'over the tokens of this response' if alone else 'over the batch'),
             Row('whitening', 'scaled', (t.gae[i]-t.mean)*(t.scale-1), f'{t.gae[i]-t.mean:+.4g} × ({t.scale:.4g} − 1)')]
 
+# %% ../../nbs/span_ppo/08_credit.ipynb #9108e8ed
 @dataclass(frozen=True)
 class Ledger:
     "The advantage of one token as a sum of named parts"

@@ -113,6 +113,7 @@ class _Lens:
 class _Stepper(SpanPPO):
     def save_nonfinite(self, x, rows, what): raise NonFiniteError(what)
 
+# %% ../../nbs/span_ppo/07_one_step.ipynb #4ea542a7
 def take_steps(
     policy,            # With `adapter` attached
     adapter:dict,      # Changed in place
@@ -124,7 +125,8 @@ def take_steps(
 )->list:               # Per step what `SpanPPO.minibatch` says; `NonFiniteError` if it went wrong
     "Span-PPO steps on one response"
     own = {f.name:getattr(case.config, f.name) for f in fields(Objective)}
-    cfg = SpanPPOConfig(**own|dict(lr=lr, kl_kind='k1', value_coef=0., temperature=case.rollout.temperature, batch_size=1, minibatch_size=1))
+    how = dict(lr=lr, kl_kind='k1', value_coef=0., temperature=case.rollout.temperature, batch_size=1, minibatch_size=1)
+    cfg = SpanPPOConfig(**own|how)
     ppo = _Stepper(_Lens(policy, adapter), None, [case.example], cfg)
     adv = step_advantages(case, lam).to(policy.device)
     zero,out = torch.zeros_like(adv),[]

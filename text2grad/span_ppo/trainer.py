@@ -118,6 +118,7 @@ def score_bound(
     clip,w = getattr(cfg, 'reward_clip', None),abs(getattr(cfg, 'reward_scale', 1.))
     return math.inf if clip is None or not w else clip/w
 
+# %% ../../nbs/span_ppo/05_trainer.ipynb #957d5a24
 REWARDS = dict(span=span_reward, scalar=scalar_reward)
 
 def rollout_scores(
@@ -135,6 +136,7 @@ _log = logging.getLogger('text2grad')
 _NO_PENALTY = ('kl_kind=%r in the reward holds the policy back only when it is far from the reference: near it, its policy gradient '
                "is almost 0. Use 'k1', whose gradient is that of the KL")
 
+# %% ../../nbs/span_ppo/05_trainer.ipynb #152346a9
 class SpanPPO:
     "Span-level PPO (arXiv 2505.22338): sample, critique, align, update"
     def __init__(self,
@@ -191,9 +193,10 @@ def phase(self:SpanPPO,
 # %% ../../nbs/span_ppo/05_trainer.ipynb #e303c0eb
 @patch
 def fit(self:SpanPPO,
-    steps:int|None=None, # Step to train up to, counted from the run's start; `None`: `config.steps`. The rate falls to 0 over the larger of both
+    steps:int|None=None, # Step to train up to, counted from the run's start; `None`: `config.steps`
 )->'SpanPPO':
-    "Train, calling `before_fit`, `after_step` and `after_fit` of each callback"
+    "Train, calling `before_fit`, `after_step` and `after_fit` of each callback; the rate falls to 0 over `steps`, or\n"
+    "`config.steps` if that is more: a second call that goes further begins at a higher rate than the first ended with"
     self.total = max(self.config.steps, steps or 0)
     self.call('before_fit')
     try:
@@ -273,6 +276,7 @@ def clipped(self:SpanPPO,
                      'Raise reward_clip, or lower reward_scale', self.step, cfg.reward_clip, n, float(high.max())*abs(cfg.reward_scale))
     return n
 
+# %% ../../nbs/span_ppo/05_trainer.ipynb #3076b5ba
 def _experience_stats(x, coef):
     n,j = x.mask.sum(1).clamp(min=1),x.judged
     per_token = (x.scores*x.mask).sum(1)/n
@@ -282,7 +286,8 @@ def _experience_stats(x, coef):
                 spans=sum(len(c.spans) for c in cs), unresolved=sum(len(c.unresolved) for c in cs),
                 marked=float(masked_mean((x.scores!=0).float(), x.mask)), length=mean(x.rollout.lengths), finished=mean(x.rollout.finished),
                 kl=mean((x.kl*x.mask).sum(1)), kl_token=float(masked_mean(x.kl, x.mask)), kl_coef=float(coef),
-                entropy=float(masked_mean(x.entropy, x.mask)), explained_variance=float(explained_variance(x.values, x.returns, x.mask & j[:,None])))
+                entropy=float(masked_mean(x.entropy, x.mask)),
+                explained_variance=float(explained_variance(x.values, x.returns, x.mask & j[:,None])))
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #4bb630d1
 class NonFiniteError(UserError): "A loss or gradient is not finite; the optimizer has not stepped and the responses are saved"
