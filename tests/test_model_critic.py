@@ -202,3 +202,13 @@ def test_importing_the_critic_loads_no_torch():
     import subprocess,sys
     code = 'import sys, text2grad.critics.local; print([o for o in ("torch","transformers","llguidance") if o in sys.modules])'
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip()=='[]'
+
+def test_marks_of_thoughts_outlive_decoding():
+    "Tokens that mark a thought are special in some tokenizers; without them a draft would pass for the answer"
+    from text2grad.critics.llm import without_thoughts
+    from text2grad.critics.local import _decoded
+    tok = tiny_lm()[1]
+    assert _decoded(tok, tok('Rain. <|im_end|>')['input_ids'])==tok.decode(tok('Rain. <|im_end|>')['input_ids'], skip_special_tokens=True)
+    tok.add_special_tokens(dict(additional_special_tokens=['[THINK]','[/THINK]','<|channel|>','<|message|>','<|start|>','<|end|>']))
+    for text in ('[THINK]draft[/THINK] final<|im_end|>', '<|channel|>analysis<|message|>draft<|end|><|start|>assistant<|channel|>final<|message|> final<|im_end|>'):
+        assert without_thoughts(_decoded(tok, tok(text)['input_ids']))[0].strip()=='final', text

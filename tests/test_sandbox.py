@@ -11,6 +11,7 @@ from text2grad.sandbox.box import Box,BoxError,Limits,Tier,bwrap_command,contain
 from text2grad.sandbox.worker import encode
 from text2grad.sandbox.grading import Failure,Result
 from text2grad.sandbox.selftest import SandboxUnavailable,self_test
+from text2grad.sandbox import runner
 from text2grad.sandbox.runner import run,run_batch
 from text2grad.sandbox.selftest import advice
 from text2grad.data.tasks import load_humaneval,load_task
@@ -104,9 +105,17 @@ def test_limits_are_the_right_way_round():
     rs = run_batch([dict(code=ATTACKS[k], timeout=1.) for k in ends])
     assert [r.status for r in rs]==list(ends.values())
 
-def test_processor_time_is_limited_where_the_clock_is_not():
-    r = run('def f(x):\n    while True: x += 1', 'assert f(1) == 2', timeout=4.)
-    assert (r.status, r.failures[0].line, r.failures[0].error, r.seconds<3.9)==('timeout', 2, 'the program used 2 s of processor time', True)
+def test_processor_time_is_limited_where_the_clock_is_not(monkeypatch):
+    "The clock gets all the room that a busy machine needs, processor time stays at what `run` sets for 4 seconds"
+    limits = []
+    def two_seconds(cpu, **kwargs):
+        limits.append(cpu)
+        return Limits(cpu=2, **kwargs)
+    monkeypatch.setattr(runner, 'Limits', two_seconds)
+    r = run('def f(x):\n    while True: x += 1', 'assert f(1) == 2', timeout=60.)
+    assert (r.status, r.failures[0].line, r.failures[0].error, r.seconds<59)==('timeout', 2, 'the program used 2 s of processor time', True)
+    run('x = 1', timeout=4.)
+    assert limits==[30, 2]
 
 # Forgeries
 
@@ -154,6 +163,54 @@ def test_a_constant_of_the_program_is_judged():
     tests = 'for n in (1,2): assert LIMIT > n'
     assert run('LIMIT = 3', tests).passed is True
     assert run('LIMIT = 2', tests).passed is False
+
+@pytest.mark.parametrize('code, tests', [
+    ('N = 10**10\ndef f(x): return x', 'def test():\n    t = 0\n    for i in range(N): t += i\n    assert f(t) == 1'),
+    ('class A: pass\nN = A()\ndef f(x): return x', 'def test():\n    for i in N: assert f(i) == i'),
+    ('def N(): pass\ndef f(x): return x', 'def test():\n    for i in N: assert f(i) == i'),
+    ('class N: pass\ndef f(x): return x', 'def test():\n    assert len(N) == 3\n    for i in (1, 2): assert f(i) == i'),
+    ('def N(): pass\ndef f(x): return x', 'def test():\n    for i in range(N + 1): assert f(i) == i'),
+    ('N = False\ndef f(x): return x', 'def test():\n    if N: assert f(1) == 2'),
+    ('f = 8', 'def test():\n    for x in (1, 2): assert f(x) == x'),
+    ('f = [1]', 'class TestF:\n    def test_f(self):\n        for x in (1, 2): assert f(x) == x'),
+    ('class E(Exception):\n    def __init__(self, *a): self.args = a\nE.__name__ = "x"*400_000\ndef f(x): raise E', 'def test_a():\n    y = f(1)\ndef test_b():\n    y = f(1)\n')])
+def test_nothing_that_a_program_defines_masks_it(code, tests):
+    r = run(code, tests, timeout=.7)
+    assert r.passed is False and r.failures, r.detail
+
+SWALLOWED = {
+'all': 'assert all(map(f, [2, 4, 6]))', 'any not': 'assert not any(map(f, [2, 4]))', 'next with a default': 'def test():\n    assert next(map(f, [1]), None) is None',
+'list': 'def test():\n    assert list(map(f, [1])) == []', 'dict': 'def test():\n    assert dict(zip("ab", map(f, "ab"))) == {}', 'unpacking': 'def test():\n    assert [*map(f, [1])] == []',
+'in': 'def test():\n    assert 3 not in map(f, [1])', 'sum': 'import functools\ndef test():\n    assert sum(map(f, [1])) == 0',
+'zip': 'def test():\n    xs = [1, 2]\n    for got, want in zip(map(f, xs), xs): assert got == want',
+'zip in the module': 'xs = [1, 2]\nfor got, want in zip(map(f, xs), xs): assert got == want\n',
+'iter': 'def test():\n    assert list(iter(lambda: f(1), 5)) == []', 'an iterator of the tests': 'class It:\n    def __iter__(self): return self\n    def __next__(self): return f(1)\ndef test():\n    for x in It(): assert x == 1',
+}
+
+@pytest.mark.parametrize('name', SWALLOWED)
+@pytest.mark.parametrize('error', ['raise StopIteration', 'class E(StopIteration): pass\n    raise E(3)', 'return next(iter(()))'])
+def test_an_exception_that_python_swallows_fails_the_test(name, error):
+    r = run(f'def f(*x):\n    {error}\n', SWALLOWED[name])
+    assert (r.passed, r.n_passed)==(False, 0) and {f.kind for f in r.failures}=={'exception'}
+    assert all(f.line in (2,3) for f in r.failures)
+
+@pytest.mark.parametrize('code, tests', [
+    ('def f(x): raise AttributeError(x)', 'class A:\n    @property\n    def x(self): return f(1)\ndef test():\n    assert getattr(A(), "x", 3) == 3\n    assert not hasattr(A(), "x")'),
+    ('def f(x): raise IndexError(x)', 'class A:\n    def __getitem__(self, i): return f(i)\ndef test():\n    assert list(A()) == []'),
+    ('def f(x): raise GeneratorExit', 'def g():\n    try: yield 1\n    finally: f(1)\ndef test():\n    it = g()\n    next(it)\n    it.close()\n    assert it'),
+    ('def f(x): raise ValueError', 'def g():\n    try: return f(1)\n    finally: return 3\ndef test():\n    assert g() == 3')])
+def test_other_protocols_swallow_too(code, tests): assert run(code, tests, entry_point='f').passed is False
+
+@pytest.mark.parametrize('tests', [
+    'import pytest\ndef test():\n    with pytest.raises(StopIteration): f(1)', 'try:\n    f(1)\n    assert False\nexcept StopIteration: pass',
+    'def r(x):\n    try: f(x)\n    except Exception: return True\ndef test():\n    for i in range(3): assert r(i)', 'def test():\n    for i in range(3): assert refuses(f, i)',
+    'import unittest\nclass T(unittest.TestCase):\n    def test_a(self):\n        with self.assertRaises(StopIteration): f(1)\n    def test_b(self): self.assertRaises(StopIteration, f, 1)',
+    'import contextlib\ndef test():\n    with contextlib.suppress(StopIteration): f(1)', 'class R:\n    def __enter__(self): return self\n    def __exit__(self, k, e, tb): return k is StopIteration\ndef test():\n    with R(): f(1)\n',
+    'import contextlib\n@contextlib.contextmanager\ndef R():\n    try: yield\n    except StopIteration: pass\ndef test():\n    with R(): f(1)\n', 'def g(): yield f(1)\ndef test():\n    try: list(g())\n    except RuntimeError: pass\n'])
+def test_an_exception_that_the_tests_ask_for_is_right(tests):
+    setup = 'def refuses(f, x):\n    try: f(x)\n    except Exception: return True\n'
+    r = run('def f(x): raise StopIteration', tests, entry_point='f', setup=setup)
+    assert r.passed is True and r.n_tests==r.n_passed>0, r
 
 def test_helpers_of_the_tests_cannot_be_replaced():
     setup,tests = 'def decode(s): return s[::-1]', 'for s in ("ab", "xyz"): assert decode(encode(s)) == s'
@@ -323,6 +380,24 @@ def test_hostile_json_is_a_value_or_a_value_error(v):
 @settings(max_examples=300, deadline=None)
 def test_any_text_is_a_plan_or_a_problem(text): plan(text, 'f')
 
+ANSWERS = ['"value":{"f":1%s}' % ('0'*400), '"value":{"c":[1%s,0]}' % ('0'*400), '"value":1%s' % ('0'*400), '"value":{"f":null}', '"value":{"f":[]}', '"value":{"i":7}', '"value":{"b":"zz"}',
+    '"value":%s%s' % ('['*800, ']'*800), '"odd":%s%s' % ('['*900, ']'*900), '"error":[[%s%s,"",[],1,1,"run"],[]]' % ('['*900, ']'*900), '"error":5', '"error":[["E","t",7,1,1,"run"],[1e999]]',
+    '"value":1,"after":5', '"value":1,"after":[[1,2,3],{"z":[1]}]', '"value":1,"after":{"f":1%s}' % ('0'*400)]
+
+def test_no_answer_raises_out_of_a_batch():
+    "The program finds `send` and the nonce in its frames and writes what the worker never would"
+    forge = """import sys,time
+def f(x):
+    g = sys._getframe()
+    while not ('send' in g.f_globals and 'nonce' in g.f_locals): g = g.f_back
+    g.f_globals['send']('{"nonce":"%s",' % g.f_locals['nonce']+BODY+'}')
+    time.sleep(9)
+"""
+    suites = ('assert f(1) == 2', 'def test():\n    for x in (1, 2): assert abs(f(x)-x-.5) < .1')
+    good = dict(code='def f(x): return x+.5', tests=suites[1])
+    rs = run_batch([dict(code=forge.replace('BODY', repr(a)), tests=t, timeout=.7) for a in ANSWERS for t in suites]+[good])
+    assert [r.passed for r in rs]==[False]*2*len(ANSWERS)+[True]
+
 # Missing and broken boxes
 
 def fresh(monkeypatch): monkeypatch.setattr(selftest, '_tested', {})
@@ -386,7 +461,40 @@ def test_commands():
     cmd = container_command('docker', Limits(), 'n', runsc=True)
     for words in ('--network none','--read-only','--cap-drop ALL','--security-opt no-new-privileges','--pids-limit 16','--memory 512m','--cpus 1','--tmpfs /tmp','--runtime=runsc','--user 65534:65534'): assert words in ' '.join(cmd)
     cmd = ' '.join(bwrap_command('bwrap', 5, 6))
-    for words in ('--unshare-all --unshare-user --disable-userns --die-with-parent --new-session --cap-drop ALL','--ro-bind /usr /usr','--size 67108864 --tmpfs /tmp','--remount-ro /dev --remount-ro /','--clearenv','--info-fd 5','--seccomp 6'): assert words in cmd
+    for words in ('--unshare-all --unshare-user --disable-userns --die-with-parent --new-session --cap-drop ALL','--ro-bind /usr/lib /usr/lib','--size 67108864 --tmpfs /tmp','--remount-ro /dev --remount-ro /','--clearenv','--info-fd 5','--seccomp 6'): assert words in cmd
+
+LOOK = """
+import os,re
+seen = []
+for top in ('/usr', '/py', '/lib', '/opt', '/home', '/root', '/mnt', '/srv'):
+    for d,_,fs in os.walk(top):
+        ours = re.match('/(usr/|usr/local/|py/|)lib[^/]*/py[^/]*/(site|dist)-packages', d) or 'text2grad' in d
+        seen += [os.path.join(d, f) for f in fs if ours or f.endswith(('.jsonl', '.jsonl.gz'))]
+print(len(os.listdir('/usr/lib')), seen)
+"""
+
+def test_installed_packages_are_covered():
+    "Wherever this library lies in the installation that is bound: its tasks hold tests and reference solutions"
+    r = run(LOOK, timeout=60.)
+    n,_,seen = r.stdout.partition(' ')
+    assert int(n)>5 and seen.strip()=='[]', (r.stdout[:2000], r.failures)
+
+@pytest.mark.parametrize('where', ['lib/python3.11/site-packages', 'lib64/python3/dist-packages', 'lib/apps/mine', 'bin/../lib/python3.11/site-packages'])
+def test_every_place_for_packages_is_found(where, tmp_path):
+    (tmp_path/'bin').mkdir()
+    folder = tmp_path/where
+    folder.mkdir(parents=True)
+    for more in ('share/x', 'envs/y/lib/python3.11/site-packages'): (tmp_path/more).mkdir(parents=True)
+    hidden = box_module._packages(str(tmp_path), sys.executable, (str(folder), str(tmp_path/'bin'), str(tmp_path/'share/x'), 'nowhere'))
+    assert str(folder.resolve().relative_to(tmp_path)) in map(str, hidden) and not any('share' in str(h) or 'envs' in str(h) for h in hidden)
+    shown = box_module._shown(str(tmp_path), '/py', '/mnt')
+    assert '/mnt/bin' in shown and not any('envs' in o or 'share' in o for o in shown)
+
+def test_the_python_of_the_box_and_its_library_are_never_covered():
+    std = Path(os.__file__).parent
+    exe = Path(sys._base_executable).resolve()
+    hidden = box_module._packages(sys.base_prefix, exe, (str(std), str(exe.parent), str(std/'lib-dynload'), str(std/'site-packages')))
+    assert [str(h) for h in hidden]==[str((std/'site-packages').relative_to(sys.base_prefix))]
 
 def test_the_line_through_a_container(tmp_path):
     "With a program in docker's place that runs the same Python here: only an honest program goes through it, and the self-test refuses it"

@@ -109,3 +109,16 @@ def test_every_kind_has_a_sentence(kind):
     s = sentence(Failure('assert f(1) == 2', kind, call='f(1)', error='E: e', line=2))
     assert s.endswith('.') and ('f(1)' in s or kind in ('syntax','missing'))
     assert sentence(Failure('assert f(1) == 2', kind)).endswith('.')
+
+@pytest.mark.parametrize('before,by,after', [('1. Do:\n\n', '   ', '\nDone.'), ('', '> ', ''), ('- a\n  - b\n\n', '    ', ''), ('> - x\n>\n', '>   ', '')])
+@pytest.mark.parametrize('code,words', [('def f(xs):\n    ys = xs\n    return ys\n', ['return ys']), ('def f(xs:\n    return xs\n', ['(']), ('def h(xs):\n    return sorted(xs)\n', ['h'])])
+def test_blame_stands_on_the_right_characters_of_a_fence_further_in(before, by, after, code, words):
+    r = before+''.join(by+l for l in f'```python\n{code}```\n'.splitlines(True))+after
+    assert blamed(r)==words
+    both = rule_critic('code')([ex(r)])[0]
+    assert all(r[s.start:s.end].strip() and '```' not in r[s.start:s.end] for s in both.spans if s.score<0)
+
+def test_praise_covers_the_function_of_a_fence_further_in():
+    r = '1. Do:\n\n   ```python\n   def f(xs):\n       return sorted(xs)\n   ```\n'
+    s, = judge(r).spans
+    assert r[s.start:s.end]=='def f(xs):\n       return sorted(xs)' and s.score>0

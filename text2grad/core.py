@@ -74,6 +74,7 @@ class Critique:
     spans:tuple[Span,...]=()            # What it praises and blames
     unresolved:tuple[Quote,...]=()      # Omissions, and quotes that stand nowhere in the response: they reward nothing
     source:str=''                       # Which critic wrote it, and which version
+    limit:float|None=field(default=None, compare=False, repr=False) # Most that its praise, and its blame, may pay; not stored
     def __post_init__(self):
         for name,cls in (('spans',Span), ('unresolved',Quote)):
             items = tuple(getattr(self, name))

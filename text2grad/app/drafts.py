@@ -20,7 +20,7 @@ from rapidfuzz.fuzz import ratio
 from ..alignment.critiques import quotes_of,align,parse_critique
 from ..core import Critique,Example,Quote,Span,dumps,from_record,loads,problems,read_records,to_record,write_jsonl
 from ..text import sentences
-from ..alignment.linking import content_stems,points_of,QUOTED,verdict,link_phrases
+from ..alignment.linking import UNTOLD,content_stems,link_phrases,points_of,quoted_words
 from ..alignment.quotes import SearchText,fold,locate_quote,snap_to_words,best_window,find_spans
 
 # %% ../../nbs/app/02_drafts.ipynb #b7b1e854
@@ -75,12 +75,11 @@ def _of_text(text, response):
     if (d := parse_critique(text)) is not None: yield from _of_quotes(quotes_of(d), response, 'text'); return
     if align(response, text) is None:
         raise ValueError('this begins like JSON but cannot be read as a critique; finish it, or write prose')
-    found,whole = link_phrases(text, response),verdict(text) or -1.
-    for name in dict.fromkeys((p.about.strip(), p.reason, p.kind, p.instead) for p in points_of(text)):
-        about,reason,kind,instead = name
+    found = link_phrases(text, response)
+    for name in dict.fromkeys((p.about.strip(), p.reason, p.kind, p.instead, p.score) for p in points_of(text)):
+        about,reason,kind,instead,score = name
         spans = tuple(s for s in found if (s.quote, s.reason)==(about, reason))
-        score = spans[0].score if spans else (verdict(reason) or whole) if kind=='free' else -1.
-        yield 'text',about or instead.strip(),reason,score,spans,kind=='add'
+        yield 'text',about or instead.strip(),reason if score else f'{UNTOLD}: {reason}',score,spans,kind=='add'
 
 def _of_critique(c, response):
     "The same of a critic's critique: its spans by their words and reason, then what it could not place"
@@ -160,7 +159,7 @@ def candidates(
 )->list[Candidate]:# Best first
     "The places that a phrase could be about"
     words = phrase.quote or phrase.reason
-    if m := QUOTED.search(words): words = next(filter(None, m.groups()))
+    words = next(iter(quoted_words(words)), words)
     said = content_stems(words) or content_stems(phrase.reason)
     found,match = locate_quote(SearchText(response), words, .5)
     out = [Candidate(a, b, round(s, 3), dict(exact='verbatim', fuzzy='alike').get(match, match)) for a,b,s in found]

@@ -11,7 +11,7 @@ __all__ = ['align_command', 'annotate_command', 'quickstart_command', 'summary_t
 import argparse,contextlib,signal,sys,threading,time
 from dataclasses import asdict
 from pathlib import Path
-from ..core import UserError,dumps,versions,write_file
+from ..core import STRICT_JSON,UserError,dumps,versions,write_file
 from .doctor import CommandError,PACKAGES,device_here,doctor_command,kept_options,peak_mb,positive,run_folder
 from .train_rm import train_rm_parser
 
@@ -81,13 +81,32 @@ def _task_of(args):
     raise CommandError(f'{args.input}: its first row names no task ("task": {dumps(named)}); '
                        'say with --task whether it is summarize, answer or code')
 
+def _or_none(kind):
+    "A reader of options that takes 'none' for what is left to the server"
+    return lambda s: 'none' if s.strip().lower()=='none' else kind(s)
+
+def _left_out(v): return None if v=='none' else v
+
+def _temperature(s):
+    try: ok = 0<=float(s)<=5
+    except ValueError: ok = False
+    if not ok: raise argparse.ArgumentTypeError(f'{s!r} is neither a number from 0 to 5 nor none')
+    return float(s)
+
+def _fields(s):
+    "Fields of a request, as JSON"
+    try: d = STRICT_JSON.decode(s)
+    except (ValueError,RecursionError) as e: raise argparse.ArgumentTypeError(f'is no JSON ({e}); like \'{{"top_p": 0.9}}\'') from None
+    if not isinstance(d, dict): raise argparse.ArgumentTypeError('must be a JSON object, like \'{"top_p": 0.9}\'')
+    return d
+
 def _critic(args):
     "The critic that was asked for"
     named = lambda *names: [f'--{n.replace("_","-")}' for n in names if getattr(args, n) is not None]
     odd = named('base_url','api_key_env') if args.critic!='api' else []
-    odd += named('prices') if args.critic!='api' else []
+    odd += named('prices','temperature','extra') if args.critic!='api' else []
     odd += named('constrained') if args.critic!='model' else []
-    odd += named('model','run_tests') if args.critic not in ('api','model') else []
+    odd += named('model','run_tests','max_tokens') if args.critic not in ('api','model') else []
     if odd: raise CommandError(f'{", ".join(odd)}: --critic {args.critic} has no use for it')
     if args.critic not in ('api','model'):
         from text2grad.critics.unit_tests import UnitTestCritic
@@ -98,10 +117,13 @@ def _critic(args):
     if args.critic=='api':
         from text2grad.critics.api import ApiCritic
         if not args.model: raise CommandError('--model: say what the server calls the model')
+        asked = {k:_left_out(getattr(args, k)) for k in ('temperature','max_tokens','extra') if getattr(args, k) is not None}
         return ApiCritic(args.model, args.base_url, task=task, key_env=args.api_key_env, concurrency=args.concurrency,
-                         prices=args.prices, tests=bool(args.run_tests))
+                         prices=args.prices, tests=bool(args.run_tests), **asked)
     from text2grad.critics.local import ModelCritic
-    return ModelCritic(args.model, task=task, constrained=bool(args.constrained), tests=bool(args.run_tests))
+    if args.max_tokens=='none': raise CommandError('--max-tokens none: a model here needs a length; give a number, or leave it out')
+    longest = dict(max_new_tokens=args.max_tokens) if args.max_tokens else {}
+    return ModelCritic(args.model, task=task, constrained=bool(args.constrained), tests=bool(args.run_tests), **longest)
 
 # %% ../../nbs/cli/03_command.ipynb #2b8e61c7
 def _say(s, args):
@@ -326,6 +348,12 @@ def _annotate_parser(n):
     n.add_argument('--api-key-env', metavar='VAR', help='variable that holds the key (default: OPENAI_API_KEY)')
     n.add_argument('--prices', type=float, nargs=2, metavar=('IN','OUT'),
                    help='price of a million tokens in and out, for the estimate of cost')
+    n.add_argument('--temperature', type=_or_none(_temperature), metavar='T',
+                   help="of the server's sampling (default: 0); none leaves it to the server, as some reasoning models demand")
+    n.add_argument('--max-tokens', type=_or_none(positive), metavar='N',
+                   help='longest reply, in tokens (default: 1024 from a server, 512 from a model here); none leaves it to the server')
+    n.add_argument('--extra', type=_fields, metavar='JSON',
+                   help='fields of the request, added or in place of ours, such as \'{"reasoning_effort": "low"}\'; null leaves one out')
     n.add_argument('--run-tests', action='store_const', const=True,
                    help='run the tests of each program in the sandbox, and show a model what happened')
     n.add_argument('--constrained', action='store_const', const=True,

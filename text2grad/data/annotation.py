@@ -164,7 +164,7 @@ class _Work:
     "One run: its questions, and where the answers go"
     def __init__(self, critic, journal, cache, give_up, bar, did):
         self.critic,self.journal,self.cache,self.give_up,self.bar,self.did = critic,journal,cache,give_up,bar,did
-        self.secrets = secrets_here(getattr(critic, 'key_env', None))
+        self.secrets = getattr(critic, 'secrets', dict)() | secrets_here(getattr(critic, 'key_env', None))
         self.streak,self.stop,self.tasks = [],False,set()
     def record(self, key, ex, j):
         a,d = pack(ex, j, self.secrets),self.did

@@ -69,11 +69,11 @@ def decode(
             pairs = [(decode(a, depth+1), decode(b, depth+1)) for a,b in o]
             _keys([a for a,_ in pairs])
             return dict(pairs)
-        if tag=='f': return float(o)
+        if tag=='f' and type(o) is str: return float(o)
         if tag=='i': return int(o, 16)
         if tag=='b': return bytes.fromhex(o)
         if tag=='c': return complex(decode(o[0]), decode(o[1]))
-    except (TypeError,LookupError): pass
+    except (TypeError,LookupError,ArithmeticError): pass
     raise ValueError('not a plain value')
 
 # %% ../../nbs/sandbox/04_grading.ipynb #e574a9c9
@@ -145,6 +145,23 @@ def _from_solution(tree):
     out = [a.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module=='solution' for a in n.names if a.name!='*']
     if not any(isinstance(n, ast.Import) and any(a.name=='solution' for a in n.names) for n in ast.walk(tree)): return out
     return out+[n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id=='solution']
+
+_takes_data = {'len','sorted','sum','min','max','list','tuple','set','frozenset','dict','range','enumerate','zip','any','all',
+               'reversed','iter'}
+
+def _value_uses(tree):
+    "Names that are looped over, indexed or computed with, which nobody does with a function"
+    data = []
+    for n in ast.walk(tree):
+        if isinstance(n, (ast.For,ast.comprehension)): data.append(n.iter)
+        elif isinstance(n, (ast.Subscript,ast.Starred)): data.append(n.value)
+        elif isinstance(n, ast.BinOp): data += [n.left, n.right]
+        elif isinstance(n, ast.UnaryOp): data.append(n.operand)
+        elif isinstance(n, ast.BoolOp): data += n.values
+        elif isinstance(n, (ast.If,ast.While,ast.IfExp,ast.Assert)): data.append(n.test)
+        elif isinstance(n, ast.Compare): data += [n.left, *n.comparators]
+        elif isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id in _takes_data: data += n.args
+    return {n.id for n in data if isinstance(n, ast.Name)}
 
 def _called(s):
     "The name that a statement calls, where it is nothing but a call of a name; else ''"
@@ -291,7 +308,11 @@ class Plan:
     entry:str=''      # The function under test
     source:str=''     # What the box of the tests runs; '' if the parent can judge by itself
     units:tuple=()    # Test functions, and methods of test classes, to run one by one
+    setup:str=''      # What that box runs before it: the setup, with its handlers marked
+    values:frozenset=frozenset() # Names of the program that the tests use as values: they loop over them, compute with them
     problem:str=''    # Why these tests cannot be used
+    @property
+    def asked(self): return bool(self.tests or self.source)   # There is something to judge by
     @property
     def n(self): return max(1, sum(t.assertion for t in self.tests) or len(self.tests))
 
@@ -345,6 +366,13 @@ class _Stamp:
         return s
 
 # %% ../../nbs/sandbox/04_grading.ipynb #fd8ddc40
+def _mark_handlers(tree):
+    "Every place that asks for an exception says so: `except`, and the `__exit__` of a class"
+    for n in ast.walk(tree):
+        if isinstance(n, ast.ExceptHandler) or isinstance(n, ast.FunctionDef) and n.name=='__exit__':
+            n.body.insert(0, ast.parse('_t2g_caught()').body[0])
+    return tree
+
 def _is_main(s): return isinstance(s, ast.If) and '__name__' in ast.unparse(s.test)
 
 def _boxed_tests(tree, source, wanted, entry):
@@ -367,6 +395,7 @@ def _boxed_tests(tree, source, wanted, entry):
         out.append(s)
     if 'check' in units: out.append(ast.parse(f'check({entry})').body[0])
     tree.body = out
+    _mark_handlers(tree)
     return tuple(stamp.tests),ast.unparse(ast.fix_missing_locations(tree)),tuple(u for u in units if u!='check')
 
 # %% ../../nbs/sandbox/04_grading.ipynb #e1b1edd2
@@ -386,8 +415,9 @@ def plan(
             ts = tuple(_simple_tests(tree, tests, wanted, entry))
             return Plan(ts, wanted, entry) if ts else Plan(problem='there are no tests in the tests')
         except _NotSimple: pass
+        values = frozenset(_value_uses(tree) & {*wanted})
         ts,source,units = _boxed_tests(tree, tests, wanted, entry)
-        return Plan(ts, wanted, entry, source, units)
+        return Plan(ts, wanted, entry, source, units, ast.unparse(_mark_handlers(ast.parse(setup))), values)
     except SyntaxError as e: return Plan(problem=f'the tests do not parse: {e.msg}, line {e.lineno}')
     except (RecursionError,ValueError,MemoryError) as e: return Plan(problem=f'the tests do not parse: {type(e).__name__}: {e}')
 

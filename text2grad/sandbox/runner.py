@@ -8,7 +8,7 @@ Docs: https://text2grad.github.io/text2grad/sandbox/runner.html.md"""
 __all__ = ['Ours', 'run', 'run_batch']
 
 # %% ../../nbs/sandbox/05_runner.ipynb #a2aab6d0
-import ast,json,math,os,re,time
+import ast,json,logging,math,os,re,time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -25,6 +25,8 @@ from .grading import Failure,Plan,Raised,Result,Test,decode,difference,judge,pla
 @lru_cache
 def _source(): return (files('text2grad.sandbox')/'worker.py').read_text(encoding='utf-8')+'\nserve()\n'
 
+_log = logging.getLogger('text2grad')
+
 class Ours(RuntimeError): "A fault that is not the program's"
 
 _deepest = re.compile(r'File "<code>", line (\d+)')
@@ -33,7 +35,8 @@ class _Program:
     "A program in a box, and what was asked of it"
     def __init__(self, box, timeout):
         self.box,self.timeout,self.left = box,timeout,timeout
-        self.log,self.odd,self.ended,self.thrown,self.given = [],[],None,None,False
+        self.log,self.odd,self.ended,self.thrown = [],[],None,None
+        self.given = False   # It has given the tests more than functions to call
     def ask(self, *message, call=''):
         "One exchange; `Raised` if no answer comes"
         start = time.monotonic()
@@ -63,8 +66,9 @@ def _thrown(error, call):
         kind = 'syntax' if phase=='syntax' else _kinds.get(name, 'exception')
         said = f'{name}: {text}'[:600] if text else str(name)
         f = Failure('', kind, call, error=said, line=line, column=column if kind=='syntax' else None)
-        return f,(str(name), [str(b) for b in bases], list(decode(args)))
-    except (TypeError,ValueError): return Failure('', 'value', call, error='the program answered nonsense'),('Exception', ['Exception'], [])
+        return f,(str(name)[:200], [str(b)[:200] for b in bases[:50]], list(decode(args)))
+    except (TypeError,ValueError,RecursionError):
+        return Failure('', 'value', call, error='the program answered nonsense'),('Exception', ['Exception'], [])
 
 @patch
 def begin(self:_Program, setup, entry, stdin, main):
@@ -82,8 +86,8 @@ def _checked(name, what):
     raise ValueError('neither a function nor a value nor an exception')
 
 @patch
-def load(self:_Program, code, wanted):
-    "Load the program; what the names are that it defines"
+def load(self:_Program, code, wanted, values=()):
+    "Load the program; what the names are that it defines. The tests use those in `values` as values"
     reply = self.ask(code, list(wanted))
     if 'error' in reply:
         failure,self.thrown = _thrown(reply['error'], '')
@@ -91,7 +95,7 @@ def load(self:_Program, code, wanted):
     try:
         found = decode(reply['names'])
         known = {n:_checked(n, found[n]) for n in wanted if n in found}
-        self.given = any(kind!='function' for _,kind,*_ in known.values())
+        self.given = any(kind!='function' or n in values for n,kind,*_ in known.values())
         return known
     except (KeyError,ValueError,TypeError,IndexError,RecursionError):
         raise Raised(Failure('', 'value', error='the program answered nonsense')) from None
@@ -117,7 +121,8 @@ def call(self:_Program, name, args, kwargs, back=False):
             value,after = decode(reply['value']),decode(reply['after']) if 'after' in reply else None
             note[1] = show(value)
             return value,after
-    except (KeyError,ValueError) as e: note[2] = Failure('', 'value', text, error=f'the program answered nonsense: {e}')
+    except (KeyError,ValueError,TypeError,RecursionError) as e:
+        note[2] = Failure('', 'value', text, error=f'the program answered nonsense: {e}')
     if 'error' not in reply: self.odd.append(note[2])
     raise Raised(note[2])
 
@@ -143,17 +148,18 @@ def _relay(program, call):
         if program.ended: return ('stop',)
         return ('error','NotPlain',['BaseException'],[]) if e.failure in program.odd else ('error', *program.thrown)
 
-def _by_box(box, program, p, setup, known, timeout):
+def _by_box(box, program, p, known, timeout):
     "`(failures, tests, passed)` of tests that run in a box of their own"
     left = 2*timeout
-    message = ('tests', p.source, setup, known, list(p.units))
+    message = ('tests', p.source, p.setup, known, list(p.units))
     while True:
         start = time.monotonic()
         try: reply = box.ask(*message, seconds=max(left, .001))
         except BoxError as e:
-            if not program.log: raise Ours(f'the box of the tests {e}') from None
-            failure = Failure('', 'timeout' if e.kind=='timeout' else 'exit', program.log[-1][0], got=program.log[-1][1],
-                              error=f"the tests did not survive the program's answers: their box {e}")
+            if not program.log and not program.given: raise Ours(f'the box of the tests {e}') from None
+            call,got,_ = program.log[-1] if program.log else ('','',None)
+            failure = Failure('', 'timeout' if e.kind=='timeout' else 'exit', call, got=got,
+                              error=f"the tests did not survive what the program gave them: their box {e}")
             return program.odd+[failure],p.n,0
         left -= time.monotonic()-start
         if 'call' not in reply: break
@@ -192,24 +198,26 @@ def _report(p, program, notes, aborted, stopped):
     if program.ended: failures.append(replace(program.ended, test='' if stopped is None else p.tests[stopped].text))
     broke,done = len(aborted)+bool(program.ended),n-sum(s=='failed' for _,s,*_ in notes)
     failures += [f for f in program.odd if not any(g.kind=='value' for g in failures)]
-    if not n and not failures and not program.log: raise Ours('the tests called nothing and tested nothing')
+    if not n and not failures and not program.log:
+        if not program.given: raise Ours('the tests called nothing and tested nothing')
+        failures.append(Failure('', 'assertion', error='what the program defines kept the tests from testing anything'))
     n = max(n+broke, p.n if broke or not n else 0)
     return failures,n,min(done, n-1) if failures else n
 
 # %% ../../nbs/sandbox/05_runner.ipynb #7b16a414
 def _verdict(program, box, p, code, setup, stdin, timeout):
     "`(failures, tests, passed)`"
-    program.begin(setup, p.entry, stdin, not p.tests)
-    try: known = program.load(code, p.wanted)
+    program.begin(setup, p.entry, stdin, not p.asked)
+    if box: box.ready()   # before there is a program that could keep it from coming up
+    try: known = program.load(code, p.wanted, p.values)
     except Raised as e:
-        if not p.tests and e.failure.kind=='exit' and program.thrown and program.thrown[2] in ([], [0], [None]): return [],0,0
-        return [e.failure],p.n if p.tests else 0,0
-    if not p.tests: return [],0,0
+        if not p.asked and e.failure.kind=='exit' and program.thrown and program.thrown[2] in ([], [0], [None]): return [],0,0
+        return [e.failure],p.n if p.asked else 0,0
+    if not p.asked: return [],0,0
     missing = [n for n in p.wanted if n not in known]
     if missing: return [Failure('', 'missing', error=f'the program defines no {", ".join(missing)}')],p.n,0
     if not box: return _by_values(program, p)
-    box.ready()
-    return _by_box(box, program, p, setup, known | dict(candidate=known[p.entry]), timeout)
+    return _by_box(box, program, p, known | dict(candidate=known[p.entry]), timeout)
 
 def _once(tier, p, code, setup, stdin, timeout, memory_mb, live):
     "One run; `BoxError` of kind 'start' if a box does not come up"
@@ -225,6 +233,10 @@ def _once(tier, p, code, setup, stdin, timeout, memory_mb, live):
         program = _Program(first.ready(), timeout)
         try: failures,n,good = _verdict(program, second, p, code, setup, stdin, timeout)
         except Ours as e: return Result(None, 'infrastructure', n_tests=p.n, detail=str(e))
+        except (ArithmeticError,LookupError,TypeError,ValueError,AttributeError,RecursionError,MemoryError) as e:
+            text = f'what the program answered cannot be judged: {type(e).__name__}: {str(e)[:200]}'   # one job, not the batch
+            _log.warning(text)
+            failures,n,good = [Failure('', 'value', error=text)],p.n,0
     kinds = [f.kind for f in failures]
     status = next((s for s in ('syntax','missing','timeout','memory','output') if s in kinds), 'failed') if failures else 'passed'
     return Result(not failures, status, tuple(failures), n, good, first.stdout[:limits.output].decode(errors='replace'))

@@ -156,6 +156,7 @@ class _Run:
     def __init__(self, nonce):
         self.nonce,self.calls,self.kinds,self.fixtures = nonce,0,{},{}
         self.notes,self.aborted,self.stopped,self.room = {},[],None,500_000
+        self.raised = []   # [exception, number of the call, line of the tests] of calls that raised, until the tests ask for it
     def ask(self, name, args, kwargs):
         "Have the parent call the program"
         try: body = encode([name, list(args), kwargs], 3_000_000)
@@ -182,7 +183,22 @@ class _Run:
         try: e = cls(*args)
         except Exception: e = cls.__new__(cls, *args)
         e.of_call = self.calls
+        self.raised.append((e, self.calls, _where(sys._getframe())))
         raise e
+    def caught(self, e=None):
+        "The tests asked for an exception: by default the one that is being handled"
+        todo,chain = [e or sys.exc_info()[1]],[]
+        while todo:
+            e = todo.pop()
+            if e is None or any(e is o for o in chain): continue
+            chain.append(e)
+            todo += [e.__cause__, e.__context__, *getattr(e, 'exceptions', ())]
+        self.raised = [r for r in self.raised if not any(r[0] is o for o in chain)]
+    def swallowed(self, since):
+        "The first exception of a call after call `since` that nothing asked for, `None` if there is none; forgets all of these"
+        lost = [r for r in self.raised if r[1]>since]
+        self.raised = [r for r in self.raised if r[1]<=since]
+        return lost[0] if lost else None
 
 # %% ../../nbs/sandbox/03_worker.ipynb #e66ac033
 class _Site:
@@ -198,18 +214,25 @@ class _Site:
         if isinstance(e, (_Stop,Unsupported)):
             self.run.stopped = self.k
             return False
+        if e is not None: self.run.caught(e)
+        elif lost := self.run.swallowed(self.marks[0]): e = lost[0]
         if e is None and not (old and old[0]=='failed'): self.run.notes[self.k] = ['passed', asked or bool(old and old[1])]
         elif e is not None and not (old and old[0]=='failed'):
             right = len(self.marks)>2 and self.marks[1]==self.marks[0] and self.marks[2]>self.marks[1]
             sides = [self.kept(v) for v in (self.sides[::-1] if right else self.sides)]
             self.run.notes[self.k] = ['failed', asked, *_said(e, self.run), right, sides]
-        return e is not None
+        return True
     def kept(self, v):
         "A compared value for the report, while there is room for it"
         try: text = encode(v, min(50_000, self.run.room))
         except NotPlain: return ''
         self.run.room -= len(text)
         return text
+
+def _where(frame):
+    "Line of the tests that is being run"
+    while frame and frame.f_code.co_filename!='<tests>': frame = frame.f_back
+    return frame.f_lineno if frame else 0
 
 def _said(e, run):
     "An exception's name and text, the call that it came from (0: none) and the last call"
@@ -298,6 +321,24 @@ def _unit(run, names, unit):
         if case: o.doCleanups()
 
 # %% ../../nbs/sandbox/03_worker.ipynb #8a5335b6
+def _askers(source):
+    "Context managers that ask for an exception"
+    yield _Raises
+    if 'suppress' in source:
+        import contextlib
+        yield contextlib.suppress
+    if 'unittest' in source:
+        import unittest.case
+        if cls := getattr(unittest.case, '_AssertRaisesContext', None): yield cls
+
+def _asking(run, cls):
+    leave = cls.__exit__
+    def __exit__(self, kind, e, tb):
+        asked = leave(self, kind, e, tb)
+        if asked and e is not None: run.caught(e)
+        return asked
+    cls.__exit__ = __exit__
+
 def _stand_in(run, name, what, *rest):
     if what=='value': return rest[0]
     if what=='exception': return run.kind(name, [name, *rest[0]])
@@ -311,7 +352,8 @@ def _prepare(run, source, setup, known):
         import random
         random.seed(0)
     if 'pytest' in source: sys.modules['pytest'] = _pytest(run)
-    names = dict(__name__='test_solution', __builtins__=__builtins__)
+    for cls in _askers(source+setup): _asking(run, cls)
+    names = dict(__name__='test_solution', __builtins__=__builtins__, _t2g_caught=run.caught)
     exec(compile(setup, '<setup>', 'exec', dont_inherit=True), names)
     solution = sys.modules['solution'] = type(sys)('solution')
     for name,what in known.items():
@@ -331,17 +373,21 @@ def _tests(nonce, source, setup, known, units):
             before,notes = run.calls,len(run.notes)
             try: _unit(run, names, unit) if unit else module()
             except (_Stop,Unsupported): raise
-            except BaseException as e: run.aborted.append([unit, *_said(e, run), _where(e)])
-            else:
-                if unit and len(run.notes)==notes and run.calls>before: run.notes[unit] = ['passed', True]
-            if run.aborted and not unit: break
+            except BaseException as e:
+                run.caught(e)
+                run.aborted.append([unit, *_said(e, run), _line(e)])
+                if not unit: break
+            lost = run.swallowed(before)
+            if lost: run.aborted.append([unit, *_said(lost[0], run), lost[2]])
+            elif unit and len(run.notes)==notes and run.calls>before and not (run.aborted and run.aborted[-1][0]==unit):
+                run.notes[unit] = ['passed', True]
         body = run.report()
     except _Stop: body = run.report()
     except Unsupported as e: body = '"unsupported":'+quote(str(e))
     except BaseException as e: body = '"unsupported":'+quote(f'the tests raise {type(e).__name__}: {str(e)[:300]}')
     send('{"nonce":"%s",%s}' % (run.nonce, body))
 
-def _where(e):
+def _line(e):
     "Line of the tests that raised"
     line,tb = 0,e.__traceback__
     while tb:
