@@ -3,13 +3,13 @@ import itertools,json,math,os,random,re,time
 from pathlib import Path
 import pytest
 from hypothesis import HealthCheck,given,settings,strategies as st
-from unicodedata import normalize
+from unicodedata import combining,normalize
 from tokenizers import Tokenizer,decoders,models,normalizers,pre_tokenizers,trainers
 from transformers import AutoTokenizer,PreTrainedTokenizerFast
 from text2grad.core import Critique,Quote,Span
 from text2grad.alignment.critiques import align,parse_critique
 from text2grad.alignment.tokens import decode_with_offsets,token_offsets,token_rewards
-from text2grad.alignment.quotes import find_spans
+from text2grad.alignment.quotes import TooSlow,find_spans,fold,time_limit
 from text2grad.alignment.linking import link_phrases
 
 def cases(n): return settings(max_examples=n, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
@@ -358,3 +358,52 @@ def test_traps():
 def test_a_critic_may_give_missing_as_its_reason():
     c = align('The cat sat on the mat.', dict(critique='x', poor_spans=[dict(quote='The cat', reason='missing')], missing=['the dog']))
     assert [(s.start, s.end, s.score) for s in c.spans]==[(0, 7, -1.)] and [q.text for q in c.unresolved]==['the dog']
+
+# Long texts: what grows with the square of their length, and how long a search may take
+
+def _inserted(text):
+    "Marks brought into the order of their classes, one at a time"
+    out = []
+    for i,c in enumerate(text):
+        k,cc = len(out),combining(c)
+        while cc and k and combining(out[k-1][0])>cc: k -= 1
+        out.insert(k, (c, i))
+    return ''.join(c for c,_ in out),[i for _,i in out]
+
+@given(st.text(alphabet='eaй'+'\u0301\u0323\u0304\u0327\u05b0\u05bc', max_size=30))
+def test_marks_are_ordered_as_one_by_one(s):
+    f,at = fold(s)
+    want,places = _inserted(s.replace('й', 'и\u0306'))
+    if 'й' not in s: assert (f, at)==(want, places)
+    else: assert f==want
+
+LONG = {
+    'marks on one letter': lambda n: ('e'+'\u0301\u0323'*n, '"é" is bad.'),
+    'blanks': lambda n: ('The cat sat.', 'bad'+' '*n+'x'),
+    'tabs and line ends': lambda n: ('The cat sat.', 'bad'+'\t\n'*n+'x'),
+    'quotations without an end': lambda n: ('The cat sat.', "'x "*n),
+    'low quotations without an end': lambda n: ('The cat sat.', '„x '*n),
+    'one sentence': lambda n: ('The cat sat.', 'and the, '*n),
+    'reasons': lambda n: ('The cat sat.', 'it is bad because '*n),
+    'clauses without a sign': lambda n: ('The cat sat.', 'Of it.\n'*n),
+    'headings': lambda n: ('The cat sat.', '\n\n**Cat:**'*n),
+    'lines': lambda n: ('cat\n'*n, 'Lines 1 to 9 are bad. '*(n//40)),
+    'the same words everywhere': lambda n: ('a b '*n, '"a b" is bad.\n'*(n//30))}
+
+@pytest.mark.parametrize('what', LONG)
+def test_long_texts_are_read_in_seconds(what):
+    r,t = LONG[what](4000)
+    with time_limit(20): assert align(r, t) is not None
+
+def test_a_quotation_keeps_its_blanks_and_a_long_sentence_its_quotation():
+    r = 'x'+' '*40+'y'
+    assert [(s.start, s.end) for s in align(r, f'"{r}"{" "*40}is wrong.').spans]==[(0, len(r))]
+    long = 'because of the many, many things in it '*70
+    c = align('The cat sat on the mat.', f'"the mat" is wrong {long}.')
+    assert [(s.quote.find('the mat')>=0, s.score) for s in c.spans][:1]==[(True, -1.)]
+
+def test_a_limit_ends_the_search_inside_it_only():
+    for f in (lambda: find_spans('ab', [('a', 1.)]), lambda: align('The cat sat.', 'The cat is wrong.')):
+        with pytest.raises(TooSlow, match='shorten'), time_limit(0): f()
+        with pytest.raises(TooSlow, match='nobody waits'), time_limit(60, lambda: True), time_limit(90): f()
+        f()

@@ -13,8 +13,9 @@ from functools import lru_cache
 from importlib.resources import files
 
 # %% ../../nbs/alignment/02_verdicts.ipynb #5e1f0008
-QUOTATION = re.compile(r"""```.*?```|`[^`\n]+`|"[^"]*"|“[^”]*”|„[^“”]*[“”]|«[^»]*»|‹[^›]*›
-    |「[^」]*」|『[^』]*』|(?<!\w)['‘’](?=\S)(?:[^'‘’\n]|['’](?=\w))*?\S?['’](?!\w)""", re.S|re.X)
+QUOTATION = re.compile(r"""```.*?```|`[^`\n]+`|"[^"]*"|“[^”]{0,9999}”|„[^“”]{0,9999}[“”]|«[^»]{0,9999}»
+    |‹[^›]{0,9999}›|「[^」]{0,9999}」|『[^』]{0,9999}』
+    |(?<!\w)['‘’](?=\S)(?:[^'‘’\n]|['’](?=\w)){0,999}?\S?['’](?!\w)""", re.S|re.X)
 
 def outside_quotes(
     text:str,       # A clause, or more

@@ -44,14 +44,18 @@ def align_command(
     args, # As the parser of `align` reads them
 )->int:   # 0
     "`text2grad align RESPONSE --critique FILE|-`"
-    from text2grad.alignment.critiques import align
+    from text2grad.alignment.critiques import MAX_TEXT,align
+    from text2grad.alignment.quotes import time_limit
     from text2grad.alignment.tokens import token_rewards
     from text2grad.core import Example,to_record
     from text2grad.text import pieces
     from text2grad.viz.plots import token_ansi,use_color
     from text2grad.viz.color import visible
     text = _read_critique(args.critique)
-    c = align(args.response, text)
+    with time_limit(600): c = align(args.response, text)
+    if c is None and len(text)>MAX_TEXT:
+        raise CommandError(f'{args.critique}: the critique has {len(text):,} characters; prose may have {MAX_TEXT:,}. '
+                           'Give it in parts')
     if c is None:
         raise CommandError('the critique looks like JSON but cannot be read as a critique: it needs "critique", "good_spans" and '
                            '"poor_spans" (or the paper\'s "textual_feedback"). Plain prose works too')

@@ -131,7 +131,7 @@ def _key(self:ApiCritic):
 def secrets(self:ApiCritic)->dict:
     "Keys that must not be written anywhere: value -> what to write instead"
     own = [self._secret] if self._secret else []
-    return {s._get():'api_key' for s in [*own, *(k for k,_ in self._keys.values())]}
+    return {s._get():'api_key' for s in [*own, *(k for k,_ in list(self._keys.values()))]}
 
 @patch
 def struck(self:ApiCritic,
@@ -140,7 +140,7 @@ def struck(self:ApiCritic,
     "Leave out what a reply must not repeat: the key"
     if isinstance(x, dict): return {self.struck(k):self.struck(v) for k,v in x.items()}
     if isinstance(x, list): return [self.struck(o) for o in x]
-    for _,p in self._keys.values() if isinstance(x, str) else (): x = p._get().sub('***', x)
+    for _,p in list(self._keys.values()) if isinstance(x, str) else (): x = p._get().sub('***', x)
     return x
 
 # %% ../../nbs/critics/05_api.ipynb #e5e3b34e
@@ -307,6 +307,7 @@ def _content(choice):
     m = choice.get('message') if isinstance(choice, dict) else None
     if not isinstance(m, dict): return '', 'a choice without a message', ''
     text = _text_of(m.get('content'))
+    if isinstance(text, dict) and read_critique(text)[0]: text = json.dumps(text, ensure_ascii=False)
     parts = m['content'] if isinstance(m.get('content'), list) else []
     refusal = next((o['refusal'] for o in [m,*parts] if isinstance(o, dict) and o.get('refusal')), None)
     if isinstance(refusal, str) and refusal and not text: return '', f'the model refused: {clipped(refusal, 200)!r}', ''

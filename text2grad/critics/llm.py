@@ -190,7 +190,7 @@ class Ask:
 @dataclass(frozen=True)
 class Reply:
     "What came back"
-    text:str=''      # What the model wrote, untouched
+    text:str=''      # What the model wrote, after the mark of a thought that its chat template had opened
     tokens_in:int=0  # Length of the chat
     tokens_out:int=0 # Length of the reply
     finish:str='stop'# 'length' if it was cut off
@@ -281,11 +281,12 @@ def prompt_for(self:LLMCritic,
     return _chat(p, _fields(with_test_reports([ex])[0] if self.tests and 'test_report?' in p.data else ex, p), self.fence_seed)
 
 # %% ../../nbs/critics/04_llm.ipynb #258471c3
-_names = (r'(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad|analysis|deliberation'
-          r'|inner[_-]?(?:monologue|thoughts?)|chain[_-]of[_-]thought)')
-_pairs = [(rf'<(?:\w+:)?{_names}(?:\s[^<>]{{0,200}})?>', rf'</(?:\w+:)?{_names}\s*>'),
-          (rf'<\|(?:(?:begin|start)_(?:of_)?)?{_names}\|>', rf'<\|(?:/|end_(?:of_)?){_names}\|>'),
-          (rf'(?-i:\[{_names.upper()}\])', rf'(?-i:\[/{_names.upper()}\])'), (rf'◁{_names}▷', rf'◁/{_names}▷'),
+_names = (r'(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflections?|scratch[_-]?pad|analysis|deliberation|drafts?|monologue'
+          r'|chain[_-]of[_-]thoughts?)')
+_full = rf'(?:\w+:|ant|(?:inner|internal|hidden)[_-]?)?{_names}(?:[_-](?:process|content|steps?|trace|block))?'
+_pairs = [(rf'<{_full}(?:\s[^<>]{{0,200}})?>', rf'</{_full}\s*>'), (rf'\[{_full}\](?!\()', rf'\[/{_full}\]'),
+          (rf'◁{_full}▷', rf'◁/{_full}▷'),
+          (rf'<[|｜](?:(?:begin|start)[_▁](?:of[_▁])?)?{_full}[|｜]>', rf'<[|｜](?:/|end[_▁](?:of[_▁])?){_full}[|｜]>'),
           (r'<\|channel>\w*', r'<channel\|>'), ('<unused94>', '<unused95>'), ('Here is my thought process:', 'Here is my response:')]
 THOUGHT_MARK = re.compile('|'.join(f'(?P<open{i}>{a})|(?P<close{i}>{b})' for i,(a,b) in enumerate(_pairs)), re.I)
 _tokens = re.compile(rf'\\["\\]|["{{]|{THOUGHT_MARK.pattern}', re.I)
