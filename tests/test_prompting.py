@@ -371,3 +371,13 @@ def test_import_is_light():
     import subprocess,sys
     out = subprocess.run([sys.executable, '-c', 'import sys, text2grad.critics.llm, text2grad.critics.api; print([m for m in ("torch","openai","pydantic","transformers","datasets") if m in sys.modules])'], capture_output=True, text=True)
     assert out.stdout.strip()=='[]', out.stderr
+
+bits = [json.dumps(critique(['Rain'])), json.dumps(critique([], ['Rain'], text='b')), '{"critique": "x", "good_spans": ["Rain"', '<think>', '</think>', '[/THINK]', '<|channel|>', 'final', '<|message|>', '<|end|>', '```json\n', '```', '"', '\\', '{', '}', '{"a":'*1100, '['*1100, 'Fine. ', '"Rain" is wrong. ', '\ud83d', '\0']
+
+@settings(max_examples=120, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.sampled_from(bits), max_size=9).map(''.join), st.sampled_from(['stop','length','tool_calls','']), st.booleans())
+def test_no_reply_raises(text, finish, prose):
+    "Whatever a model writes: a critique of known words, or an error with a reason; never neither, never both"
+    j = Fake(lambda a,n: Reply(text, finish=finish), task='summarize', prose=prose).judgements([example('Rain.')])[0]
+    assert (j.critique is None)==bool(j.error) and len(j.error)<1000
+    if j.critique: assert all('Rain.'[s.start:s.end] in ('Rain','Rain.') for s in j.critique.spans)

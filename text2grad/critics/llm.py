@@ -212,7 +212,7 @@ _log = logging.getLogger('text2grad')
 
 class LLMCritic:
     "Base of critics that are language models; a subclass has `ask`"
-    kind = 'llm'
+    kind,quiet = 'llm','take a model that does not think aloud'
     def __init__(self,
         model:str='',         # What the model is called
         task:str|Path|Prompt=None, # Name or file of the prompt; `None`: that of `meta['task']`, or else the generic one
@@ -359,12 +359,12 @@ def without_thoughts(
     return ''.join(said)+text[start:],''
 
 # %% ../../nbs/critics/04_llm.ipynb #f229987b
-def _said(reply):
-    "`(answer, problem)` of a reply"
+def _said(reply, quiet):
+    "`(answer, problem)` of a reply; `quiet` says how to have less thought"
     text,mark = without_thoughts(reply.text)
-    cut = 'it was cut off, so allow more tokens, or ' if reply.finish=='length' else ''
-    if mark: return '', f'it ends in a thought, {mark} without an end: {cut}switch thinking off'
-    if not text.strip() and reply.text.strip(): return '', f'it is a thought with no answer after it: {cut}switch thinking off'
+    how = ('it was cut off, so allow more tokens, or ' if reply.finish=='length' else '')+quiet
+    if mark: return '', f'it ends in a thought, {mark} without an end: {how}'
+    if not text.strip() and reply.text.strip(): return '', f'it is a thought with no answer after it: {how}'
     return text, ''
 
 def _begun(text):
@@ -392,7 +392,7 @@ def _distinct(marks):
 def _read(self:LLMCritic, ex, reply, source):
     "What a reply says about a response"
     if reply.error: return _Reading(None, 'none', error=reply.error)
-    text,problem = _said(reply)
+    text,problem = _said(reply, self.quiet)
     d,how = read_critique(text)
     if d and not problem and reply.finish=='length' and _begun(text):
         problem = 'it was cut off, and the words before its critique may be a thought that has no end; allow more tokens'
