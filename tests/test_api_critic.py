@@ -305,6 +305,7 @@ placed = dict(
     function_call=(dict(function_call=dict(name='critique', arguments=J)), 'function_call', 'a tool call'), one_of_two=(dict(tool_calls=[call('{}', 'look'), call(J)]), 'tool_calls', 'a tool call'),
     beside_words=(dict(content='I call the tool.', tool_calls=[call(J)]), 'tool_calls', 'a tool call'), with_reasoning=(dict(reasoning_content='Hm.', tool_calls=[call(J)]), 'tool_calls', 'a tool call'),
     parts=(dict(content=[dict(type='thinking', thinking=[dict(type='text', text='no')], text='Perhaps {"critique": "draft", "good_spans": []}'), dict(type='text', text=J)]), 'stop', None),
+    an_object=(dict(content=good), 'stop', None),
     content=(dict(content=J, reasoning_content='Perhaps {"critique": "draft", "good_spans": []}'), 'stop', None))
 lost = dict(
     draft=(dict(reasoning_content=f'Perhaps {J}, but'), 'stop', 'nothing but reasoning.*in reasoning_content.*enable_thinking'), two=(dict(reasoning=J+J.replace('Short', 'Long')), 'stop', 'nothing but reasoning'),

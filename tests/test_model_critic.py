@@ -131,6 +131,7 @@ def test_the_models_own_sampling_settings_do_not_count(lm, file):
     model,tok = tiny_lm()
     g = model.generation_config
     g.do_sample,g.temperature,g.top_k,g.repetition_penalty,g.no_repeat_ngram_size,g.max_length = True,2.,3,5.,1,10
+    g.suppress_tokens,g.min_length,g.bad_words_ids,g.stop_strings = list(range(4, 300)),900,[[i] for i in range(20, 60)],['e']
     model.train()
     a,b = make(lm, file),make((model, tok), file)
     assert a.ask(asks(a, examples(RS)))==b.ask(asks(b, examples(RS)))
@@ -212,3 +213,14 @@ def test_marks_of_thoughts_outlive_decoding():
     tok.add_special_tokens(dict(additional_special_tokens=['[THINK]','[/THINK]','<|channel|>','<|message|>','<|start|>','<|end|>']))
     for text in ('[THINK]draft[/THINK] final<|im_end|>', '<|channel|>analysis<|message|>draft<|end|><|start|>assistant<|channel|>final<|message|> final<|im_end|>'):
         assert without_thoughts(_decoded(tok, tok(text)['input_ids']))[0].strip()=='final', text
+
+def test_a_thought_that_the_template_has_opened(file):
+    "The prompt ends with the opening mark, so the reply has none: what is not closed is a draft, whether it was cut off or not"
+    model,tok = tiny_lm()
+    model.config.max_position_embeddings = tok.model_max_length = 4096
+    plain = make((model, tok), file)
+    assert '<think>' not in ''.join(r.text for r in plain.ask(asks(plain, examples(RS))))
+    tok.chat_template += '{% if add_generation_prompt %}{{ "<think>\\n" }}{% endif %}'
+    critic = make((model, tok), file)
+    assert all(r.text.startswith('<think>') for r in critic.ask(asks(critic, examples(RS))))
+    assert all('ends in a thought' in j.error for j in critic.judgements(examples(RS)))

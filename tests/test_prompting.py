@@ -160,7 +160,7 @@ def test_thoughts_are_no_critique():
 
 DRAFT,FINAL = json.dumps(critique(['Rain'], text='draft')),json.dumps(critique([], ['Rain'], text='final'))
 wraps = {'<think>{}</think>':1, '<thinking>\n{}\n</thinking>\n\n':1, '<Thought>{}</Thought>':1, '<thinking depth="2">{}</thinking >':1, '<reasoning>{}</reasoning>':1, '<scratchpad>{}</scratchpad>':1,
-         '<reflection>{}</reflection>':1, '<inner_monologue>{}</inner_monologue>':1, '<seed:think>{}</seed:think>':1, '[THINK]{}[/THINK]':1, '◁think▷{}◁/think▷':1, '<|begin_of_thought|>{}<|end_of_thought|>':1,
+         '<reflection>{}</reflection>':1, '<inner_monologue>{}</inner_monologue>':1, '<seed:think>{}</seed:think>':1, '[THINK]{}[/THINK]':1, '[thinking]{}[/thinking]':1, '<antThinking>{}</antThinking>':1, '<thought_process>{}</thought_process>':1, '<internal_thoughts>{}</internal_thoughts>':1, '<draft>{}</draft>':1, '<｜begin▁of▁thinking｜>{}<｜end▁of▁thinking｜>':1, '<|thinking|>{}<|/thinking|>':1, '◁think▷{}◁/think▷':1, '<|begin_of_thought|>{}<|end_of_thought|>':1,
          '<|START_THINKING|>{}<|END_THINKING|>':1, '<|channel>thought\n{}<channel|>':1, '<unused94>thought\n{}<unused95>':1, 'Here is my thought process: {} Here is my response:':1,
          '{}</think>':0, '{}\n</thinking>\n':0, '{}[/THINK]':0, 'Sure.\n<think>{}</think>\n':1, 'Sure. <think>a</think><think>{}</think>':1, '<think>a <think>b</think> {}</think>':0, '<think>\n\n</think>{}</think>':0,
          '<|channel|>analysis<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>':1, '{}<|end|><|start|>assistant<|channel|>final<|message|>':0,
@@ -371,3 +371,13 @@ def test_import_is_light():
     import subprocess,sys
     out = subprocess.run([sys.executable, '-c', 'import sys, text2grad.critics.llm, text2grad.critics.api; print([m for m in ("torch","openai","pydantic","transformers","datasets") if m in sys.modules])'], capture_output=True, text=True)
     assert out.stdout.strip()=='[]', out.stderr
+
+bits = [json.dumps(critique(['Rain'])), json.dumps(critique([], ['Rain'], text='b')), '{"critique": "x", "good_spans": ["Rain"', '<think>', '</think>', '[/THINK]', '<|channel|>', 'final', '<|message|>', '<|end|>', '```json\n', '```', '"', '\\', '{', '}', '{"a":'*1100, '['*1100, 'Fine. ', '"Rain" is wrong. ', '\ud83d', '\0']
+
+@settings(max_examples=120, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.sampled_from(bits), max_size=9).map(''.join), st.sampled_from(['stop','length','tool_calls','']), st.booleans())
+def test_no_reply_raises(text, finish, prose):
+    "Whatever a model writes: a critique of known words, or an error with a reason; never neither, never both"
+    j = Fake(lambda a,n: Reply(text, finish=finish), task='summarize', prose=prose).judgements([example('Rain.')])[0]
+    assert (j.critique is None)==bool(j.error) and len(j.error)<1000
+    if j.critique: assert all('Rain.'[s.start:s.end] in ('Rain','Rain.') for s in j.critique.spans)

@@ -117,6 +117,34 @@ def test_processor_time_is_limited_where_the_clock_is_not(monkeypatch):
     run('x = 1', timeout=4.)
     assert limits==[30, 2]
 
+FAMILY = """
+import os,time
+for _ in range(8):
+    if os.fork()==0:
+        x = bytearray(40<<20)
+        for i in range(0, len(x), 4096): x[i] = 1
+        time.sleep(30)
+        os._exit(0)
+def f(x): time.sleep(30)
+"""
+FILES = """
+import os,time
+fds = []
+for _ in range(20):
+    fds.append(os.memfd_create('x'))
+    for _ in range(15): os.write(fds[-1], bytes(1<<20))
+def f(x): time.sleep(30)
+"""
+
+@pytest.mark.parametrize('code', [FAMILY, FILES], ids=['many processes','files in memory'])
+def test_memory_is_limited_in_all(code):
+    r = run(code, 'assert f(1) == 1', timeout=20., memory_mb=128)
+    assert (r.passed, r.status, r.seconds<15)==(False, 'memory', True) and '128 MB in all' in r.failures[0].error
+
+def test_processes_that_share_their_memory_are_counted_once():
+    code = 'import os,time\nx = b"x"*(50<<20)\nfor _ in range(6):\n    if os.fork()==0:\n        time.sleep(30)\n        os._exit(0)\ndef f(n):\n    time.sleep(1)\n    return n'
+    assert run(code, 'assert f(1) == 1', timeout=20., memory_mb=128).passed is True
+
 # Forgeries
 
 @pytest.mark.parametrize('tests', [SIMPLE, BOXED], ids=['judged by the parent','judged in a box'])
@@ -332,6 +360,77 @@ def test_style(style):
     wrong = run(GOOD.replace('xs.pop(0)', 'None'), STYLES[style], entry_point='first')
     assert wrong.passed is (True if style=='try' else False), wrong
     if style=='try': assert run(GOOD.replace('raise Empty', 'return str'), STYLES[style], entry_point='first').passed is False
+
+# Values that are no plain data. (program, tests): right programs that pass
+DATA = {
+'range': ('def f(n): return range(n)', 'assert list(f(3)) == [0, 1, 2]\nassert f(2) == range(2)'), 'slice': ('def f(n): return slice(n)', 'assert "abc"[f(2)] == "ab"'),
+'generator': ('def f(n):\n    for i in range(n): yield i', 'assert list(f(3)) == [0, 1, 2]\nassert sum(f(3)) == 3'), 'endless generator': ('def f(n):\n    while True: yield n', 'def test():\n    it = f(2)\n    assert next(it) == 2\n    assert next(it) == 2'),
+'count': ('import itertools\ndef f(n): return itertools.count(n)', 'import itertools\ndef test():\n    assert list(itertools.islice(f(2), 3)) == [2, 3, 4]'),
+'generator that raises': ('def f(n):\n    yield 1\n    raise ValueError(n)', 'import pytest\ndef test():\n    it = f(2)\n    assert next(it) == 1\n    with pytest.raises(ValueError): next(it)'),
+'map': ('def f(a): return map(str, a)', 'assert list(f([1, 2])) == ["1", "2"]'), 'filter': ('def f(a): return filter(None, a)', 'assert list(f([0, 2])) == [2]'), 'zip': ('def f(a): return zip(a, a)', 'assert list(f([0, 2])) == [(0, 0), (2, 2)]'),
+'enumerate': ('def f(a): return enumerate(a)', 'assert dict(f([5])) == {0: 5}'), 'reversed': ('def f(a): return reversed(a)', 'assert list(f([1, 2])) == [2, 1]'), 'iterators in a list': ('def f(a): return [(x for x in range(i)) for i in a]', 'assert [list(g) for g in f([1, 2])] == [[0], [0, 1]]'),
+'deque': ('from collections import deque\ndef f(n): return deque([n], maxlen=3)', 'from collections import deque\nassert f(3) == deque([3])\nassert f(3).maxlen == 3'), 'keys': ('def f(d): return d.keys()', 'assert f({"a": 1}) == {"a"}'), 'values': ('def f(d): return d.values()', 'assert sorted(f({"a": 1})) == [1]'), 'items': ('def f(d): return d.items()', 'assert list(f({"a": 1})) == [("a", 1)]'),
+'named tuple': ('from collections import namedtuple\nP = namedtuple("P", "x y")\ndef f(x): return P(x, x)', 'assert f(1) == (1, 1)\nassert f(1).x == 1'), 'typed named tuple': ('from typing import NamedTuple\nclass P(NamedTuple):\n    x: int\ndef f(x): return [P(x)]', 'def test():\n    assert f(1)[0].x == 1'),
+'Decimal': ('from decimal import Decimal\ndef f(s): return Decimal("1.5")', 'from decimal import Decimal\nassert f(1) == Decimal("1.5")\nassert f(1) == 1.5'), 'Fraction': ('from fractions import Fraction\ndef f(s): return Fraction(1, s)', 'from fractions import Fraction\nassert f(3) == Fraction(1, 3)\nassert abs(f(3)-.3333333) < 1e-4'),
+'date': ('import datetime\ndef f(s): return datetime.date(2024, 1, 1)', 'import datetime\nassert f(1) == datetime.date(2024, 1, 1)'), 'aware time': ('from datetime import *\ndef f(s): return datetime(2024, 1, 1, tzinfo=timezone.utc)', 'from datetime import *\nassert f(1) == datetime(2024, 1, 1, tzinfo=timezone.utc)'),
+'time and difference': ('def f(a, b): return b-a', 'from datetime import date\nassert f(date(2024, 1, 1), date(2024, 1, 3)).days == 2'), 'sets of them': ('from decimal import Decimal\ndef f(): return {Decimal(1), Decimal(2)}', 'assert f() == {1, 2}'), 'bytearray': ('def f(d): return bytearray(d)', 'assert f(b"a") == b"a"'),
+'UUID': ('import uuid\ndef f(): return uuid.UUID(int=1)', 'import uuid\nassert f() == uuid.UUID(int=1)'), 'Path': ('import pathlib\ndef f(x): return pathlib.Path(x)', 'from pathlib import Path\nassert f("a") == Path("a")'),
+'IntEnum': ('import enum\nclass C(enum.IntEnum):\n    A = 1\ndef f(d): return C.A', 'assert f(b"a") == 1'), 'subclass of str': ('class S(str): pass\ndef f(d): return S(d)', 'assert f("a") == "a"'), 'subclass of list': ('class S(list): pass\ndef f(d): return S(d)', 'assert f([1]) == [1]'), 'subclass of dict': ('class S(dict): pass\ndef f(d): return S(a=d)', 'assert f([1]) == {"a": [1]}'),
+'as arguments': ('def f(it): return sum(it)', 'from decimal import Decimal\nassert f(iter([1, 2])) == 3\nassert f(range(3)) == 3\nassert f([Decimal("0.5")]) == Decimal("0.5")'), 'changed in place': ('def f(d): d.append(1)', 'from collections import deque\ndef test():\n    d = deque()\n    f(d)\n    assert d == deque([1])'),
+'a constant': ('LIMITS = range(3)\ndef f(x): return x', 'def test():\n    for i in LIMITS: assert f(i) == i'),
+}
+# Tests that need an object: right programs cannot be judged here, and are not blamed
+OBJECTS = {
+'a class': ('class Stack:\n    def __init__(self): self.a = []\n    def push(self, x): self.a.append(x)', 'from solution import Stack\ndef test_a():\n    s = Stack()\n    s.push(1)\n    assert s.a == [1]'), 'a class of the module': ('class Stack:\n    x = 1', 'import solution\ndef test(): assert solution.Stack().x == 1'),
+'a method': ('class Solution:\n    def f(self, x): return x+1', 'assert Solution().f(1) == 2'), 'a data class': ('from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\ndef f(x): return P(x)', 'assert f(1).x == 1'), 'a closure': ('def f(n): return lambda x: x+n', 'assert f(1)(2) == 3'),
+'a closure with a name': ('def f(n): return lambda x: x+n', 'def test():\n    g = f(1)\n    assert g(2) == 3'), 'a decorator': ('def f(g): return lambda *a: g(*a)', 'def test():\n    @f\n    def g(x): return x\n    assert g(2) == 2'), 'an enum': ('import enum\nclass C(enum.Enum):\n    A = 1\ndef f(d): return C.A', 'from solution import f, C\nassert f(1) == C.A'),
+'isinstance': ('class P: pass\ndef f(d): return P()', 'from solution import f, P\ndef test(): assert isinstance(f(1), P)'), 'a type': ('def f(d): return int', 'assert f(1) is int'), 'an array': ('import array\ndef f(d): return array.array("i", [d])', 'import array\nassert f(1) == array.array("i", [1])'),
+'a match': ('import re\ndef f(d): return re.match("a", d)', 'assert f("a").group(0) == "a"'), 'a namespace': ('import types\ndef f(d): return types.SimpleNamespace(x=d)', 'r = f(1)\nassert r.x == 1'),
+}
+# Wrong programs that give what only looks right, or an object where the tests need none: neither passed nor masked
+LOOKALIKES = {
+'equals all': ('class Y:\n    def __eq__(s, o): return True\ndef f(x): return Y()', 'assert f(1) == 2'), 'equals all, in a box': ('class Y:\n    def __eq__(s, o): return True\ndef f(x): return Y()', 'def test():\n    for x in (1, 2): assert f(x) == x'),
+'subclass that equals all': ('class Y(list):\n    def __eq__(s, o): return True\n    def __iter__(s): return iter([0, 1])\ndef f(x): return Y()', 'assert f(1) == [0, 1]\nassert list(f(1)) == [0, 1]'), 'a method that says yes': ('class Y:\n    def startswith(s, o): return True\ndef f(x): return Y()', 'assert f(3).startswith("A")'),
+'a difference of nothing': ('class Y:\n    def __sub__(s, o): return 0\ndef f(x): return Y()', 'assert abs(f(3)-2.5) < 1e-6'), 'a length': ('class Y:\n    def __len__(s): return 3\ndef f(x): return Y()', 'assert len(f(3)) == 3'), 'a type': ('def f(x): return object()', 'def test():\n    assert type(f(3)) == int'),
+'endless': ('import itertools\ndef f(n): return itertools.count()', 'assert list(f(3)) == [0, 1, 2]'), 'endless, in a loop': ('def f(n):\n    while True: yield 1', 'def test():\n    for a, b in zip(f(3), range(20_000)): assert a == 1'), 'raises too late': ('def f(n):\n    yield 1\n    raise ValueError', 'assert list(f(3)) == [1]'),
+'one too many': ('def f(n): return range(n+1)', 'assert list(f(3)) == [0, 1, 2]'), 'iterator, not list': ('def f(n): return iter([1])', 'assert f(3) == [1]'), 'a wrong date': ('from datetime import date\ndef f(n): return date(2024, 1, n)', 'from datetime import date\nassert f(3) == date(2024, 1, 4)'),
+'a class where a function is asked for': ('class f:\n    def __init__(s, x): pass\n    def __eq__(s, o): return True', 'assert f(3) == 4'), 'no such class': ('x = 1', 'from solution import Stack\ndef test(): assert Stack().x == 1'), 'a class that does not parse': ('class Stack\n    pass', 'from solution import Stack\ndef test(): assert Stack().x == 1'),
+}
+
+@pytest.mark.parametrize('kinds, want', [(DATA, True), (OBJECTS, None), (LOOKALIKES, False)], ids=['data','objects','lookalikes'])
+def test_values_that_are_no_plain_data(kinds, want):
+    entry = lambda t: 'f' if 'f(' in t else None   # as the data sets do, also for a method
+    rs = run_batch([dict(code=c, tests=t, entry_point=entry(t), timeout=4.) for c,t in kinds.values()])
+    assert {n:(r.passed, r.failures, r.detail) for n,r in zip(kinds, rs) if r.passed is not want}=={}
+    if want is False: assert all(r.failures and r.n_passed<r.n_tests for r in rs)
+    if want is None: assert all('object' in r.detail for r in rs)
+
+def test_forged_data_is_refused_or_judged_by_the_tests():
+    forge = """import sys,time
+def f(x):
+    g = sys._getframe()
+    while not ('send' in g.f_globals and 'nonce' in g.f_locals): g = g.f_back
+    g.f_globals['send']('{"nonce":"%s",' % g.f_locals['nonce']+BODY+'}')
+    time.sleep(9)
+"""
+    answers = ['"value":{"x":["iter",5]}', '"value":{"x":["Decimal","1e999999999"]}', '"value":{"x":["Decimal","no"]}', '"value":{"x":["range",{"t":[0,1%s,1]}]}' % ('0'*30), '"value":{"x":["named",{"t":["class","x y",{"t":[1]}]}]}',
+        '"value":{"x":["os","system"]}', '"value":{"x":7}', '"value":{"x":["date",7]}', '"value":{"x":["Fraction",{"t":[1,0]}]}', '"value":{"x":["keys",[[1]]]}', '"value":{"x":["deque",{"t":[[1],-1]}]}', '"value":{"x":["PosixPath",null]}']
+    rs = run_batch([dict(code=forge.replace('BODY', repr(a)), tests=t, timeout=.7) for a in answers for t in ('assert f(1) == 2', 'def test():\n    for x in (1, 2): assert f(x) == x')])
+    assert [r.passed for r in rs]==[False]*len(rs)
+
+EMPTY,TWICE = 'def f(xs): return []','def f(xs): return [x*2 for x in xs]'
+
+@pytest.mark.parametrize('code, tests, want', [
+    (EMPTY, 'def test():\n    for g, w in zip(f([1, 2]), [2, 4]): assert g == w', (False, 0, 1)), (TWICE, 'def test():\n    for g, w in zip(f([1, 2]), [2, 4]): assert g == w', (True, 1, 1)),
+    (EMPTY, 'for g, w in zip(f([1, 2]), [2, 4]): assert g == w', (False, 0, 1)), (EMPTY, 'r = sorted(f([1, 2]))\nfor i, g in enumerate(r): assert g == [2, 4][i]', (False, 0, 1)),
+    (EMPTY, 'def test():\n    assert f([]) == []\n    for g in f([1]): assert g == 2', (False, 1, 2)), ('def f(x): return 0', 'def test():\n    n = f(3)\n    while n:\n        assert n > 0\n        n -= 1', (False, 0, 1)),
+    ('def f(x): return None', 'def test():\n    r = f(3)\n    if r is not None: assert r == 6', (False, 0, 1)), (EMPTY, 'def test():\n    for xs in ([1], [2]):\n        for g in f(xs): assert g == xs[0]*2', (False, 0, 1)),
+    (EMPTY, 'def check(candidate):\n    for g in candidate([1]): assert g == 2\n', (False, 0, 1)), (EMPTY, 'import unittest\nclass T(unittest.TestCase):\n    def test_a(self):\n        for g in f([1]): self.assertEqual(g, 2)', (False, 0, 1)),
+    ('def f(x): return 6', 'def test():\n    r = f(3)\n    if r is None: assert False\n    if r is not None: assert r == 6', (True, 1, 1)), ('def f(x): return 6', 'def test():\n    r = f(3)\n    if r is None: assert r\n    else: assert r == 6', (True, 1, 1)),
+    (TWICE, 'import sys\ndef test():\n    if sys.platform == "win32": assert f([1]) == 3\n    assert f([1]) == [2]', (True, 1, 1)), (TWICE, 'def test():\n    for x in []: assert f(x) == 1\n    assert f([1]) == [2]', (True, 1, 1))])
+def test_what_was_never_checked_has_not_passed(code, tests, want):
+    r = run(code, tests, entry_point='f')
+    assert (r.passed, r.n_passed, r.n_tests)==want and all('never checked' in f.error for f in r.failures), r
 
 def test_values_keep_their_types():
     code = 'def f(x): return x'

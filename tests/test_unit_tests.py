@@ -33,7 +33,8 @@ CASES = [ # (code, what the critique says, what it blames)
     ('def h(xs):\n    return sorted(xs)\n', 'defines no f', ['h']),
     ('x = 1\nif x\n    print(x)\n', 'Line 2 is not Python', ['x']),
     ('x = 1', 'defines no f', ['x = 1']),
-    ('def f(xs):\n    return iter(xs)\n', 'no plain value', ['return iter(xs)']),
+    ('def f(xs):\n    return object()\n', 'no plain value', ['return object()']),
+    ('def f(xs):\n    return iter(xs)\n', 'an iterator instead of a list', ['return iter(xs)']),
     ('def f(xs):\n    import os; os._exit(0)\n', 'ends the program', ['def f(xs):']),
     ('def f(xs): raise SystemExit(0)\n', 'ends the program', ['def f(xs): raise SystemExit(0)']),
 ]
@@ -122,3 +123,12 @@ def test_praise_covers_the_function_of_a_fence_further_in():
     r = '1. Do:\n\n   ```python\n   def f(xs):\n       return sorted(xs)\n   ```\n'
     s, = judge(r).spans
     assert r[s.start:s.end]=='def f(xs):\n       return sorted(xs)' and s.score>0
+
+@pytest.mark.parametrize('code,tests,entry,praised', [
+    ('class Stack:\n    def __init__(self): self.a = []\n    def push(self, x): self.a.append(x)\n    def top(self): return self.a[-1]\n', 'def test_a():\n    s = Stack()\n    s.push(1)\n    assert s.top() == 1', 'Stack', False),
+    ('def f(n):\n    yield from range(n)\n', 'assert list(f(3)) == [0, 1, 2]', 'f', True), ('def f(n):\n    return lambda x: x+n\n', 'assert f(1)(2) == 3', 'f', False),
+    ('import datetime\ndef f(s):\n    return datetime.date.fromisoformat(s)\n', 'from datetime import date\nassert f("2024-02-01") == date(2024, 2, 1)', 'f', True)])
+def test_a_right_program_whose_value_is_no_plain_data_is_never_blamed(code, tests, entry, praised):
+    j = critic.judgements([ex(code, tests, entry)])[0]
+    if praised: assert j.critique.spans and all(s.score>0 for s in j.critique.spans)
+    else: assert j.critique is None and 'an object that cannot leave the box' in j.error

@@ -302,7 +302,7 @@ def test_prose_with_brackets_and_fences_is_prose(bench, text):
 @pytest.mark.parametrize('text', ['{"critique": "x", "good_spans": [', '{"poor_spans": ["dry"'])
 def test_what_is_json_and_broken_says_so(bench, text):
     use_text(bench, 'a', '', R)
-    assert 'begins like JSON' in type_feedback(bench, 'a', text).broken
+    assert 'looks like JSON' in type_feedback(bench, 'a', text).broken
 
 def test_too_much_is_told_and_stays_on_the_page(bench):
     use_text(bench, 'a', '', 'a b '*5000)

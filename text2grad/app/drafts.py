@@ -18,7 +18,7 @@ from pathlib import Path
 from rapidfuzz.fuzz import ratio
 
 # %% ../../nbs/app/02_drafts.ipynb #5bf238d8
-from ..alignment.critiques import quotes_of,align,parse_critique
+from ..alignment.critiques import quotes_of,align,parse_critique,why_unreadable
 from ..core import Critique,Example,Quote,Span,dumps,from_record,loads,problems,read_records,to_record,write_jsonl
 from ..text import sentences
 from ..alignment.linking import UNTOLD,content_stems,linked,places_of,points_of,quoted_words
@@ -92,7 +92,7 @@ def _of_text(text, response):
     with time_limit(LONGEST):
         if (d := parse_critique(text)) is not None: return tuple(_of_quotes(quotes_of(d), response, 'text'))
         if align('', text) is None:
-            raise ValueError('this begins like JSON but cannot be read as a critique; finish it, or write prose')
+            raise ValueError(f'this looks like JSON but cannot be read as a critique ({why_unreadable(text)}); finish it, or write prose')
         return tuple(dict.fromkeys(_of_prose(text, response)))
 
 def _of_critique(c, response):
@@ -182,8 +182,8 @@ def candidates(
     words = phrase.quote or phrase.reason
     words = next(iter(quoted_words(words)), words)
     said = content_stems(words) or content_stems(phrase.reason)
-    found,match = locate_quote(SearchText(response), words, .5)
-    out = [Candidate(a, b, round(s, 3), dict(exact='verbatim', fuzzy='alike').get(match, match)) for a,b,s in found]
+    found = locate_quote(SearchText(response), words, .5)
+    out = [Candidate(a, b, round(s, 3), dict(exact='verbatim', fuzzy='alike').get(match, match)) for a,b,s,match in found]
     q,units = fold(words)[0],sentences(response)
     shares = [(len(said&content_stems(response[a:b]))/max(1, len(said)), a, b) for a,b in units]
     for share,a,b in sorted(shares, key=lambda o: (-o[0], o[1]))[:64]:
@@ -303,7 +303,7 @@ def draft_of(
         sign = lambda f: dict(good=1., poor=-1.).get(f.get('sign'), 0.)
         fixes = {k:Fix(places(f), bool(f['flip']), sign(f)) for k,f in d['fixes'].items()}
         marks = tuple(Span(**s) for s in d['marks'])
-        whole = replace(plain, text=d['text'], base=_critique_from(d['base']), marks=marks, fixes=fixes)
+        whole = replace(plain, text=d['text'], base=_critique_from(d.get('base')), marks=marks, fixes=fixes)
         return whole if critique_of(whole)==ex.critique else plain
     except (AttributeError,KeyError,TypeError,ValueError): return plain
 

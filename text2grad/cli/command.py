@@ -8,25 +8,24 @@ Docs: https://text2grad.github.io/text2grad/cli/command.html.md"""
 __all__ = ['align_command', 'annotate_command', 'quickstart_command', 'summary_text', 'app_command', 'main']
 
 # %% ../../nbs/cli/03_command.ipynb #80ab4fbd
-import argparse,contextlib,signal,sys,threading,time
+import argparse,contextlib,logging,signal,sys,threading,time
 from dataclasses import asdict
 from pathlib import Path
-from ..core import STRICT_JSON,UserError,dumps,versions,write_file
-from .doctor import CommandError,PACKAGES,device_here,doctor_command,kept_options,peak_mb,positive,run_folder
+from ..core import RecordError,STRICT_JSON,UserError,check_out,dumps,read_text,versions,write_file
+from .doctor import CommandError,INTEGER,NUMBER,PACKAGES,TEXT,WHOLE,device_here,doctor_command,kept_options,one_of,peak_mb
+from .doctor import positive,printable,run_folder,say_it_waits
 from .train_rm import train_rm_parser
 
 # %% ../../nbs/cli/03_command.ipynb #03c857ae
 def _read_critique(where):
     "The critique, from a file or from standard input"
-    if where=='-': text = sys.stdin.buffer.read()
+    if where=='-': text = read_text('standard input', sys.stdin.buffer)
     else:
         p = Path(where)
         if not p.exists(): raise CommandError(f'{where}: no such file; give the critique in a file, or - to type or pipe it in')
         if p.is_dir(): raise CommandError(f'{where} is a folder; --critique takes a file')
-        text = p.read_bytes()
-    try: text = text.decode('utf-8')
-    except UnicodeDecodeError as e:
-        raise CommandError(f'{where}: not UTF-8 at byte {e.start}; save the critique as UTF-8 text') from None
+        say_it_waits(p)
+        text = read_text(p)
     if not text.strip(): raise CommandError(f'{"standard input" if where=="-" else where}: the critique is empty')
     return text
 
@@ -44,7 +43,7 @@ def align_command(
     args, # As the parser of `align` reads them
 )->int:   # 0
     "`text2grad align RESPONSE --critique FILE|-`"
-    from text2grad.alignment.critiques import MAX_TEXT,align
+    from text2grad.alignment.critiques import MAX_TEXT,align,why_unreadable
     from text2grad.alignment.quotes import time_limit
     from text2grad.alignment.tokens import token_rewards
     from text2grad.core import Example,to_record
@@ -57,8 +56,8 @@ def align_command(
         raise CommandError(f'{args.critique}: the critique has {len(text):,} characters; prose may have {MAX_TEXT:,}. '
                            'Give it in parts')
     if c is None:
-        raise CommandError('the critique looks like JSON but cannot be read as a critique: it needs "critique", "good_spans" and '
-                           '"poor_spans" (or the paper\'s "textual_feedback"). Plain prose works too')
+        raise CommandError(f'{args.critique}: looks like JSON but cannot be read as a critique ({visible(why_unreadable(text))}): it needs '
+                           '"critique", "good_spans" and "poor_spans" (or the paper\'s "textual_feedback"). Plain prose works too')
     offsets = _tokenizer_offsets(args.model, args.response) if args.model else pieces(args.response, blanks=True)
     rewards = token_rewards(c.spans, offsets, overlap=args.overlap, spread=args.spread)
     tokens = [args.response[a:b] for a,b in offsets]
@@ -76,11 +75,13 @@ def align_command(
     return 0
 
 # %% ../../nbs/cli/03_command.ipynb #97344103
-def _task_of(args):
+def _task_of(args, again):
     "The task that was named, or that of the first row"
-    from text2grad.core import iter_jsonl
     if args.task!='auto': return args.task
-    named = next(iter_jsonl(args.input), {}).get('task')
+    i,row,problem = next(iter(again.each()), (0, {}, ''))
+    if problem: raise RecordError(args.input, [f'row {i}: {problem}'])
+    if not i: raise RecordError(args.input, ['no rows: there is nothing to judge'])
+    named = row.get('task')
     if named in ('summarize','answer','code'): return named
     raise CommandError(f'{args.input}: its first row names no task ("task": {dumps(named)}); '
                        'say with --task whether it is summarize, answer or code')
@@ -104,7 +105,7 @@ def _fields(s):
     if not isinstance(d, dict): raise argparse.ArgumentTypeError('must be a JSON object, like \'{"top_p": 0.9}\'')
     return d
 
-def _critic(args):
+def _critic(args, again):
     "The critic that was asked for"
     named = lambda *names: [f'--{n.replace("_","-")}' for n in names if getattr(args, n) is not None]
     odd = named('base_url','api_key_env') if args.critic!='api' else []
@@ -115,7 +116,7 @@ def _critic(args):
     if args.critic not in ('api','model'):
         from text2grad.critics.unit_tests import UnitTestCritic
         from text2grad.critics.base import rule_critic
-        if args.critic=='rules': return rule_critic(_task_of(args))
+        if args.critic=='rules': return rule_critic(_task_of(args, again))
         return UnitTestCritic() if args.critic=='tests' else rule_critic('code')+UnitTestCritic()
     task = None if args.task=='auto' else args.task
     if args.critic=='api':
@@ -134,8 +135,8 @@ def _say(s, args):
     "Print what came of an annotation"
     from text2grad.core import iter_jsonl
     if args.json: print(dumps(asdict(s) | dict(path=str(s.path))))
-    elif s.left and not args.dry_run: print(f'{s}; {args.out} is not written yet: run again without --retry-failed')
-    elif not args.dry_run: print(f'{s}\n{args.out}')
+    elif s.left and not args.dry_run: print(f'{s}; {printable(args.out)} is not written yet: run again without --retry-failed')
+    elif not args.dry_run: print(f'{s}\n{printable(args.out)}')
     if not s.failed or args.dry_run: return
     first = next((r['error'] for r in iter_jsonl(args.out) if 'error' in r), '') if not s.left else ''
     why = ', the first because of: '+first if first else ''
@@ -159,13 +160,16 @@ def annotate_command(
     args, # As the parser of `annotate` reads them
 )->int:   # 0 if every row has an answer, 1 if not, 130 and 143 stopped by Ctrl-C and SIGTERM
     "`text2grad annotate INPUT --critic rules|tests|rules+tests|api|model --out FILE`"
-    from text2grad.data.annotation import Stopped,annotate
+    from text2grad.data.annotation import Reread,Stopped,annotate
+    check_out(args.out)
     options = dict(limit=args.limit, retry_failed=args.retry_failed, dry_run=args.dry_run, concurrency=args.concurrency,
                    cache=None if args.no_cache else 'auto', give_up=50, progress=not args.json)
     with _signals() as got:
         try:
-            with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
-                s = annotate(args.input, _critic(args), args.out, **options)
+            where = contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()
+            with where, Reread(args.input, args.limit) as again:
+                say_it_waits(args.input)
+                s = annotate(again, _critic(args, again), args.out, **options)
         except ImportError as e: raise CommandError(str(e)) from None
         except Stopped as e:
             print(f'\nStopped: {e}. Everything that was answered is kept; the same command goes on from there', file=sys.stderr)
@@ -175,6 +179,8 @@ def annotate_command(
 
 # %% ../../nbs/cli/03_command.ipynb #7406a168
 _kept = ('task','reward','model','steps','seed','heldout','batch_size','lr','kl_coef')
+_kinds = dict(task=one_of('summarize','answer','code'), reward=one_of('span','scalar'), model=TEXT, steps=WHOLE, seed=INTEGER,
+              heldout=WHOLE, batch_size=WHOLE, lr=NUMBER, kl_coef=NUMBER)
 
 def _trainer(policy, critic, task, opts):
     "A `SpanPPO` with the settings of the quickstart"
@@ -193,9 +199,20 @@ def _evaluate(name, policy, critic, examples, task, seed):
     with tqdm(total=len(examples), desc=f'held-out {name}', unit='response') as bar:
         return evaluate(policy, critic, examples, task, seed=seed, batch_size=16, progress=bar.update, kl_rows=8)
 
-def _load_before(path):
-    from text2grad.core import from_record,read_jsonl
-    return [dict(r, example=from_record(r['example'])) for r in read_jsonl(path)]
+def _load_before(path, names, heldout):
+    "The measurement before training; `CommandError` if it is not as it was written"
+    from text2grad.core import from_record,is_number,problems,read_jsonl
+    found,wrong = read_jsonl(path),[]
+    for i,r in enumerate(found, 1):
+        e = r.get('example')
+        ps = [f'example.{p}' for p in problems(e)] if isinstance(e, dict) else ['example: must be an object']
+        ps += [f'{k}: must be a number or null' for k in names if not (r.get(k) in (None,True,False) or is_number(r[k]))]
+        if not ps and (i>len(heldout) or e['prompt']!=heldout[i-1].prompt): ps = ['example.prompt: is not that of this run']
+        wrong += [f'row {i}: {p}' for p in ps]
+    if len(found)<len(heldout): wrong.append(f'{len(found)} rows, and {len(heldout)} held-out prompts')
+    if wrong: raise CommandError(f'{RecordError(path, wrong)}\nDelete the file: the held-out prompts are then measured again, '
+                                 'which is right as long as no step has been taken')
+    return [dict(r, example=from_record(r['example'])) for r in found]
 
 def _save_rows(path, rows):
     from text2grad.core import to_record,write_jsonl
@@ -212,7 +229,7 @@ def _fit(trainer, out, resume):
     except KeyboardInterrupt: pass
     if trainer.step>=trainer.config.steps: return None
     print(f'\nStopped after step {trainer.step} of {trainer.config.steps}; everything is saved. Go on with:\n'
-          f'  text2grad quickstart --resume --out {out}', file=sys.stderr)
+          f'  text2grad quickstart --resume --out {printable(out)}', file=sys.stderr)
     return 128+(signals.signal or 2)
 
 def quickstart_command(
@@ -224,7 +241,7 @@ def quickstart_command(
     from text2grad.pretrained import load_model
     from text2grad.data.tasks import load_task
     started,out = time.time(),run_folder(args.out, f'{args.task}-{args.reward}-seed{args.seed}', args.resume)
-    opts = kept_options(out, 'quickstart', args.resume) or {k:getattr(args, k) for k in _kept}
+    opts = kept_options(out, 'quickstart', args.resume, _kinds) or {k:getattr(args, k) for k in _kept}
     task,seed = load_task(opts['task']),opts['seed']
     critic,heldout = rule_critic(opts['task']),task.heldout[:opts['heldout']]
     policy = Policy.create(*load_model(opts['model'], device=device_here(args.device)), seed=seed)
@@ -232,7 +249,7 @@ def quickstart_command(
     config = dict(quickstart=opts, ppo=asdict(trainer.config), versions=versions(*PACKAGES), device=str(policy.device))
     if not args.resume: write_file(out/'config.json', dumps(config).encode())
     before_file = out/'heldout-before.jsonl'
-    if before_file.exists(): before = _load_before(before_file)
+    if before_file.exists(): before = _load_before(before_file, ('reward','length','kl',*task.metric_names[1:]), heldout)
     else: _save_rows(before_file, before := _evaluate('before', policy, critic, heldout, task, seed))
     stopped = _fit(trainer, out, args.resume and any((out/'checkpoints').glob('ckpt-[0-9]*')))
     if stopped: return stopped
@@ -257,7 +274,7 @@ def _finish(out, opts, policy, before, after, seconds):
     write_file(out/'summary.json', dumps(summary).encode())
     report = write_report(out)
     print(summary_text(summary, color=use_color()))
-    print(f'\n{out}/ holds the log, samples and checkpoints; open {report}')
+    print(printable(f'\n{out}/ holds the log, samples and checkpoints; open {report}'))
     return 0
 
 # %% ../../nbs/cli/03_command.ipynb #96dbc543
@@ -340,7 +357,9 @@ def _align_parser(a):
 
 # %% ../../nbs/cli/03_command.ipynb #9baab0b2
 def _annotate_parser(n):
-    n.add_argument('input', metavar='INPUT', help='JSON Lines: rows with a "prompt", a "response", and what the critic needs')
+    n.add_argument('input', metavar='INPUT',
+                   help='.jsonl, .json, .csv or .parquet, also with .gz, or a pipe: rows with a "prompt", a "response", '
+                        'and what the critic needs')
     n.add_argument('--critic', required=True, choices=('rules','tests','rules+tests','api','model'),
                    help='rules of a task, unit tests in the sandbox, both, a model behind an OpenAI-compatible server, or a model here')
     n.add_argument('--out', required=True, metavar='FILE', help='where to: .jsonl or .jsonl.gz; run again to go on with it')
@@ -371,10 +390,13 @@ def _annotate_parser(n):
     n.set_defaults(run=annotate_command)
 
 # %% ../../nbs/cli/03_command.ipynb #6cf3b1d0
+class _Parser(argparse.ArgumentParser):
+    def error(self, message): super().error(printable(message))
+
 def _parser():
     from text2grad import __version__
     about = 'Reinforcement learning from natural-language feedback: a critique becomes one reward per token.'
-    p = argparse.ArgumentParser('text2grad', description=about)
+    p = _Parser('text2grad', description=about)
     p.add_argument('--version', action='version', version=f'text2grad {__version__}')
     sub = p.add_subparsers(dest='command', required=True, metavar='COMMAND')
     _quickstart_parser(sub.add_parser('quickstart', help='train a small real model on one task and report what changed'))
@@ -388,15 +410,24 @@ def _parser():
     return p
 
 # %% ../../nbs/cli/03_command.ipynb #9b80d59c
+class _Plain(logging.Filter):
+    "What a file name may hold does not reach the terminal"
+    def filter(self, record):
+        record.msg,record.args = printable(record.getMessage()),()
+        return True
+
+_plain_log = _Plain()
+
 def main(
     argv:list|None=None, # Arguments after the command's name; `None`: those of this process
 )->int: # Exit code: 0 done, 1 not done, 2 bad arguments, 130 and 143 stopped by Ctrl-C and SIGTERM
     "The `text2grad` command"
+    logging.getLogger('text2grad').addFilter(_plain_log)
     try: args = _parser().parse_args(argv)
     except SystemExit as e: return int(e.code or 0)
     try: return args.run(args)
     except KeyboardInterrupt: return 130
-    except (UserError, OSError, ValueError) as e: print(f'text2grad {args.command}: {e}', file=sys.stderr)
+    except (UserError, OSError, ValueError) as e: print(f'text2grad {args.command}: {printable(e)}', file=sys.stderr)
     return 1
 
 # %% ../../nbs/cli/03_command.ipynb #c61901a3

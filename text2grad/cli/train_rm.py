@@ -8,10 +8,12 @@ Docs: https://text2grad.github.io/text2grad/cli/train_rm.html.md"""
 __all__ = ['read_all', 'train_rm_command', 'train_rm_parser']
 
 # %% ../../nbs/cli/02_train_rm.ipynb #84f81d58
-import math,sys
+import math,os,sys
+from collections import Counter
 from pathlib import Path
-from ..core import RecordError,iter_jsonl
-from .doctor import CommandError,device_here,kept_options,positive,run_folder
+from ..core import RecordError,is_number
+from .doctor import CommandError,INTEGER,TEXT,WHOLE,device_here,kept_options,one_of,positive,printable,run_folder
+from .doctor import say_it_waits
 
 # %% ../../nbs/cli/02_train_rm.ipynb #6ccdc48f
 def read_all(
@@ -19,14 +21,14 @@ def read_all(
 )->tuple:       # `(examples, rows)`: those with a critique, and how many rows there were
     "Read feedback files; `CommandError` lists every bad row of all of them"
     from text2grad.reward_model.preprocessing import read_feedback
-    found,rows,problems = [],0,[]
+    found,problems = [],[]
+    counts = Counter()
     for p in paths:
-        try:
-            found += read_feedback(p)
-            rows += sum(1 for _ in iter_jsonl(p))
+        say_it_waits(p)
+        try: found += read_feedback(p, counts)
         except RecordError as e: problems.append(str(e))
     if problems: raise CommandError('\n'.join([*problems, 'Nothing was trained. Mend these rows, or take them out']))
-    return found,rows
+    return found,counts['rows']
 
 def _split(opts):
     "`(train, dev, counts)` of the files that were named"
@@ -39,10 +41,16 @@ def _split(opts):
 
 # %% ../../nbs/cli/02_train_rm.ipynb #82dec7db
 _kept = ('data','dev','model','kind','epochs','batch_size','lr','max_length','lora','seed')
+_paths = lambda v: isinstance(v, list) and bool(v) and all(isinstance(p, str) for p in v)
+_above = (lambda v: is_number(v) and v>0), 'a number above 0'
+_rank_ok = lambda v: v in ('full','frozen') or WHOLE[0](v)
+_kinds = dict(data=(_paths, 'a list of files'), dev=TEXT, model=TEXT, kind=one_of('span','generative'), epochs=_above,
+              batch_size=WHOLE, lr=_above, max_length=((lambda v: v is None or WHOLE[0](v)), 'a whole number from 1 or null'),
+              lora=(_rank_ok, 'a whole number from 1, full or frozen'), seed=INTEGER)
 
 def _options(args, out):
     "What the run was started with: from the command line, or on resuming from its folder"
-    kept = kept_options(out, 'train_rm', args.resume)
+    kept = kept_options(out, 'train_rm', args.resume, _kinds)
     if kept is not None: return kept
     if not args.data: raise CommandError('--data: name one or more files of feedback records; `text2grad annotate` makes them')
     if not args.kind:
@@ -51,7 +59,7 @@ def _options(args, out):
         raise CommandError('--lora frozen: a generative model has nothing else to train; give a rank, or full')
     if not 0<args.lr<math.inf: raise CommandError(f'--lr {args.lr}: must be above 0')
     if not 0<args.epochs<math.inf: raise CommandError(f'--epochs {args.epochs}: must be above 0')
-    whole = lambda p: str(Path(p).resolve())
+    whole = lambda p: os.path.realpath(p) if os.path.isfile(p) else str(p)
     return {k:getattr(args, k) for k in _kept} | dict(data=[whole(p) for p in args.data], dev=args.dev and whole(args.dev))
 
 # %% ../../nbs/cli/02_train_rm.ipynb #e83d5c21
@@ -88,7 +96,7 @@ def train_rm_command(
     "`text2grad train-rm --data FILE --kind span|generative`"
     out = run_folder(args.out, f'rm-{args.kind or "span"}-seed{args.seed}', args.resume)
     opts = _options(args, out)
-    again = f'text2grad train-rm --resume --out {out}'
+    again = printable(f'text2grad train-rm --resume --out {out}')
     try: r = _train(args, out, opts)
     except KeyboardInterrupt:
         if (out/'config.json').exists(): print(f'\nStopped; what was saved is kept. Go on with:\n  {again}', file=sys.stderr)
@@ -98,7 +106,7 @@ def train_rm_command(
         return 128+r.stopped
     odd = {k:v for k,v in r.counts.items() if k in ('prompt_is_held_out','unfit','unfit_dev') and v}
     if odd: print('left out: '+', '.join(f'{v} {k.replace("_", " ")}' for k,v in odd.items()), file=sys.stderr)
-    print(f'{r}\n{r.seconds:.0f} s; the model is in {out}/model, open {out}/report.html')
+    print(printable(f'{r}\n{r.seconds:.0f} s; the model is in {out}/model, open {out}/report.html'))
     return 0
 
 # %% ../../nbs/cli/02_train_rm.ipynb #aec4768e
@@ -109,7 +117,7 @@ def train_rm_parser(
     p, # An empty `ArgumentParser`
 ):
     "Say what `train-rm` takes"
-    p.add_argument('--data', nargs='+', metavar='FILE', help='feedback records: .jsonl or .jsonl.gz')
+    p.add_argument('--data', nargs='+', metavar='FILE', help='feedback records: .jsonl, .json, .csv or .parquet, also with .gz; or a pipe')
     p.add_argument('--dev', metavar='FILE', help='records to choose by (default: those of a tenth of the prompts in --data)')
     p.add_argument('--model', help='folder or hub name of a chat model (default: SmolLM2-135M-Instruct)')
     p.add_argument('--kind', choices=('span','generative'), help='token rewards from one forward pass, or a written critique')

@@ -56,6 +56,8 @@ def _checked_url(url):
 class ApiCritic(LLMCritic):
     "A critic that asks an OpenAI-compatible server"
     kind = 'api'
+    quiet = ('switch its thinking off, as with extra=dict(chat_template_kwargs=dict(enable_thinking=False)) '
+             'or extra=dict(reasoning_effort="low")')
     def __init__(self,
         model:str,                # What the server calls the model
         base_url:str=None,        # As 'http://127.0.0.1:8000/v1'; `None`: the variable `OPENAI_BASE_URL`, else OpenAI
@@ -131,7 +133,7 @@ def _key(self:ApiCritic):
 def secrets(self:ApiCritic)->dict:
     "Keys that must not be written anywhere: value -> what to write instead"
     own = [self._secret] if self._secret else []
-    return {s._get():'api_key' for s in [*own, *(k for k,_ in self._keys.values())]}
+    return {s._get():'api_key' for s in [*own, *(k for k,_ in list(self._keys.values()))]}
 
 @patch
 def struck(self:ApiCritic,
@@ -140,7 +142,7 @@ def struck(self:ApiCritic,
     "Leave out what a reply must not repeat: the key"
     if isinstance(x, dict): return {self.struck(k):self.struck(v) for k,v in x.items()}
     if isinstance(x, list): return [self.struck(o) for o in x]
-    for _,p in self._keys.values() if isinstance(x, str) else (): x = p._get().sub('***', x)
+    for _,p in list(self._keys.values()) if isinstance(x, str) else (): x = p._get().sub('***', x)
     return x
 
 # %% ../../nbs/critics/05_api.ipynb #e5e3b34e
@@ -270,8 +272,6 @@ def _called(m):
 
 # %% ../../nbs/critics/05_api.ipynb #6df04ed0
 _thought_fields = ('reasoning_content','reasoning','reasoning_text','thinking','reasoning_details')
-_quiet = ('switch its thinking off, as with extra=dict(chat_template_kwargs=dict(enable_thinking=False)) '
-          'or extra=dict(reasoning_effort="low"), or raise max_tokens')
 
 def _thought(m):
     "`(field, text)` of the thoughts beside an empty reply"
@@ -285,7 +285,7 @@ def _is_critique(text):
     try: return isinstance(json.loads(text), dict) and read_critique(text)[0] is not None
     except (ValueError,RecursionError): return False
 
-def _elsewhere(m, finish):
+def _elsewhere(m, finish, quiet):
     "`(text, problem, where)` of a message whose content is no critique"
     calls = list(_called(m))
     own = [a for n,a in calls if n=='critique' and a.strip()] or [a for _,a in calls if read_critique(a)[0]]
@@ -297,23 +297,25 @@ def _elsewhere(m, finish):
     where,text = _thought(m)
     said,mark = without_thoughts(text)
     if where and finish!='length' and not mark and _is_critique(said): return said, '', where
-    if where and finish!='length': return '', f'the model wrote nothing but reasoning, which is no reply (in {where}); {_quiet}', ''
+    no_reply = f'the model wrote nothing but reasoning, which is no reply (in {where}); {quiet}, or raise max_tokens'
+    if where and finish!='length': return '', no_reply, ''
     why = dict(length='; all tokens went into reasoning, so raise max_tokens', content_filter='; its content filter stopped it')
     return '', 'the model wrote nothing'+why.get(finish, ''), ''
 
 # %% ../../nbs/critics/05_api.ipynb #a479add4
-def _content(choice):
+def _content(choice, quiet):
     "`(text, problem, where)` of one choice; `where` is empty for the usual place"
     m = choice.get('message') if isinstance(choice, dict) else None
     if not isinstance(m, dict): return '', 'a choice without a message', ''
     text = _text_of(m.get('content'))
+    if isinstance(text, dict) and read_critique(text)[0]: text = json.dumps(text, ensure_ascii=False)
     parts = m['content'] if isinstance(m.get('content'), list) else []
     refusal = next((o['refusal'] for o in [m,*parts] if isinstance(o, dict) and o.get('refusal')), None)
     if isinstance(refusal, str) and refusal and not text: return '', f'the model refused: {clipped(refusal, 200)!r}', ''
     if text is not None and not isinstance(text, str): return '', f'content that is no text but {type(text).__name__}', ''
-    if not (text or '').strip(): return _elsewhere(m, _finish(choice))
+    if not (text or '').strip(): return _elsewhere(m, _finish(choice), quiet)
     if any(_called(m)) and not read_critique(text)[0]:
-        said = _elsewhere(m, _finish(choice))
+        said = _elsewhere(m, _finish(choice), quiet)
         if not said[1]: return said
     return text, '', ''
 
@@ -330,7 +332,7 @@ def _reply(self:ApiCritic, answer, mode):
     if isinstance(d, dict) and d.get('error'): return Reply(error=f'the server reports an error: {_server_says(answer.body)}')
     choices = d.get('choices') if isinstance(d, dict) else None
     if not isinstance(choices, list) or not choices: return Reply(error=f'the reply has no choices; {advice}')
-    usage,(text,problem,where) = d.get('usage') if isinstance(d.get('usage'), dict) else {},_content(choices[0])
+    usage,(text,problem,where) = d.get('usage') if isinstance(d.get('usage'), dict) else {},_content(choices[0], self.quiet)
     count = lambda k: usage[k] if type(usage.get(k)) is int and 0<=usage[k]<1e12 else 0
     served = d.get('model') if isinstance(d.get('model'), str) and d['model']!=self.model else None
     info = dict(structured=mode) | (dict(served=clipped(served, 100)) if served else {}) | (dict(reply_in=where) if where else {})
@@ -339,8 +341,9 @@ def _reply(self:ApiCritic, answer, mode):
 
 # %% ../../nbs/critics/05_api.ipynb #9d0582cd
 _log = logging.getLogger('text2grad')
-_unknown = re.compile(r"unsupported|n[o']t (?:be )?(?:support|permit|allow|accept)|unknown|unrecogni[sz]ed|unexpected|forbidden|deprecated"
-                      r'|instead|no longer|only the default|extra inputs', re.I)
+_unknown = re.compile(r"unsupported|n[o']t (?:be |a )?(?:support|permit|allow|accept|avail|known|valid|recogni)|unknown|unrecogni[sz]ed"
+                      r'|unexpected|forbidden|deprecated|invalid (?:param|field|arg|key)|instead|no longer|only the default'
+                      r'|extra inputs', re.I)
 
 def _refused(body, *names):
     "The first of `names` that an error calls unknown or unsupported; empty if it is about something else"
@@ -360,8 +363,8 @@ async def _sent(self:ApiCritic, ask, mode):
     first = self._length or ('max_completion_tokens' if self.base_url==OPENAI_URL else 'max_tokens')
     a = await self._post(ask, mode, first)
     ours = self.max_tokens is not None and not set(_lengths)&set(self.extra)
-    if not ours or a.status not in (400, 422) or not _refused(a.body, first): return a
     other = _lengths[_lengths[0]==first]
+    if not ours or a.status not in (400, 422) or not (_refused(a.body, first) or other in a.body): return a
     b = await self._post(ask, mode, other)
     if b.status in (400, 422) and _refused(b.body, other): return a
     if self._length!=other: _log.warning('%r: the server refuses %s; going on with %s', self, first, other)

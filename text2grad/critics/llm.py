@@ -190,7 +190,7 @@ class Ask:
 @dataclass(frozen=True)
 class Reply:
     "What came back"
-    text:str=''      # What the model wrote, untouched
+    text:str=''      # What the model wrote, after the mark of a thought that its chat template had opened
     tokens_in:int=0  # Length of the chat
     tokens_out:int=0 # Length of the reply
     finish:str='stop'# 'length' if it was cut off
@@ -212,7 +212,7 @@ _log = logging.getLogger('text2grad')
 
 class LLMCritic:
     "Base of critics that are language models; a subclass has `ask`"
-    kind = 'llm'
+    kind,quiet = 'llm','take a model that does not think aloud'
     def __init__(self,
         model:str='',         # What the model is called
         task:str|Path|Prompt=None, # Name or file of the prompt; `None`: that of `meta['task']`, or else the generic one
@@ -281,11 +281,12 @@ def prompt_for(self:LLMCritic,
     return _chat(p, _fields(with_test_reports([ex])[0] if self.tests and 'test_report?' in p.data else ex, p), self.fence_seed)
 
 # %% ../../nbs/critics/04_llm.ipynb #258471c3
-_names = (r'(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad|analysis|deliberation'
-          r'|inner[_-]?(?:monologue|thoughts?)|chain[_-]of[_-]thought)')
-_pairs = [(rf'<(?:\w+:)?{_names}(?:\s[^<>]{{0,200}})?>', rf'</(?:\w+:)?{_names}\s*>'),
-          (rf'<\|(?:(?:begin|start)_(?:of_)?)?{_names}\|>', rf'<\|(?:/|end_(?:of_)?){_names}\|>'),
-          (rf'(?-i:\[{_names.upper()}\])', rf'(?-i:\[/{_names.upper()}\])'), (rf'◁{_names}▷', rf'◁/{_names}▷'),
+_names = (r'(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflections?|scratch[_-]?pad|analysis|deliberation|drafts?|monologue'
+          r'|chain[_-]of[_-]thoughts?)')
+_full = rf'(?:\w+:|ant|(?:inner|internal|hidden)[_-]?)?{_names}(?:[_-](?:process|content|steps?|trace|block))?'
+_pairs = [(rf'<{_full}(?:\s[^<>]{{0,200}})?>', rf'</{_full}\s*>'), (rf'\[{_full}\](?!\()', rf'\[/{_full}\]'),
+          (rf'◁{_full}▷', rf'◁/{_full}▷'),
+          (rf'<[|｜](?:(?:begin|start)[_▁](?:of[_▁])?)?{_full}[|｜]>', rf'<[|｜](?:/|end[_▁](?:of[_▁])?){_full}[|｜]>'),
           (r'<\|channel>\w*', r'<channel\|>'), ('<unused94>', '<unused95>'), ('Here is my thought process:', 'Here is my response:')]
 THOUGHT_MARK = re.compile('|'.join(f'(?P<open{i}>{a})|(?P<close{i}>{b})' for i,(a,b) in enumerate(_pairs)), re.I)
 _tokens = re.compile(rf'\\["\\]|["{{]|{THOUGHT_MARK.pattern}', re.I)
@@ -358,12 +359,12 @@ def without_thoughts(
     return ''.join(said)+text[start:],''
 
 # %% ../../nbs/critics/04_llm.ipynb #f229987b
-def _said(reply):
-    "`(answer, problem)` of a reply"
+def _said(reply, quiet):
+    "`(answer, problem)` of a reply; `quiet` says how to have less thought"
     text,mark = without_thoughts(reply.text)
-    cut = 'it was cut off, so allow more tokens, or ' if reply.finish=='length' else ''
-    if mark: return '', f'it ends in a thought, {mark} without an end: {cut}switch thinking off'
-    if not text.strip() and reply.text.strip(): return '', f'it is a thought with no answer after it: {cut}switch thinking off'
+    how = ('it was cut off, so allow more tokens, or ' if reply.finish=='length' else '')+quiet
+    if mark: return '', f'it ends in a thought, {mark} without an end: {how}'
+    if not text.strip() and reply.text.strip(): return '', f'it is a thought with no answer after it: {how}'
     return text, ''
 
 def _begun(text):
@@ -391,7 +392,7 @@ def _distinct(marks):
 def _read(self:LLMCritic, ex, reply, source):
     "What a reply says about a response"
     if reply.error: return _Reading(None, 'none', error=reply.error)
-    text,problem = _said(reply)
+    text,problem = _said(reply, self.quiet)
     d,how = read_critique(text)
     if d and not problem and reply.finish=='length' and _begun(text):
         problem = 'it was cut off, and the words before its critique may be a thought that has no end; allow more tokens'

@@ -151,6 +151,7 @@ def _reply_ids(self:ModelCritic, prompts, responses):
     "What the model writes after each prompt, as lists of ids, and the mask that it wrote under"
     import torch
     from transformers import GenerationConfig
+    from text2grad.pretrained import plain_generation
     (model,tok),n = self.loaded,max(map(len, prompts))
     x = torch.tensor([[tok.eos_token_id]*(n-len(p))+p for p in prompts])
     mask = torch.tensor([[0]*(n-len(p))+[1]*len(p) for p in prompts])
@@ -163,7 +164,7 @@ def _reply_ids(self:ModelCritic, prompts, responses):
     was = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), plain_generation(model):
             out = model.generate(input_ids=x.to(model.device), attention_mask=mask.to(model.device), generation_config=cfg,
                                  logits_processor=[rows] if rows else None)
     finally: model.train(was)
@@ -176,7 +177,7 @@ def _lltok(self:ModelCritic):
     if not hasattr(self, '_lltok_'): self._lltok_ = grammar_tokenizer(self.loaded[1])
     return self._lltok_
 
-# %% ../../nbs/critics/06_local.ipynb #e01b2c9c
+# %% ../../nbs/critics/06_local.ipynb #23faeb29
 _frame = re.compile(r'<\|(?:start|channel|message|constrain|end|return|call)\|>')
 
 def _decoded(tok, ids):
@@ -187,6 +188,13 @@ def _decoded(tok, ids):
     runs = [(k, list(g)) for k,g in groupby(ids, key=lambda i: i in marks)]
     return ''.join(''.join(marks[i] for i in g) if k else text(g) for k,g in runs)
 
+def _opened(tok, prompt):
+    "The mark of a thought that the chat template has begun for the model; mostly there is none"
+    text = _decoded(tok, prompt[-12:]).rstrip()
+    last = [*THOUGHT_MARK.finditer(text)][-1:]
+    return last[0][0] if last and last[0].end()==len(text) and last[0].lastgroup.startswith('open') else ''
+
+# %% ../../nbs/critics/06_local.ipynb #e01b2c9c
 def _reply(self, ids, text, ended, n_prompt, cut, short):
     info = (dict(characters_cut=cut) if cut else {}) | (dict(constrained=True, wound_up=short) if self.limits is not None else {})
     return Reply(text, n_prompt, len(ids), 'stop' if ended else 'length', info=info)
@@ -199,7 +207,8 @@ def _batch(self:ModelCritic, encoded, asks):
     except torch.OutOfMemoryError: torch.cuda.empty_cache(); return None
     text = lambda ids: _decoded(self.loaded[1], ids)
     short = lambda i: bool(mask and mask.short[i])
-    return [_reply(self, ids, text(ids), ended, len(p), cut, short(i)) for i,((ids,ended),(p,cut)) in enumerate(zip(outs, encoded))]
+    said = lambda p,ids: ('' if self.limits is not None else _opened(self.loaded[1], p))+text(ids)
+    return [_reply(self, ids, said(p, ids), ended, len(p), cut, short(i)) for i,((ids,ended),(p,cut)) in enumerate(zip(outs, encoded))]
 
 # %% ../../nbs/critics/06_local.ipynb #d0b79e14
 @patch

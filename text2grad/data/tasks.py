@@ -20,7 +20,7 @@ from string import Formatter
 from typing import NamedTuple
 
 # %% ../../nbs/data/02_tasks.ipynb #69455ad9
-from ..core import Critique,Example,RecordError,UserError,loads,prompt_problem,read_jsonl
+from ..core import Critique,Example,RecordError,UserError,is_number,loads,name_of,prompt_problem,record,rows
 from .readers import KINDS,checked_rows
 
 # %% ../../nbs/data/02_tasks.ipynb #5f9a974a
@@ -87,22 +87,23 @@ def _to_example(task, r):
 
 def _task(name, path):
     "The task `name` with the examples in the file at `path`"
-    task,rows = blank_task(name),read_jsonl(path)
+    task,found = blank_task(name),list(rows(path))
     need = ('id', *task.fields, *(('entry_point','tests') if name=='code' else ()))
-    ps = [f'row {i}: {p}' for i,r in enumerate(rows, 1) for p in _check_row(r, need)]
-    if not rows: ps = ['no rows: the file is empty']
-    if ps: raise RecordError(path, ps)
-    get = lambda split: [_to_example(task, r) for r in rows if r['split']==split]
+    found = [(i, r and record(r), p) for i,r,p in found]
+    ps = [f'row {i}: {p}' for i,r,problem in found for p in ([problem] if problem else _check_row(r, need))]
+    if not found: ps = ['no rows: the file is empty']
+    if ps: raise RecordError(name_of(path), ps)
+    get = lambda split: [_to_example(task, r) for _,r,_ in found if r['split']==split]
     return replace(task, train=get('train'), heldout=get('heldout'))
 
 # %% ../../nbs/data/02_tasks.ipynb #42184c31
 def load_task(
     name:str,           # 'summarize', 'answer' or 'code'
-    path:str|Path=None, # Your own JSON Lines file with the same columns, in place of the bundled one
+    path=None,          # Your own file or rows with the same columns, for `core.rows`, in place of the bundled one
 )->Task:                # `ValueError` for an unknown name, `RecordError` for a file that does not fit
     "A task with its examples"
     if name not in _tasks: raise ValueError(f'no task {name!r}; there are {", ".join(_tasks)}')
-    if path: return _task(name, path)
+    if path is not None: return _task(name, path)
     with as_file(files('text2grad')/'data'/f'{name}.jsonl') as p: return _task(name, p)
 
 def summarize()->Task:
@@ -213,6 +214,7 @@ def _defines(name):
     bound = re.compile(rf'^{re.escape(name)}[ \t]*(?::[^=\n]+)?=(?!=)', re.M)
     return lambda code: 2 if made.search(code) else 1 if bound.search(code) else 0
 
+# %% ../../nbs/data/02_tasks.ipynb #ce62d950
 def extract_code(
     response:str,         # What the model wrote
     entry_point:str=None, # Name of the function asked for, to choose among several blocks
@@ -270,8 +272,8 @@ def _suffix(path): return next((s for s in _suffixes if path.name.endswith(s)), 
 
 def _data_files(path, split):
     "The data files that `path` stands for"
-    if path.is_file():
-        if _suffix(path): return [path]
+    if not path.is_dir():
+        if _suffix(path) or not path.is_file(): return [path]
         raise ValueError(f'{path}: cannot read this kind of file; it must end in {", ".join(_suffixes)}')
     fs = sorted(p for p in path.rglob('*') if p.is_file() and _suffix(p))
     named = [p for p in fs if re.match(rf'{re.escape(split)}[-.]', p.name)]
@@ -306,11 +308,12 @@ def _rows(source, split, limit, data_files=None):
     "Rows of a file, a folder or a data set on the Hub"
     if limit is not None and (type(limit) is not int or limit<1):
         raise ValueError(f'limit must be None or an integer from 1, got {limit!r}')
+    if not isinstance(source, (str,Path)): return checked_rows(source, limit)
     path = Path(source).expanduser()
     if path.exists():
-        rows = []
-        for p in _data_files(path, split): rows += checked_rows(p, None if limit is None else limit-len(rows))
-        return rows
+        found = []
+        for p in _data_files(path, split): found += checked_rows(p, None if limit is None else limit-len(found))
+        return found
     if isinstance(source, Path) or _suffix(path) or not re.fullmatch(r'[\w-][\w.-]*/[\w.-]+', source):
         raise FileNotFoundError(f'{source}: no such file or folder, and no name of a data set on the Hub (owner/name)')
     return _hub_rows(source, split, limit, data_files)
@@ -321,13 +324,14 @@ def _value(v, types):
     if isinstance(v, str) and str not in types:
         try: v = loads(v)
         except ValueError: pass
-    if float in types and isinstance(v, int) and not isinstance(v, bool): v = float(v)
+    if float in types and is_number(v): v = float(v)
     if isinstance(v, types): return v
     want,got = ' or '.join(KINDS[t] for t in types),'null' if v is None else type(v).__name__
     raise ValueError(f'must be {want}, got {got}')
 
 def _examples(rows, where, need, make):
     "`make(row)` of each row; `need` gives the types of each required column"
+    where = name_of(where)
     if not rows: raise RecordError(where, ['no rows: there is nothing in it'])
     found = dict.fromkeys(k for r in rows for k in r)
     missing = [k for k in need if k not in found]

@@ -19,7 +19,7 @@ from importlib.resources import files
 # %% ../../nbs/sandbox/05_runner.ipynb #dfa78883
 from .box import Box,BoxError,Limits
 from .selftest import BANNER,self_test
-from .grading import Failure,Plan,Raised,Result,Test,decode,difference,judge,plan,show
+from .grading import Failure,Plan,Raised,Result,Test,decode,difference,holds,judge,packed,plan,show
 
 # %% ../../nbs/sandbox/05_runner.ipynb #4f0027b9
 @lru_cache
@@ -70,6 +70,7 @@ def _thrown(error, call):
     except (TypeError,ValueError,RecursionError):
         return Failure('', 'value', call, error='the program answered nonsense'),('Exception', ['Exception'], [])
 
+# %% ../../nbs/sandbox/05_runner.ipynb #b3a7f015
 @patch
 def begin(self:_Program, setup, entry, stdin, main):
     "Run the setup, before any of the model's code is in the box"
@@ -110,7 +111,7 @@ def call(self:_Program, name, args, kwargs, back=False):
     "Call a function of the program: `(value, changed arguments)`, or `Raised`"
     text = _text(name, args, kwargs)
     self.log.append(note := [text, '', None])   # call, value, failure
-    try: reply = self.ask(name, list(args), kwargs, back, call=text)
+    try: reply = self.ask(name, packed(list(args)), packed(kwargs), back, call=text)
     except Raised as e:
         note[2] = e.failure
         raise
@@ -127,9 +128,15 @@ def call(self:_Program, name, args, kwargs, back=False):
     raise Raised(note[2])
 
 # %% ../../nbs/sandbox/05_runner.ipynb #ac35db69
+class _Boxed(BaseException): "A value that only the box of the tests can look at"
+
 def _by_values(program, p):
     "`(failures, tests, passed)` of simple tests"
-    failures,call = [],lambda *args: program.call(*args)[0]
+    failures = []
+    def call(*args):
+        v,_ = program.call(*args)
+        if holds(v): raise _Boxed
+        return v
     for i,t in enumerate(p.tests):
         if f := judge(t, call, lambda: program.log[-1][:2] if program.log else ('','')): failures.append(f)
         if program.ended: return failures,p.n,i+1-len(failures)
@@ -143,15 +150,15 @@ def _relay(program, call):
         if type(args) is not list or type(kwargs) is not dict: raise ValueError('not a call')
     except (TypeError,ValueError) as e: raise Ours(f'the box of the tests sent nonsense: {e}') from None
     if program.ended: return ('stop',)
-    try: return ('value', *program.call(name, args, kwargs, True))
+    try: return ('value', *packed(program.call(name, args, kwargs, True)))
     except Raised as e:
         if program.ended: return ('stop',)
-        return ('error','NotPlain',['BaseException'],[]) if e.failure in program.odd else ('error', *program.thrown)
+        return ('error','NotPlain',['BaseException'],[]) if e.failure in program.odd else ('error', *packed(program.thrown))
 
 def _by_box(box, program, p, known, timeout):
     "`(failures, tests, passed)` of tests that run in a box of their own"
     left = 2*timeout
-    message = ('tests', p.source, p.setup, known, list(p.units))
+    message = ('tests', p.source, p.setup, packed(known), list(p.units))
     while True:
         start = time.monotonic()
         try: reply = box.ask(*message, seconds=max(left, .001))
@@ -187,9 +194,20 @@ def _failed(t, program, name, text, of_call, last, right=False, sides=()):
     if t.relation and all(sides) and len(sides)==2: told = difference(t, *(decode(json.loads(o)) for o in sides), right)
     return Failure(t.text, 'assertion', call, error=text, **told)
 
+# %% ../../nbs/sandbox/05_runner.ipynb #c81d0e37
+def _vacant(p, reached):
+    "Failures for tests that were never reached, though the program was to see to that"
+    ran = {p.tests[k].group for k in reached if type(k) is int}
+    asserts = lambda t: t.assertion or t.text.startswith('self.assert')
+    first = {t.group:t for t in p.tests[::-1] if t.group and asserts(t) and t.group not in ran}
+    text = 'was never checked: what the program gave kept the tests from it'
+    return [Failure(t.text, 'assertion', expected=t.expected, error=text) for t in [*first.values()][::-1]]
+
 def _report(p, program, notes, aborted, stopped):
     "What the notes on the tests come to"
     failures,n = [],0
+    vacant = [] if aborted or program.ended else _vacant(p, {k for k,*_ in notes})
+    if vacant: notes = [o for o in notes if type(o[0]) is int]   # without functions that called, and had nothing to assert
     for k,state,asked,*rest in notes:
         t = p.tests[k] if type(k) is int else Test(f'{k}()')
         n += t.assertion or asked and not t.bare or state=='failed'
@@ -197,6 +215,7 @@ def _report(p, program, notes, aborted, stopped):
     for unit,*rest,line in aborted: failures.append(_failed(Test(_statement(p, line) or unit), program, *rest))
     if program.ended: failures.append(replace(program.ended, test='' if stopped is None else p.tests[stopped].text))
     broke,done = len(aborted)+bool(program.ended),n-sum(s=='failed' for _,s,*_ in notes)
+    failures,n = failures+vacant,n+len(vacant)
     failures += [f for f in program.odd if not any(g.kind=='value' for g in failures)]
     if not n and not failures and not program.log:
         if not program.given: raise Ours('the tests called nothing and tested nothing')
@@ -217,8 +236,14 @@ def _verdict(program, box, p, code, setup, stdin, timeout):
     missing = [n for n in p.wanted if n not in known]
     if missing: return [Failure('', 'missing', error=f'the program defines no {", ".join(missing)}')],p.n,0
     if not box: return _by_values(program, p)
-    return _by_box(box, program, p, known | dict(candidate=known[p.entry]), timeout)
+    if classes := [n for n in p.classes if known[n][1]=='function']:
+        raise Ours(f'the tests need an object that cannot leave the box: they use {classes[0]} as a class')
+    out = _by_box(box, program, p, known | dict(candidate=known.get(p.entry, ['candidate','function'])), timeout)
+    odd = next((f.error for f in program.odd if 'object of type' in f.error), '') if p.objects else ''
+    if odd: raise Ours(f'the tests need an object that cannot leave the box: {p.objects}, and the program {odd}')
+    return out
 
+# %% ../../nbs/sandbox/05_runner.ipynb #e4c7f391
 def _once(tier, p, code, setup, stdin, timeout, memory_mb, live):
     "One run; `BoxError` of kind 'start' if a box does not come up"
     limits = Limits(cpu=max(1, math.ceil(timeout/2)), memory_mb=memory_mb)
@@ -258,21 +283,23 @@ def run(
     setup:str='',         # Trusted source that runs before the program and before the tests: imports, helpers of the tests
     stdin:str='',         # What the program reads from standard input
     timeout:float=4.,     # Seconds that the program may take, of all calls together; it has half of that in processor time
-    memory_mb:int=1024,   # Address space of each of its processes
+    memory_mb:int=1024,   # Address space of each of its processes, and memory of all of them together
     sandbox:str='auto',   # See `self_test`
 )->Result:                # `SandboxUnavailable` where there is no box
     "Run a program and judge it by its tests"
     job = dict(code=code, tests=tests, entry_point=entry_point, setup=setup, stdin=stdin)
     return _run(job | dict(timeout=timeout, memory_mb=memory_mb, sandbox=sandbox), set())
 
+# %% ../../nbs/sandbox/05_runner.ipynb #d2a95b60
 def _run(job, live):
     _check(**job)
     tier,start = self_test(job['sandbox']),time.monotonic()
     entry = job['entry_point'] or ''
     p = plan(job['tests'], entry or None, job['setup']) if job['tests'].strip() else Plan(entry=entry)
     r = Result(None, 'infrastructure', detail=p.problem)
-    for _ in range(2 if not p.problem else 0):
+    for _ in range(3 if not p.problem else 0):
         try: r = _once(tier, p, *(job[k] for k in ('code','setup','stdin','timeout','memory_mb')), live)
+        except _Boxed: p = plan(job['tests'], entry or None, job['setup'], boxed=True)
         except (BoxError,OSError) as e: r = Result(None, 'infrastructure', n_tests=p.n, detail=f'the box did not start: {e}')
         else: break
     if tier.name=='unsafe_subprocess': r = replace(r, detail=f'{BANNER}. {r.detail}'.strip())

@@ -14,7 +14,7 @@ import math
 import torch
 from dataclasses import dataclass
 from types import SimpleNamespace
-from ..core import Span
+from ..core import Span,is_number
 
 # %% ../../nbs/span_ppo/01_losses.ipynb #e8d55ec2
 def masked_sum(
@@ -40,12 +40,10 @@ def last_token(
     "Where each response ends"
     return (mask.long()*torch.arange(1, mask.shape[1]+1, device=mask.device)).amax(1)-1 if mask.shape[1] else mask.long().sum(1)-1
 
-def _number(x): return isinstance(x, (int,float)) and not isinstance(x, bool) and math.isfinite(x)
-
 def _row_scores(i, r, offsets, n, kw):
     "Scores of the `n` tokens of row `i`, from whatever the reward said"
     if hasattr(r, 'tolist'): r = r.tolist()
-    if _number(r): return [0.]*(n-1)+[float(r)]
+    if is_number(r): return [0.]*(n-1)+[float(r)]
     if not isinstance(r, (list,tuple)):
         raise ValueError(f'reward of row {i}: is {r!r}; must be None, a finite number, a list of Span, or a list of numbers')
     if all(isinstance(o, Span) for o in r):
@@ -53,7 +51,7 @@ def _row_scores(i, r, offsets, n, kw):
         if offsets is None: raise ValueError(f'reward of row {i}: is spans, which need the character offsets of the tokens')
         if len(offsets[i])!=n: raise ValueError(f'offsets of row {i}: are {len(offsets[i])}, but the response has {n} tokens')
         return list(token_rewards(r, offsets[i], **kw))
-    bad = next((j for j,o in enumerate(r) if not _number(o)), None)
+    bad = next((j for j,o in enumerate(r) if not is_number(o)), None)
     if bad is not None: raise ValueError(f'reward of row {i}: entry {bad} is {r[bad]!r}; all must be Span, or all finite numbers')
     if len(r)!=n: raise ValueError(f'reward of row {i}: has {len(r)} numbers, but the response has {n} tokens')
     return [float(o) for o in r]
@@ -72,7 +70,10 @@ def token_scores(
     scores,judged,counts = torch.zeros(m.shape, dtype=dtype),torch.zeros(len(m), dtype=torch.bool),m.sum(1).tolist()
     for i,(r,n) in enumerate(zip(rewards, counts)):
         if r is None or n==0: continue
-        scores[i, m[i]],judged[i] = torch.tensor(_row_scores(i, r, offsets, n, kw), dtype=dtype),True
+        row = torch.tensor(_row_scores(i, r, offsets, n, kw), dtype=torch.float64)
+        if (row.abs()>torch.finfo(dtype).max).any():
+            raise ValueError(f'reward of row {i}: holds {row.abs().max():g}, more than {dtype} can; scale it down')
+        scores[i, m[i]],judged[i] = row.to(dtype),True
     return scores.to(mask.device),judged.to(mask.device)
 
 # %% ../../nbs/span_ppo/01_losses.ipynb #d02e158d
@@ -92,15 +93,15 @@ def kl_penalty(
     logp:torch.Tensor,     # (B, T) of the sampled tokens under the policy
     ref_logp:torch.Tensor, # (B, T) under the reference
     kind:str='k1',         # 'k1', 'k2', 'k3' or 'k3+'
-)->torch.Tensor:           # (B, T)
+)->torch.Tensor:           # (B, T); but for 'k1' at most 10
     "Estimate the KL from the reference at each sampled token"
     d = logp-ref_logp
     if kind=='k1': return d
-    if kind=='k2': return d**2/2
     c = _bounded(d)
-    k3 = torch.expm1(-c)+c
+    k2,k3 = c**2/2,(torch.expm1(-c)+c).clamp(max=10.)
+    if kind=='k2': return k2+(k2.clamp(max=10.)-k2).detach()
     if kind=='k3': return k3
-    if kind=='k3+': return d**2/2+(k3-d**2/2).detach()
+    if kind=='k3+': return k2+(k3-k2).detach()
     raise ValueError(f"kl kind {kind!r}: must be 'k1', 'k2', 'k3' or 'k3+'")
 
 # %% ../../nbs/span_ppo/01_losses.ipynb #164664c2
@@ -109,7 +110,7 @@ class FixedKL:
     def __init__(self,
         coef:float, # Price of one nat
     ):
-        if not _number(coef) or coef<0: raise ValueError(f'KL coefficient {coef!r}: must be a number from 0')
+        if not is_number(coef) or coef<0: raise ValueError(f'KL coefficient {coef!r}: must be a number from 0')
         self.coef = float(coef)
     def update(self, kl:float, n:int): pass
     def state_dict(self)->dict: return dict(coef=self.coef)
@@ -124,7 +125,7 @@ class AdaptiveKL(FixedKL):
     ):
         super().__init__(coef)
         if coef==0: raise ValueError('KL coefficient 0: can never move; start above 0')
-        if not (_number(target) and _number(horizon) and target>0 and horizon>0):
+        if not (is_number(target) and is_number(horizon) and target>0 and horizon>0):
             raise ValueError(f'KL target {target!r} and horizon {horizon!r}: must be numbers above 0')
         self.target,self.horizon = target,horizon
     def update(self,
@@ -162,7 +163,7 @@ def whitening(
 def whiten(
     x:torch.Tensor,       # (B, T)
     mask:torch.Tensor,    # (B, T)
-    shift_mean:bool=True, # Centre at 0; `False` keeps the mean
+    shift_mean:bool=True, # Centre at 0; `False` keeps the mean, unscaled, so a 0 does not stay 0: not for sparse rewards
     reduce=None,          # As for `whitening`
 )->torch.Tensor:          # (B, T) with variance 1 over the tokens that exist, 0 where masked
     "Scale to unit variance over all tokens of the batch"
@@ -197,7 +198,7 @@ class Objective:
     overlap:str='sum'          # What a token under several spans gets; see `alignment.token_rewards` [11]
     spread:str='all'           # How a span's score is laid on its tokens; see `alignment.token_rewards` [10]
     reward_scale:float=1.      # w in r_t = w delta_t - beta kl_t
-    reward_clip:float=10.      # Bound on each score, before KL [18]
+    reward_clip:float|None=10. # Bound on each token's score, before penalties and KL; `None`: no bound [18]
     empty_penalty:float=2.     # Taken off a judged response that says nothing, since there is no word to blame
     missing_eos_penalty:float=0. # Taken off the last token of a response that was cut off [8]
     gamma:float=1.             # Discount
@@ -223,13 +224,16 @@ def token_advantages(
     objective,             # `Objective`, or anything with its names
     beta:float|None=None,  # Price of one nat now, if it is steered; `None`: the objective's `kl_coef`
     reduce=None,           # As for `whitening`
+    judged:torch.Tensor|None=None, # (B,) true where somebody judged the response, from `token_scores`; `None`: all of them
 )->SimpleNamespace:        # (B, T) each: `rewards` r_t, `raw` advantages, `returns`, whitened `advantages`
     "From scores to advantages, in the order of the equations"
-    o = objective
-    paid = o.reward_scale*scores+missing_eos(finished, mask, o.missing_eos_penalty)+missing_eos(~silent, mask, o.empty_penalty)
-    rewards = shape_rewards(paid, kl, mask, o.kl_coef if beta is None else beta, clip=o.reward_clip)
+    o,paid = objective,objective.reward_scale*scores
+    if o.reward_clip is not None and o.reward!='scalar': paid = paid.clamp(-o.reward_clip, o.reward_clip)
+    paid = paid+missing_eos(finished, mask, o.missing_eos_penalty)+missing_eos(~silent, mask, o.empty_penalty)
+    rewards = shape_rewards(paid, kl, mask, o.kl_coef if beta is None else beta)
     raw,returns = gae(rewards, values, mask, o.gamma, o.lam)
-    return SimpleNamespace(rewards=rewards, raw=raw, returns=returns, advantages=whiten(raw, mask, reduce=reduce))
+    counts = mask if judged is None else mask.bool() & judged.bool()[:,None]
+    return SimpleNamespace(rewards=rewards, raw=raw, returns=returns, advantages=whiten(raw, counts, reduce=reduce))
 
 # %% ../../nbs/span_ppo/01_losses.ipynb #746ce272
 def policy_loss(
