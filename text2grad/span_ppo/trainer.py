@@ -195,8 +195,7 @@ def phase(self:SpanPPO,
 def fit(self:SpanPPO,
     steps:int|None=None, # Step to train up to, counted from the run's start; `None`: `config.steps`
 )->'SpanPPO':
-    "Train, calling `before_fit`, `after_step` and `after_fit` of each callback; the rate falls to 0 over `steps`, or\n"
-    "`config.steps` if that is more: a second call that goes further begins at a higher rate than the first ended with"
+    "Train, calling `before_fit`, `after_step` and `after_fit` of each callback"
     self.total = max(self.config.steps, steps or 0)
     self.call('before_fit')
     try:
