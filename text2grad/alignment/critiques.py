@@ -349,5 +349,6 @@ def _repair(text):
     if not isinstance(d, dict) or not (_holds(d) or any(_named(_bare(k)) not in (None,'critique') for k in d)):
         raise ValueError('breaks off before its spans')
     end = start+end if end else max(map(text.rfind, '"]}'))+1
-    if set(names)-{_bare(k) for k,_ in _lifted(d)} or _lost(text[start:end], d) or _left_over(text, [(d, start, end)]): raise ValueError('a part of it would be lost')
+    if set(names)-{_bare(k) for k,_ in _lifted(d)}: raise ValueError('a comment or a string would swallow a key')
+    if _lost(text[start:end], d) or _left_over(text, [(d, start, end)]): raise ValueError('a part of it would be lost')
     return d
