@@ -330,8 +330,9 @@ def _said(x):
     return re.findall(r'\w+', re.sub(r'\\[nrtbf]', ' ', x).lower())
 
 def _lost(text, d):
-    "Words of broken JSON that its repair `d` does not have, comments aside"
-    known = _said(re.findall(r'//[^\n]*|#[^\n]*|/\*(?:[^*]|\*(?!/))*', text))+_said(d)
+    "Words of broken JSON that its repair `d` does not have, comments without keys aside"
+    comments = re.findall(r'//[^\n]*|#[^\n]*|/\*(?:[^*]|\*(?!/))*', text)
+    known = _said([c for c in comments if not _keys_of_ours(c)])+_said(d)
     return Counter(_said(text))-Counter(known)-Counter(dict.fromkeys('null true false none nan'.split(), 1<<20))
 
 # %% ../../nbs/alignment/04_critiques.ipynb #c41f0a28
