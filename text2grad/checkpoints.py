@@ -209,8 +209,11 @@ def append_log(
     path:Path, # A `.jsonl` file
     rows:list, # Dicts
 ):
-    "Add lines to a log in one write"
-    with open(path, 'ab') as f: f.write(''.join(dumps(r)+'\n' for r in rows).encode())
+    "Add lines to a log in one write; an `OSError`, as of a full disk, names `path`"
+    data = ''.join(dumps(r)+'\n' for r in rows).encode()
+    try:
+        with open(path, 'ab') as f: f.write(data)
+    except OSError as e: raise OSError(e.errno, e.strerror, str(path)) from None
 
 def _step_of(raw):
     "The step of a line of a log; `None` if it is no row"

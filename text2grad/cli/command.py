@@ -11,8 +11,9 @@ __all__ = ['align_command', 'annotate_command', 'quickstart_command', 'summary_t
 import argparse,contextlib,signal,sys,threading,time
 from dataclasses import asdict
 from pathlib import Path
-from ..core import UserError,dumps,versions,write_file
-from .doctor import CommandError,PACKAGES,device_here,doctor_command,kept_options,peak_mb,positive,run_folder
+from ..core import UserError,dumps,is_number,loads,versions,write_file
+from .doctor import CommandError,PACKAGES,device_here,doctor_command,enough_room,is_count,is_text,kept_options,one_of,or_none
+from .doctor import peak_mb,positive,refuse_changes,run_folder,typed_options
 from .train_rm import train_rm_parser
 
 # %% ../../nbs/cli/03_command.ipynb #03c857ae
@@ -148,7 +149,20 @@ def annotate_command(
     return int(not args.dry_run and bool(s.failed or s.left))
 
 # %% ../../nbs/cli/03_command.ipynb #7406a168
-_kept = ('task','reward','model','steps','seed','heldout','batch_size','lr','kl_coef')
+_kept = dict( # option -> its default, and what it may be
+    task=('summarize', one_of('summarize', 'answer', 'code')), reward=('span', one_of('span', 'scalar')), model=(None, or_none(is_text)),
+    steps=(8, is_count), seed=(0, lambda v: type(v) is int), heldout=(32, is_count), batch_size=(8, is_count), lr=(5e-4, is_number),
+    kl_coef=(.05, is_number))
+
+def _options(args, out):
+    "What the run was started with: from the command line, or on resuming from its folder; then `--steps` may make it longer"
+    typed,kept = typed_options(args, _kept),kept_options(out, 'quickstart', args.resume, {k:ok for k,(_,ok) in _kept.items()})
+    if kept is None: return {k:default for k,(default,_) in _kept.items()} | typed
+    refuse_changes(typed, kept, free=('steps',))
+    if typed.get('steps', kept['steps'])<kept['steps']:
+        raise CommandError(f'--steps {typed["steps"]}: the run was started with {kept["steps"]}, and can only be made longer; '
+                           'leave it out, or start another run under another --out')
+    return kept | typed
 
 def _trainer(policy, critic, task, opts):
     "A `SpanPPO` with the settings of the quickstart"
@@ -167,21 +181,26 @@ def _evaluate(name, policy, critic, examples, task, seed):
     with tqdm(total=len(examples), desc=f'held-out {name}', unit='response') as bar:
         return evaluate(policy, critic, examples, task, seed=seed, batch_size=16, progress=bar.update, kl_rows=8)
 
-def _load_before(path):
+def _load_before(path, heldout):
+    "The rows of an earlier measurement; `CommandError` if they are damaged, or of other prompts"
     from text2grad.core import from_record,read_jsonl
-    return [dict(r, example=from_record(r['example'])) for r in read_jsonl(path)]
+    try: rows = [dict(r, example=from_record(r['example'])) for r in read_jsonl(path)]
+    except (ValueError,KeyError,TypeError,AttributeError) as e: wrong = f'is damaged ({type(e).__name__}: {e})'
+    else: wrong = '' if [r['example'].prompt for r in rows]==[e.prompt for e in heldout] else 'is of other prompts than this run measures'
+    if not wrong: return rows
+    raise CommandError(f'{path}: {wrong}; remove it, and what the model did before the training is measured anew')
 
 def _save_rows(path, rows):
     from text2grad.core import to_record,write_jsonl
     write_jsonl(path, [dict(r, example=to_record(r['example'])) for r in rows])
 
 # %% ../../nbs/cli/03_command.ipynb #ded9859d
-def _fit(trainer, out, resume):
+def _fit(trainer, out, resume, lock):
     "Train until the end or a signal; the exit code of a run that was stopped, else `None`"
     from text2grad.checkpoints import StopOnSignal
     from text2grad.span_ppo.callbacks import ProgressBar,RunFolder
     signals = StopOnSignal()
-    trainer.callbacks = [RunFolder(out, resume), ProgressBar(), signals]
+    trainer.callbacks = [RunFolder(out, resume, lock), ProgressBar(), signals]
     try: trainer.fit()
     except KeyboardInterrupt: pass
     if trainer.step>=trainer.config.steps: return None
@@ -189,26 +208,50 @@ def _fit(trainer, out, resume):
           f'  text2grad quickstart --resume --out {out}', file=sys.stderr)
     return 128+(signals.signal or 2)
 
+def _begin(trainer, opts, out, resume):
+    "Write down what the run is, or on resuming see that it is the same"
+    from text2grad.checkpoints import numbered
+    path,now = out/'config.json',dict(quickstart=opts, ppo=asdict(trainer.config))
+    if resume:
+        config = loads(path.read_text())
+        if not numbered(out/'checkpoints'): trainer.check_identity(config.get('identity'), path) # else they say it
+        if config['quickstart']!=opts: write_file(path, dumps(config | now).encode())
+        return
+    kept_options(out, 'quickstart', False) # again, now that nobody else can write
+    facts = dict(versions=versions(*PACKAGES), device=str(trainer.policy.device), identity=trainer.identity())
+    write_file(path, dumps(now | facts).encode())
+
+# %% ../../nbs/cli/03_command.ipynb #4b9d0e52
 def quickstart_command(
     args, # As the parser of `quickstart` reads them
 )->int:   # 0 done, 130 and 143 stopped by Ctrl-C and SIGTERM
     "`text2grad quickstart`: the main job, end to end"
+    from text2grad.checkpoints import lock_folder
     from text2grad.critics.base import rule_critic
     from text2grad.span_ppo.policy import Policy
     from text2grad.pretrained import load_model
     from text2grad.data.tasks import load_task
-    started,out = time.time(),run_folder(args.out, f'{args.task}-{args.reward}-seed{args.seed}', args.resume)
-    opts = kept_options(out, 'quickstart', args.resume) or {k:getattr(args, k) for k in _kept}
-    task,seed = load_task(opts['task']),opts['seed']
-    critic,heldout = rule_critic(opts['task']),task.heldout[:opts['heldout']]
-    policy = Policy.create(*load_model(opts['model'], device=device_here(args.device)), seed=seed)
-    trainer = _trainer(policy, critic, task, opts)
-    config = dict(quickstart=opts, ppo=asdict(trainer.config), versions=versions(*PACKAGES), device=str(policy.device))
-    if not args.resume: write_file(out/'config.json', dumps(config).encode())
+    task,reward,seed = args.task or 'summarize',args.reward or 'span',args.seed or 0
+    started,out = time.time(),run_folder(args.out, f'{task}-{reward}-seed{seed}', args.resume)
+    opts,device = _options(args, out),device_here(args.device)
+    task = load_task(opts['task'])
+    policy = Policy.create(*load_model(opts['model'], device=device), seed=opts['seed'])
+    trainer = _trainer(policy, rule_critic(opts['task']), task, opts)
+    lock = lock_folder(out) # held until all is written
+    again = f'text2grad quickstart --resume --out {out}'
+    try:
+        with enough_room(again): return _train(trainer, task, opts, out, args.resume, lock, started)
+    finally: lock.close()
+
+def _train(trainer, task, opts, out, resume, lock, started):
+    "Measure, train, measure again and report, in a folder that is locked"
+    from text2grad.checkpoints import numbered
+    policy,critic,heldout,seed = trainer.policy,trainer.critic,task.heldout[:opts['heldout']],opts['seed']
+    _begin(trainer, opts, out, resume)
     before_file = out/'heldout-before.jsonl'
-    if before_file.exists(): before = _load_before(before_file)
+    if before_file.exists(): before = _load_before(before_file, heldout)
     else: _save_rows(before_file, before := _evaluate('before', policy, critic, heldout, task, seed))
-    stopped = _fit(trainer, out, args.resume and any((out/'checkpoints').glob('ckpt-[0-9]*')))
+    stopped = _fit(trainer, out, resume and bool(numbered(out/'checkpoints')), lock)
     if stopped: return stopped
     after = _evaluate('after', policy, critic, heldout, task, seed)
     _save_rows(out/'heldout-after.jsonl', after)
@@ -287,19 +330,20 @@ def _app_parser(p):
 
 # %% ../../nbs/cli/03_command.ipynb #f6546bf7
 def _quickstart_parser(q):
-    q.add_argument('--task', default='summarize', choices=('summarize','answer','code'), help='which bundled task (default: summarize)')
-    q.add_argument('--reward', default='span', choices=('span','scalar'),
+    q.add_argument('--task', choices=('summarize','answer','code'), help='which bundled task (default: summarize)')
+    q.add_argument('--reward', choices=('span','scalar'),
                    help='one reward per token, or the same total on the last token (the baseline)')
     q.add_argument('--model', help='folder or hub name of a chat model (default: SmolLM2-135M-Instruct)')
-    q.add_argument('--steps', type=positive, default=8, help='rollout-and-update rounds (default: 8)')
-    q.add_argument('--batch-size', type=positive, default=8, help='responses a step, two to each prompt (default: 8)')
-    q.add_argument('--heldout', type=positive, default=32, help='held-out prompts measured before and after (default: 32)')
-    q.add_argument('--lr', type=float, default=5e-4, help='learning rate (default: 5e-4)')
-    q.add_argument('--kl-coef', type=float, default=.05, help='weight of the KL to the reference (default: 0.05)')
-    q.add_argument('--seed', type=int, default=0, help='of everything random (default: 0)')
+    q.add_argument('--steps', type=positive, help='rollout-and-update rounds (default: 8)')
+    q.add_argument('--batch-size', type=positive, help='responses a step, two to each prompt (default: 8)')
+    q.add_argument('--heldout', type=positive, help='held-out prompts measured before and after (default: 32)')
+    q.add_argument('--lr', type=float, help='learning rate (default: 5e-4)')
+    q.add_argument('--kl-coef', type=float, help='weight of the KL to the reference (default: 0.05)')
+    q.add_argument('--seed', type=int, help='of everything random (default: 0)')
     q.add_argument('--out', help='folder of the run (default: runs/TASK-REWARD-seedN)')
     q.add_argument('--device', help='cpu, cuda, mps (default: the best there is)')
-    q.add_argument('--resume', action='store_true', help='go on with the run in --out, with the options it was started with')
+    q.add_argument('--resume', action='store_true', 
+                   help='go on with the run in --out, with the options it was started with; a higher --steps makes it longer')
     q.set_defaults(run=quickstart_command)
 
 def _align_parser(a):

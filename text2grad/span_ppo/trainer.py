@@ -367,7 +367,8 @@ def check_identity(self:SpanPPO,
     "`CheckpointError` if the run stood on another model or other data; a warning for another critic and for what cannot be compared"
     differ,unknown = compare_identity(was, self.identity())
     judges = [differ.pop(k) for k in ('critic','reward') if k in differ]
-    if differ: raise CheckpointError(f'{where}: made by another run: {"; ".join(differ.values())}. Resume with the same, or start a new run')
+    if differ:
+        raise CheckpointError(f'{where}: made by another run: {"; ".join(differ.values())}. Resume with the same, or start a new run')
     if judges: _log.warning('%s: resumed with another judge than before: %s', where, '; '.join(judges))
     if unknown: _log.warning('%s: resumed without comparing %s', where, '; '.join(unknown.values()))
 
