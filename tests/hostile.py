@@ -92,6 +92,18 @@ ATTACKS = {
     for d in ('/dev/shm', '/dev', '/', '/run', '/var/tmp', '/proc'):
         try: open(d+'/pwned', 'wb').write(b'x'*4096); print('PWNED', d)
         except OSError: pass""",
+'take System V memory': """
+    import ctypes
+    libc,n = ctypes.CDLL(None),0
+    libc.shmat.restype = ctypes.c_void_p
+    for _ in range(24):
+        k = libc.shmget(0, 16<<20, 0o1600)
+        a = libc.shmat(k, None, 0) if k>=0 else None
+        if a in (None, 2**64-1): break
+        ctypes.memset(a, 1, 16<<20)
+        libc.shmdt(ctypes.c_void_p(a))
+        n += 16
+    if n>128 or libc.msgget(0, 0o1600)>=0 or libc.semget(0, 8, 0o1600)>=0: print('PWNED', n)""",
 'write a file of 256 MB': """
     n,f = 0,open('/tmp/big', 'wb')
     for _ in range(256): n += f.write(bytes(1<<20)); f.flush(); print('PWNED') if n>17<<20 else None""",

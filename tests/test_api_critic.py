@@ -291,3 +291,185 @@ def test_fingerprint_holds_what_decides_and_no_more():
 def test_without_the_sdk_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, 'openai', None)
     with pytest.raises(ImportError, match=r'pip install "text2grad\[api\]"'): ApiCritic('m', 'http://127.0.0.1:1/v1').judgements([example])
+
+# where the reply is
+
+J = json.dumps(good)
+def call(args, name='critique', kind='function'): return dict(id='1', type=kind, **{kind:dict(name=name, **{'arguments' if kind=='function' else 'input':args})})
+placed = dict(
+    reasoning_content=(dict(reasoning_content=J), 'stop', 'reasoning_content'), reasoning=(dict(reasoning='\n'+J+'\n'), 'stop', 'reasoning'),
+    no_finish=(dict(reasoning_content=J), None, 'reasoning_content'), thought_and_reply=(dict(reasoning_content=f'<think>Perhaps.</think>{J}'), 'stop', 'reasoning_content'),
+    details=(dict(reasoning_details=[dict(type='reasoning.text', text=J)]), 'stop', 'reasoning_details'), empty_then_full=(dict(reasoning_content=' ', reasoning=J), 'stop', 'reasoning'),
+    tool=(dict(tool_calls=[call(J)]), 'tool_calls', 'a tool call'), tool_of_another_name=(dict(tool_calls=[call(J, 'report')]), 'tool_calls', 'a tool call'),
+    tool_with_an_object=(dict(tool_calls=[call(good)]), 'stop', 'a tool call'), custom_tool=(dict(tool_calls=[call(J, kind='custom')]), 'tool_calls', 'a tool call'),
+    function_call=(dict(function_call=dict(name='critique', arguments=J)), 'function_call', 'a tool call'), one_of_two=(dict(tool_calls=[call('{}', 'look'), call(J)]), 'tool_calls', 'a tool call'),
+    beside_words=(dict(content='I call the tool.', tool_calls=[call(J)]), 'tool_calls', 'a tool call'), with_reasoning=(dict(reasoning_content='Hm.', tool_calls=[call(J)]), 'tool_calls', 'a tool call'),
+    parts=(dict(content=[dict(type='thinking', thinking=[dict(type='text', text='no')], text='Perhaps {"critique": "draft", "good_spans": []}'), dict(type='text', text=J)]), 'stop', None),
+    an_object=(dict(content=good), 'stop', None),
+    content=(dict(content=J, reasoning_content='Perhaps {"critique": "draft", "good_spans": []}'), 'stop', None))
+lost = dict(
+    draft=(dict(reasoning_content=f'Perhaps {J}, but'), 'stop', 'nothing but reasoning.*in reasoning_content.*enable_thinking'), two=(dict(reasoning=J+J.replace('Short', 'Long')), 'stop', 'nothing but reasoning'),
+    prose=(dict(reasoning='Let me see.'), 'stop', 'nothing but reasoning.*raise max_tokens'), endless=(dict(reasoning_content=f'<think>Perhaps {J}'), 'stop', 'nothing but reasoning'),
+    cut_off=(dict(reasoning_content=J), 'length', 'all tokens went into reasoning, so raise max_tokens'), another_tool=(dict(tool_calls=[call('{"q": "rain"}', 'search')]), 'tool_calls', r'called a tool \(search\) instead'),
+    two_critiques=(dict(tool_calls=[call(J), call(J.replace('Short', 'Long'))]), 'tool_calls', 'called a tool'), odd_call=(dict(tool_calls=[5, None, {}, dict(function=7), call(None), call([1])]), 'stop', 'called a tool'),
+    odd_calls=(dict(tool_calls=7, reasoning=9, reasoning_details=[3, dict(text=4)]), 'stop', 'the model wrote nothing'), refused=(dict(refusal='I will not', reasoning=J), 'stop', "refused: 'I will not'"),
+    refused_in_parts=(dict(content=[dict(type='refusal', refusal='I will not')]), 'stop', "refused: 'I will not'"))
+
+@pytest.mark.parametrize('name', placed)
+def test_a_reply_that_stands_elsewhere_is_found(server, name):
+    message,finish,where = placed[name]
+    contents = [message['content']] if 'content' in message else [None, '', '\n\n', []]
+    for content in contents:
+        server.plan = lambda h,n: h.send(envelope(content, finish, **{k:v for k,v in message.items() if k!='content'}))
+        j = judge(server)
+        assert not j.error and j.critique.text=='Short.' and j.info.get('reply_in')==where, (j, content)
+
+@pytest.mark.parametrize('name', lost)
+def test_thoughts_and_other_tools_are_no_reply(server, name):
+    message,finish,says = lost[name]
+    server.plan = lambda h,n: h.send(envelope(message.get('content'), finish, **{k:v for k,v in message.items() if k!='content'}))
+    j = judge(server)
+    assert j.critique is None and re.search(says, j.error), j.error
+
+# fields that a server refuses
+
+def refuses(server, *names, status=400, say="Unsupported parameter: '{}' is not supported with this model.", format=False):
+    def plan(h, n):
+        body = server.seen[n][2]
+        bad = next((k for k in names if k in body), None)
+        if bad: h.send(dict(error=dict(message=say.format(bad), param=bad, code='unsupported_parameter')), status)
+        elif format and body.get('response_format', {}).get('type')=='json_schema': h.send(dict(error=dict(message='response_format json_schema is not supported')), 400)
+        else: h.send(envelope())
+    server.plan = plan
+    server.seen.clear()
+
+@pytest.mark.parametrize('status,say', [(400, "Unsupported parameter: '{}' is not supported with this model. Use 'max_completion_tokens' instead."), (422, 'Extra inputs are not permitted: {}'), (400, 'unknown field "{}"'), (400, '{} is deprecated'), (400, '`{}` isn\'t supported'), (422, 'Unrecognized request argument supplied: {}')])
+def test_the_other_name_of_the_length_is_tried_once(server, caplog, status, say):
+    refuses(server, 'max_tokens', status=status, say=say, format=True)
+    c = critic(server)
+    before = c.fingerprint
+    js = c.judgements([example])+c.judgements([example])
+    assert not any(j.error for j in js) and c.fingerprint==before
+    assert [sorted({'max_tokens','max_completion_tokens'}&set(b))[0] for _,_,b in server.seen]==['max_tokens','max_completion_tokens','max_completion_tokens','max_completion_tokens']
+    assert server.seen[-1][2]['max_completion_tokens']==1024 and caplog.text.count('refuses max_tokens; going on with max_completion_tokens')==1
+    assert pickle.loads(pickle.dumps(c))._length=='max_completion_tokens'
+
+def test_a_server_that_knows_neither_name(server):
+    refuses(server, 'max_tokens', 'max_completion_tokens')
+    j = judge(server)
+    assert "'max_tokens' is not supported" in j.error and 'max_tokens=None (--max-tokens none) leaves it out' in j.error and len(server.seen)<=6
+    assert not judge(server, max_tokens=None).error and not {'max_tokens','max_completion_tokens'}&set(server.seen[-1][2])
+
+def test_too_large_is_not_unknown(server):
+    server.plan = lambda h,n: h.send(dict(error='max_tokens: 1024 is larger than the context of 512'), 400)
+    assert 'larger than' in judge(server).error and all('max_tokens' in b for _,_,b in server.seen) and len(server.seen)==3
+
+def test_extra_replaces_and_leaves_out(server):
+    for extra in (dict(max_completion_tokens=500), dict(max_tokens=500), dict(max_completion_tokens=None)):
+        refuses(server)
+        assert not judge(server, extra=extra).error
+        body = server.seen[-1][2]
+        assert {k:v for k,v in body.items() if 'max_' in k}=={k:v for k,v in extra.items() if v}
+    assert not judge(server, extra=dict(temperature=None, seed=None, top_p=.9, response_format=None), seed=4).error
+    assert set(server.seen[-1][2])=={'model','messages','max_tokens','top_p'}
+    assert not judge(server, extra=dict(temperature=1)).error and server.seen[-1][2]['temperature']==1
+
+def test_the_error_says_how_to_leave_a_field_out(server):
+    for name,kw,how in (('temperature', {}, r'temperature=None .--temperature none. leaves it out'), ('seed', dict(seed=1), 'seed=None leaves it out'), ('top_k', dict(extra=dict(top_k=1)), 'leave top_k out of extra')):
+        refuses(server, name)
+        assert re.search(how+'$', judge(server, **kw).error)
+    assert not judge(server, temperature=None).error
+
+# the key, spelled otherwise
+
+def spelled(key, how):
+    return dict(escapes=''.join(f'\\u{ord(c):04x}' for c in key), capitals=''.join(f'\\u{ord(c):04X}' for c in key), half=''.join(c if i%2 else f'\\u{ord(c):04x}' for i,c in enumerate(key)),
+                twice=''.join(f'\\\\u{ord(c):04x}' for c in key), slashes=key.replace('/', '\\/'), slashes_twice=key.replace('/', '\\\\\\/'), plain=key)[how]
+
+@pytest.mark.parametrize('key', [KEY, 'abc/def+ghi/jkl==', 'k"ey\\with-all(.*)[of]it'])
+@pytest.mark.parametrize('how', ['escapes','capitals','half','twice','slashes','slashes_twice','plain'])
+def test_no_spelling_of_the_key_gets_through(server, key, how, caplog, tmp_path):
+    "In a critique, in a critique that is a string in a string, in errors, in fields of any kind; in the judgement, the log, the output and the cache"
+    from text2grad.core import write_jsonl
+    from text2grad.data.annotation import annotate
+    raw = spelled(key, how)
+    if how=='plain' or 'slashes' in how: raw = raw.replace('"', '\\"') if '"' in key else raw
+    inner = json.dumps(dict(good, critique='KEY', missing=['KEY'], poor_spans=[dict(quote='KEY', reason='KEY', severity=1)]))
+    double = json.dumps(inner)[1:-1]
+    bodies = [(json.dumps(envelope('CONTENT')).replace('CONTENT', double), 200), (json.dumps(envelope('so KEY so')), 200), (json.dumps(envelope(None, refusal='KEY')), 200), (json.dumps(dict(envelope(), model='KEY')), 200),
+              (json.dumps(envelope(None, reasoning_content='CONTENT')).replace('CONTENT', double), 200), (json.dumps(envelope(None, tool_calls=[call('CONTENT')])).replace('CONTENT', double), 200), (json.dumps(envelope(None, tool_calls=[call('{}', 'KEY')])), 200),
+              (json.dumps(dict(error=dict(message='KEY'))), 500), (json.dumps(dict(detail=[dict(input='KEY')])), 400), ('not JSON KEY', 500), ('[KEY', 200), (json.dumps(dict(error='KEY')), 200),
+              (json.dumps(envelope([dict(type='text', text=key[:6].replace('"', '')+'PART')])).replace('PART', ''), 200)]
+    seen = []
+    for body,status in bodies:
+        server.plan = lambda h,n: h.send(body.replace('KEY', raw).encode(), status)
+        c = critic(server, api_key=key, max_retries=0, min_similarity=.5, prose=True)
+        trail = [repr(c.judgements([example])), repr(vars(c)), c.fingerprint, pickle.dumps(c).decode('latin1')]
+        seen += [(body, t) for t in trail]
+        if bodies.index((body,status)) not in (0, 5, 7, 9): continue
+        write_jsonl(tmp_path/'in.jsonl', [dict(prompt='Say.', response='Rain fell.', task='summarize', document='Rain.')])
+        annotate(tmp_path/'in.jsonl', c, tmp_path/'out.jsonl', cache=tmp_path/'cache.db', resume=False, progress=False)
+        trail += [f.read_bytes().decode('latin1') for f in tmp_path.iterdir() if f.name!='in.jsonl']
+        seen += [(body, t) for t in trail]
+    for body,t in seen+[('', caplog.text)]:
+        for k in (key, json.dumps(key)[1:-1], repr(key)[1:-1]): assert k not in t, (body, t)
+
+def test_parts_that_are_the_key_together(server):
+    server.plan = lambda h,n: h.send(envelope([dict(type='text', text=json.dumps(dict(good, critique=KEY))[:25]), dict(type='text', text=json.dumps(dict(good, critique=KEY))[25:])]))
+    j = judge(server)
+    assert KEY not in repr(j) and '***' in j.critique.text
+
+def test_annotate_strikes_out_the_key_of_each_part(server, tmp_path):
+    "A critic that keeps a key of its own gives it to `annotate`, also from within a sum"
+    from text2grad.core import Critique,write_jsonl
+    from text2grad.critics.base import rule_critic
+    from text2grad.data.annotation import annotate
+    from text2grad.critics.unit_tests import UnitTestCritic
+    c = critic(server, api_key='canary-of-mine-1234')
+    assert c.secrets()=={'canary-of-mine-1234':'api_key'} and (c+rule_critic('summarize')+UnitTestCritic()).secrets()==c.secrets()
+    class Loud:
+        secrets = lambda self: {'canary-of-mine-1234':'api_key'}
+        def __call__(self, exs): return [Critique('I say canary-of-mine-1234')]*len(exs)
+    write_jsonl(tmp_path/'in.jsonl', [dict(prompt='Say.', response='Rain fell.')])
+    annotate(tmp_path/'in.jsonl', Loud(), tmp_path/'out.jsonl', cache=None, progress=False)
+    assert '[api_key]' in (tmp_path/'out.jsonl').read_text() and 'canary' not in (tmp_path/'out.jsonl').read_text()
+
+# nested too deeply, and other things that no server should say
+
+deep = b'['*200_000
+def nested(n, end=b'0'): return b'['*n+end+b']'*n
+odd_bodies = [deep, b'{"a":'*200_000, nested(300), nested(490), nested(700), nested(960), nested(5000), b'{"error":'+nested(700)+b'}', b'{"error":{"message":'+nested(900)+b'}}', b'{"detail":'+nested(480, b'"x"')+b'}',
+              b'9'*5000, b'{"error":'+b'9'*5000+b'}', b'{"error": 1e999}', b'\xff'*99, b'null', b'', b'"'+b'x'*100_000]
+
+@pytest.mark.parametrize('i', range(len(odd_bodies)))
+@pytest.mark.parametrize('status', [200, 400, 404, 429, 500])
+def test_no_body_loses_the_batch(server, i, status):
+    server.plan = lambda h,n: h.send(odd_bodies[i] if 'Rain' in server.seen[n][2]['messages'][1]['content'] else envelope(), status if 'Rain' in server.seen[n][2]['messages'][1]['content'] else 200)
+    c = critic(server, max_retries=0, timeout=5, total_timeout=9)
+    sun = Example('Say.', 'Sun.')
+    if status in (401, 404):
+        with pytest.raises(ApiError): c.judgements([example])
+        return
+    js = c.judgements([sun, example, sun])
+    assert [bool(j.error) for j in js]==[False, True, False] and len(js[1].error)<2000
+
+@pytest.mark.parametrize('message', [dict(tool_calls=[dict(function=dict(name='critique', arguments='DEEP'))]), dict(reasoning='DEEP'), dict(refusal='DEEP'), dict(content='DEEP'), dict(reasoning_details='DEEP'), dict(tool_calls='DEEP')])
+@pytest.mark.parametrize('depth', [300, 600, 940])
+def test_no_field_loses_the_batch(server, message, depth):
+    body = json.dumps(envelope(**dict(dict(content=None), **message))).encode()
+    for raw in (body.replace(b'"DEEP"', nested(depth)), body.replace(b'"DEEP"', b'{"a":'*depth+b'1'+b'}'*depth), body.replace(b'DEEP', b'{\\"critique\\":'*depth)):
+        server.plan = lambda h,n: h.send(raw)
+        j = judge(server, timeout=5, total_timeout=9)
+        assert j.error and not j.critique
+    for more in (dict(usage=dict(prompt_tokens=10**400)), dict(choices=[dict(message=dict(content=J), finish_reason=['stop'])]), dict(model=['m'])):
+        server.plan = lambda h,n: h.send(dict(envelope(), **more))
+        j = judge(server, prices=(1., 1.))
+        assert not j.error and j.info['tokens_in']<10**12
+
+def test_odd_headers(server):
+    for head in (dict(Retry_After='inf'), dict(Retry_After='-5'), dict(Retry_After='Mon, 99 Foo 0000'), dict(Retry_After='Sat, 01 Jan 0001 00:00:00 +2359'), dict(retry_after_ms='x')):
+        server.plan = lambda h,n: h.send({}, 503, **head)
+        assert judge(server).error
+    for to in ('http://[', 'http://a b/', '//', 'x'*5000):
+        server.plan = lambda h,n: h.send(b'', 302, Location=to)
+        assert 'redirects to' in judge(server).error

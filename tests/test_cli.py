@@ -176,6 +176,8 @@ def test_annotate_shows_a_model_what_the_tests_showed(tmp_path, capsys):
     (['nowhere.jsonl','--critic','rules'], 'nowhere.jsonl: no such file'), (['bad.jsonl','--critic','rules','--task','summarize'], r'(?s)2 problems.*row 1: response: missing.*row 3: not valid JSON'),
     (['plain.jsonl','--critic','rules'], 'names no task .*--task'), (['in.jsonl','--critic','api'], '--model'), (['in.jsonl','--critic','rules','--base-url','http://x/v1'], '--base-url: --critic rules has no use'),
     (['in.jsonl','--critic','tests','--run-tests'], '--run-tests: --critic tests has no use'), (['in.jsonl','--critic','model','--prices','1','2'], '--prices: --critic model has no use'), (['in.jsonl','--critic','api','--model','m','--constrained'], '--constrained: --critic api has no use'),
+    (['in.jsonl','--critic','rules','--temperature','0'], '--temperature: --critic rules has no use'), (['in.jsonl','--critic','model','--extra','{}'], '--extra: --critic model has no use'),
+    (['in.jsonl','--critic','model','--max-tokens','none'], '--max-tokens none: a model here needs a length'), (['in.jsonl','--critic','tests','--max-tokens','9'], '--max-tokens: --critic tests has no use'),
     (['in.jsonl','--critic','api','--model','m','--base-url','ftp://x'], 'base_url'), (['in.jsonl','--critic','rules','--retry-failed'], 'nothing here to retry')])
 def test_annotate_says_what_is_wrong(tmp_path, capsys, monkeypatch, args, says):
     monkeypatch.chdir(tmp_path)
@@ -185,6 +187,20 @@ def test_annotate_says_what_is_wrong(tmp_path, capsys, monkeypatch, args, says):
     assert annotate(*args, '--out', 'o.jsonl')==1
     err = capsys.readouterr().err
     assert re.search(says, err) and err.startswith('text2grad annotate: ') and 'Traceback' not in err and not (tmp_path/'o.jsonl').exists()
+
+@pytest.mark.parametrize('args,says', [(['--temperature','warm'], "'warm' is neither a number from 0 to 5 nor none"), (['--temperature','nan'], 'neither a number'), (['--temperature','-1'], 'neither a number'), (['--max-tokens','0'], 'not a whole number from 1'),
+    (['--extra','{top_p: 1}'], 'is no JSON'), (['--extra','[1]'], 'must be a JSON object'), (['--extra','{"top_p": NaN}'], 'is no JSON'), (['--extra','['*100000], 'is no JSON')])
+def test_annotate_refuses_what_no_request_can_hold(tmp_path, capsys, args, says):
+    assert annotate(responses(tmp_path/'in.jsonl'), '--critic', 'api', '--model', 'm', '--out', tmp_path/'o.jsonl', *args)==2
+    err = capsys.readouterr().err
+    assert says in err and 'Traceback' not in err
+
+@pytest.mark.parametrize('args,want', [([], dict(temperature=0., max_tokens=1024)), (['--temperature','0.7','--max-tokens','300'], dict(temperature=.7, max_tokens=300)), (['--temperature','none','--max-tokens','None'], {}),
+    (['--extra','{"max_completion_tokens": 50, "reasoning_effort": "low", "temperature": null}'], dict(max_completion_tokens=50, reasoning_effort='low'))])
+def test_annotate_says_what_the_request_holds(tmp_path, server, monkeypatch, args, want):
+    monkeypatch.setenv('OPENAI_API_KEY', 'sk-canary-1234567890')
+    assert annotate(responses(tmp_path/'in.jsonl', 1), '--critic', 'api', '--model', 'm', '--base-url', server, '--task', 'summarize', '--out', tmp_path/'o.jsonl', '--no-cache', *args)==0
+    assert {k:v for k,v in json.loads(Server.asked[0]).items() if k not in ('model','messages','response_format')}==want
 
 class Server(BaseHTTPRequestHandler):
     "An OpenAI-compatible server that quotes the first word; a response with `bad` gets an error that repeats the key"
@@ -332,7 +348,7 @@ def test_a_damaged_measurement_is_named(done, tmp_path, capsys, text):
     (out/'heldout-before.jsonl').write_text(text)
     assert resume(out)==1
     err = capsys.readouterr().err
-    assert 'heldout-before.jsonl' in err and 'measured anew' in err and 'Traceback' not in err
+    assert 'heldout-before.jsonl' in err and 'Traceback' not in err
     (out/'heldout-before.jsonl').unlink()
     assert resume(out)==0 and json.loads((out/'summary.json').read_text())['table']==json.loads((done/'summary.json').read_text())['table']
 

@@ -357,3 +357,15 @@ def test_explained_variance():
 def test_token_scores_is_what_token_rewards_says():
     spans = [Span(2,9,.5), Span(9,16,-1.)]
     assert token_scores([spans], offsets, full)[0][0].tolist()==[float(x) for x in token_rewards(spans, offsets[0])]
+
+@pytest.mark.parametrize('reward', [1e39, -1e39, [0., 1e39], [-1e300, 0.], 3.41e38])
+def test_a_reward_beyond_single_precision_is_refused_by_its_row(reward):
+    ones = torch.ones(2, 2)
+    with pytest.raises(ValueError, match='reward of row 1: holds .*torch.float32'): token_scores([.5, reward], None, ones)
+    assert token_scores([.5, reward], None, ones, dtype=torch.float64)[0].abs().max()>3.4e38
+
+def test_the_largest_reward_that_fits_is_taken_and_a_number_of_many_digits_is_none():
+    big = torch.finfo(torch.float32).max
+    assert token_scores([big], None, torch.ones(1, 1))[0].item()==big
+    for r in (10**400, [10**400]):
+        with pytest.raises(ValueError, match='row 0'): token_scores([r], None, torch.ones(1, 1))

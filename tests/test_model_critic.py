@@ -202,3 +202,24 @@ def test_importing_the_critic_loads_no_torch():
     import subprocess,sys
     code = 'import sys, text2grad.critics.local; print([o for o in ("torch","transformers","llguidance") if o in sys.modules])'
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip()=='[]'
+
+def test_marks_of_thoughts_outlive_decoding():
+    "Tokens that mark a thought are special in some tokenizers; without them a draft would pass for the answer"
+    from text2grad.critics.llm import without_thoughts
+    from text2grad.critics.local import _decoded
+    tok = tiny_lm()[1]
+    assert _decoded(tok, tok('Rain. <|im_end|>')['input_ids'])==tok.decode(tok('Rain. <|im_end|>')['input_ids'], skip_special_tokens=True)
+    tok.add_special_tokens(dict(additional_special_tokens=['[THINK]','[/THINK]','<|channel|>','<|message|>','<|start|>','<|end|>']))
+    for text in ('[THINK]draft[/THINK] final<|im_end|>', '<|channel|>analysis<|message|>draft<|end|><|start|>assistant<|channel|>final<|message|> final<|im_end|>'):
+        assert without_thoughts(_decoded(tok, tok(text)['input_ids']))[0].strip()=='final', text
+
+def test_a_thought_that_the_template_has_opened(file):
+    "The prompt ends with the opening mark, so the reply has none: what is not closed is a draft, whether it was cut off or not"
+    model,tok = tiny_lm()
+    model.config.max_position_embeddings = tok.model_max_length = 4096
+    plain = make((model, tok), file)
+    assert '<think>' not in ''.join(r.text for r in plain.ask(asks(plain, examples(RS))))
+    tok.chat_template += '{% if add_generation_prompt %}{{ "<think>\\n" }}{% endif %}'
+    critic = make((model, tok), file)
+    assert all(r.text.startswith('<think>') for r in critic.ask(asks(critic, examples(RS))))
+    assert all('ends in a thought' in j.error for j in critic.judgements(examples(RS)))

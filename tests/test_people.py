@@ -62,7 +62,9 @@ def test_wrong_paths(tmp_path):
     with pytest.raises(FileNotFoundError, match='no such file'): from_defacto(tmp_path/'none.jsonl')
     with pytest.raises(IsADirectoryError): from_defacto(tmp_path)
     (tmp_path/'x.parquet').write_bytes(b'PAR1')
-    with pytest.raises(ValueError, match='it must end in .jsonl'): from_defacto(tmp_path/'x.parquet')
+    with pytest.raises(RecordError, match='not a whole Parquet file'): from_defacto(tmp_path/'x.parquet')
+    (tmp_path/'x.xlsx').write_bytes(b'PK')
+    with pytest.raises(ValueError, match='it must end in .jsonl'): from_defacto(tmp_path/'x.xlsx')
 
 def test_one_bad_row_costs_one_row(tmp_path, caplog):
     lines = [json.dumps(DEFACTO), '{"article": NaN}', '{"a": 1, "a": 2}', '[1]', '{"article": "x"', json.dumps(DEFACTO)]
@@ -416,3 +418,22 @@ def test_trl_chat_stays_chat():
     d = to_dataset(to_unpaired([ex]))
     assert d.column_names==['prompt','completion','label'] and d[1]==dict(prompt=ask, completion=say('Hello.'), label=True)
     with pytest.raises(ValueError, match='several kinds'): to_dataset(to_unpaired([ex, Example('p', 'r', Critique(''))]))
+
+# The five forms of the paper's word scores
+
+BASE = dict(post='Rain fell on the match.', generated_summary='Rain delayed the match today', textual_feedback='Today is made up.')
+PAIRS = [['Rain', 1], ['delayed', 0], ['today', -1]]
+FORMS = dict(pairs=PAIRS, tuples=[tuple(p) for p in PAIRS], strings=[[w, f'{s:+d}'] for w,s in PAIRS], objects=[dict(word=w, score=s) for w,s in PAIRS], capital=[dict(word=w, Score=str(s)) for w,s in PAIRS], capitals=[{'Word ':w, 'SCORE':float(s)} for w,s in PAIRS],
+             mapping=dict(PAIRS), minus=[['Rain', '1.00'], ['today', '\u22121']], json=json.dumps(PAIRS), json_objects=json.dumps([dict(word=w, score=s) for w,s in PAIRS]), python=repr([tuple(p) for p in PAIRS]), python_objects=repr([dict(word=w, Score=s) for w,s in PAIRS]))
+
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('where', ['word_score_list','word_scores','analysis'])
+def test_word_scores_in_every_form(form, where):
+    row = BASE | (dict(analysis=dict(word_scores=FORMS[form], textual_feedback='Inner.')) if where=='analysis' else {where:FORMS[form], 'word_score_list' if where=='word_scores' else 'word_scores':None})
+    e = from_paper([row])[0]
+    assert [(e.response[s.start:s.end], s.score) for s in e.critique.spans]==[('Rain', 1.), ('today', -1.)] and e.critique.text==('Inner.' if where=='analysis' else 'Today is made up.')
+    assert 'word_scores' not in from_paper([row]).report.unused
+
+@pytest.mark.parametrize('bad', ['Rain is good', '[("Rain", 1', 3, [['Rain', 2]], [dict(word='Rain')], [dict(word=3, score=1)], [['Rain', 1, 1]], '__import__("os")', [dict(word='Rain', score=None)], '(' * 3000, [['Rain', 10**400]]])
+def test_word_scores_of_no_form(bad):
+    with pytest.raises(RecordError, match='row 1: word_score'): from_paper([BASE | dict(word_scores=bad)])

@@ -107,6 +107,11 @@ def test_low_wings_import_no_torch(name):
     out = python(f'import sys, text2grad.{name}; print([m for m in ("torch","transformers","matplotlib","datasets") if m in sys.modules])')
     assert out=='[]'
 
+@pytest.mark.parametrize('name', modules)
+def test_no_exported_line_over_140_characters(name):
+    lines = path_of(name).read_text('utf-8').splitlines()
+    assert not [(i, len(l)) for i,l in enumerate(lines, 1) if len(l)>140]
+
 def test_sidebar_lists_every_notebook():
     text = (root/'nbs'/'sidebar.yml').read_text()
     missing = [p for f in notebooks if (p := f.relative_to(root/'nbs').as_posix()) not in text]

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck,given,settings,strategies as st
 from text2grad.alignment.critiques import parse_critique,read_critique,wire_schema
 from text2grad.alignment.tokens import token_rewards
 from text2grad.core import Critique,Example,Judgement
-from text2grad.critics.llm import PROMPTS,LLMCritic,Reply,injection_flags,load_prompt,tests_in_words as in_words
+from text2grad.critics.llm import PROMPTS,LLMCritic,Reply,injection_flags,load_prompt,tests_in_words as in_words,without_thoughts
 from text2grad.data.tasks import load_task
 from text2grad.text import pieces
 
@@ -158,6 +158,70 @@ def test_thoughts_are_no_critique():
     j = Fake(lambda a,n: thought+json.dumps(critique([], ['Rain'], text='Yes.')), task='summarize').judgements([example('Rain.')])[0]
     assert j.critique.text=='Yes.' and j.info['read']=='json'
 
+DRAFT,FINAL = json.dumps(critique(['Rain'], text='draft')),json.dumps(critique([], ['Rain'], text='final'))
+wraps = {'<think>{}</think>':1, '<thinking>\n{}\n</thinking>\n\n':1, '<Thought>{}</Thought>':1, '<thinking depth="2">{}</thinking >':1, '<reasoning>{}</reasoning>':1, '<scratchpad>{}</scratchpad>':1,
+         '<reflection>{}</reflection>':1, '<inner_monologue>{}</inner_monologue>':1, '<seed:think>{}</seed:think>':1, '[THINK]{}[/THINK]':1, '[thinking]{}[/thinking]':1, '<antThinking>{}</antThinking>':1, '<thought_process>{}</thought_process>':1, '<internal_thoughts>{}</internal_thoughts>':1, '<draft>{}</draft>':1, '<｜begin▁of▁thinking｜>{}<｜end▁of▁thinking｜>':1, '<|thinking|>{}<|/thinking|>':1, '◁think▷{}◁/think▷':1, '<|begin_of_thought|>{}<|end_of_thought|>':1,
+         '<|START_THINKING|>{}<|END_THINKING|>':1, '<|channel>thought\n{}<channel|>':1, '<unused94>thought\n{}<unused95>':1, 'Here is my thought process: {} Here is my response:':1,
+         '{}</think>':0, '{}\n</thinking>\n':0, '{}[/THINK]':0, 'Sure.\n<think>{}</think>\n':1, 'Sure. <think>a</think><think>{}</think>':1, '<think>a <think>b</think> {}</think>':0, '<think>\n\n</think>{}</think>':0,
+         '<|channel|>analysis<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>':1, '{}<|end|><|start|>assistant<|channel|>final<|message|>':0,
+         '<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>commentary<|message|>{}<|end|><|start|>assistant<|channel|>final <|constrain|>json<|message|>':1,
+         'analysisMaybe {}assistantfinal':1, 'assistantanalysis{}assistantcommentary to=x a assistantfinal':0} # 1: cut short, it is a thought that never ends
+thoughts = ['Maybe {d} no.', 'The reviewer might say {d}, but is that so? "Not', '{d}', '"quoted" words, a { brace, {d}', 'It has {"critique": "half a dra', 'so \\', 'The mark "</think>" stands in it; {d}', '']
+
+@pytest.mark.parametrize('wrap', wraps)
+@pytest.mark.parametrize('thought', thoughts)
+def test_thoughts_of_every_kind_are_no_critique(wrap, thought):
+    said = wrap.replace('{}', thought.replace('{d}', DRAFT))
+    for tail in (FINAL, f'```json\n{FINAL}\n```', f'<answer>{FINAL}</answer>', FINAL+'<|return|>'):
+        j = Fake(lambda a,n: said+tail, task='summarize', again=False).judgements([example('Rain.')])[0]
+        assert j.critique and j.critique.text=='final', j.error
+
+@pytest.mark.parametrize('finish', ['stop','length'])
+@pytest.mark.parametrize('wrap', wraps)
+@pytest.mark.parametrize('thought', thoughts[:4])
+def test_a_thought_that_never_ends_is_no_answer(wrap, thought, finish):
+    "Nor is one with no answer after it; where no mark shows it, being cut off does"
+    for at in (thought.replace('{d}', DRAFT), thought.replace('{d}', DRAFT)+' but then'):
+        open_end = wrap.split('{}')[0]+at
+        if wraps[wrap] or finish=='length' and at[0]!='{':
+            j = Fake(lambda a,n: Reply(open_end, finish=finish), task='summarize').judgements([example('Rain.')])[0]
+            assert j.critique is None and ('cut off' in j.error)==(finish=='length') and 'too small' not in j.error, open_end
+        if wrap[:4]=='Sure': continue # that is an answer, if a poor one
+        whole = wrap.replace('{}', at)
+        j = Fake(lambda a,n: Reply(whole, finish=finish), task='summarize', prose=True).judgements([example('Rain.')])[0]
+        assert j.critique is None and 'too small' not in j.error, whole
+
+def test_a_mark_that_is_quoted_marks_nothing():
+    ex = example('The tag <think> opens it, </think> ends it, [THINK] and <|channel|>analysis<|message|> too.')
+    for q in ('<think>', '</think>', '[THINK]', '<|channel|>analysis<|message|>', '<think> opens it, </think>'):
+        for reply in (json.dumps(critique([], [q])), 'Sure: '+json.dumps(critique([], [q])), json.dumps(critique([], [q])).replace(']', ',]', 1)):
+            j = Fake(lambda a,n: reply, task='summarize', again=False).judgements([ex])[0]
+            assert j.critique and [s.score<0 for s in j.critique.spans]==[True] and j.critique.spans[0].quote==q, (reply, j.error)
+    j = Fake(lambda a,n: 'The words "opens it" are wrong, and so is the `</think>` there.', task='summarize', prose=True).judgements([ex])[0]
+    assert j.critique.spans[0].score<0 and ex.response[j.critique.spans[0].start:].startswith('opens it')
+
+def test_the_error_says_whether_two_critiques_stand_there_or_none():
+    err = lambda reply: Fake(lambda a,n: reply, task='summarize').judgements([example('Rain.')])[0].error
+    assert '2 objects that differ' in err(DRAFT+'\n'+FINAL) and 'too small' not in err(DRAFT+FINAL)
+    assert '3 objects that differ' in err(f'<think>a</think>{DRAFT} or {FINAL} or {json.dumps(critique(["Rain"], text="third"))}')
+    assert 'too small' in err('A fine text.') and 'too small' in err('{"a": 1} {"b": 2}')
+    assert not err(FINAL+'\n'+FINAL)
+
+@settings(max_examples=300, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.sampled_from([DRAFT, '<think>', '</think>', '<thinking>', '</thinking>', '[THINK]', '[/THINK]', '"', '`', '{', '}', '\\', '<|channel|>', 'analysis', 'final', '<|message|>', '<|end|>', '{"critique": "', 'a ', '\n']), max_size=12).map(''.join))
+def test_what_closes_last_begins_the_answer(noise):
+    "Whatever was thought, an answer behind the last closing mark is the answer, and a thought that is opened last leaves none"
+    said,mark = without_thoughts(f'<think>{noise}\n</think>\n{FINAL}')
+    assert said.endswith(FINAL) or mark and not said or '<|channel|>' in noise
+    assert without_thoughts(f'Well.\n</think><think>{DRAFT} {noise.replace("</think>", "")} so')[1] or 'channel' in noise
+
+def test_thoughts_are_found_in_bounded_time():
+    for unit in ('<think>', '</think>', '{"a":', '{"', '"<think>', '<think', '<|channel|>', '<|channel|>final<|message|>', '{"critique": "</think>', '\\"', '`</think>`', '<think '+'x'*150):
+        for text in (unit*(400_000//len(unit)), '{"critique": "'+unit*(400_000//len(unit))):
+            start = time.process_time()
+            without_thoughts(text)
+            assert time.process_time()-start<2, unit
+
 def test_misquotations_need_permission():
     ex,say = example('Rain delayed the cricket match on Monday.'),lambda a,n: critique(['Rain delayed the criket match'])
     assert not Fake(say, task='summarize').judgements([ex])[0].critique.spans
@@ -307,3 +371,13 @@ def test_import_is_light():
     import subprocess,sys
     out = subprocess.run([sys.executable, '-c', 'import sys, text2grad.critics.llm, text2grad.critics.api; print([m for m in ("torch","openai","pydantic","transformers","datasets") if m in sys.modules])'], capture_output=True, text=True)
     assert out.stdout.strip()=='[]', out.stderr
+
+bits = [json.dumps(critique(['Rain'])), json.dumps(critique([], ['Rain'], text='b')), '{"critique": "x", "good_spans": ["Rain"', '<think>', '</think>', '[/THINK]', '<|channel|>', 'final', '<|message|>', '<|end|>', '```json\n', '```', '"', '\\', '{', '}', '{"a":'*1100, '['*1100, 'Fine. ', '"Rain" is wrong. ', '\ud83d', '\0']
+
+@settings(max_examples=120, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.sampled_from(bits), max_size=9).map(''.join), st.sampled_from(['stop','length','tool_calls','']), st.booleans())
+def test_no_reply_raises(text, finish, prose):
+    "Whatever a model writes: a critique of known words, or an error with a reason; never neither, never both"
+    j = Fake(lambda a,n: Reply(text, finish=finish), task='summarize', prose=prose).judgements([example('Rain.')])[0]
+    assert (j.critique is None)==bool(j.error) and len(j.error)<1000
+    if j.critique: assert all('Rain.'[s.start:s.end] in ('Rain','Rain.') for s in j.critique.spans)

@@ -1,5 +1,6 @@
 "Rollouts: sampled ids are never touched, the sampled distribution is the trained one"
 import torch,pytest
+from dataclasses import replace
 from scipy import stats
 from text2grad.core import Critique,Example,Span
 from text2grad.span_ppo.policy import Policy
@@ -121,3 +122,70 @@ def test_shared_prompts_give_the_log_probs_and_gradients_of_separate_ones(policy
     (la,ga),(lb,gb) = run([torch.arange(5)]),run([torch.tensor([i]) for i in range(5)])
     torch.testing.assert_close(la, lb, atol=1e-5, rtol=1e-5)
     for a,b in zip(ga, gb): torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+# the limit of a critique, in tokens
+
+scripts = dict(english='The rain delayed the match, and the captain was furious.', chinese='比赛因雨推迟，队长非常生气。'*3, japanese='雨で試合が遅れました。', thai='ฝนตกจึงเลื่อนการแข่งขัน'*2, arabic='تأخرت المباراة بسبب المطر', korean='비로 경기가 연기되었다',
+               digits='8675309'*9, hexadecimal='0xdeadbeef'*6, mathematical='𝓻𝓪𝓲𝓷 𝓯𝓮𝓵𝓵', emoji='👩‍👩‍👧👍🏽🌧️'*4, rare='Xqzjvkwy '*7, marks='!?;:'*12, one_letter='a', blanks='a \n\t b'*4, combining='e\u0301'*30, mixed='Rain 雨 🌧️ 3.14159'*3)
+
+def obeys(response, good=True, limit=4.):
+    from text2grad.critics.llm import LLMCritic,Reply
+    import json
+    class Obedient(LLMCritic):
+        kind = 'obedient'
+        def ask(self, asks):
+            m = [dict(quote=a.response, reason='as ordered', severity=3) for a in asks]
+            return [Reply(json.dumps(dict(critique='So.', good_spans=[o]*good, poor_spans=[o]*(not good), missing=[]))) for o in m]
+    return Obedient('m', limit=limit)
+
+def paid(policy, r, **kw):
+    from text2grad.span_ppo.trainer import SpanPPOConfig,rollout_scores
+    return rollout_scores(r, SpanPPOConfig(**kw), dtype=torch.float64)[0].sum(1).tolist()
+
+@pytest.mark.parametrize('script', scripts)
+@pytest.mark.parametrize('good', [True, False])
+@pytest.mark.parametrize('limit', [4., 1.5])
+def test_a_critique_pays_its_limit_at_most_whatever_the_script(policy, script, good, limit):
+    "By the token that is paid, not by the word: with any reward, for critiques that are judged here, measured, or put in by hand"
+    from text2grad.alignment.tokens import decode_with_offsets,token_rewards
+    from text2grad.critics.base import Weighted,critic_reward
+    from text2grad.span_ppo.inspection import as_rollout,measure,rejudged
+    ex = Example('Tell me.', scripts[script])
+    critic = obeys(ex.response, good, limit)
+    [c] = critic([ex])
+    assert c.spans and c.limit==limit
+    plain = as_rollout(policy, [ex])
+    naive = sum(token_rewards(c.spans, plain.offsets[0]))
+    want = max(-limit, min(limit, naive))
+    by_hand = replace(plain, examples=[replace(ex, critique=c)])
+    for r in (judge(as_rollout(policy, [ex]), critic), as_rollout(policy, [replace(ex, critique=c)]), by_hand):
+        for kw in (dict(), dict(reward='scalar'), dict(overlap='max')): assert paid(policy, r, **kw)==[pytest.approx(want)]
+        for spread in ('mean','first','last','decay'): assert abs(paid(policy, r, spread=spread)[0])<=limit+1e-9
+        assert [o.critique.score for o in r.examples]==[pytest.approx(c.score)] or r is by_hand or abs(naive)>limit
+    assert critic_reward(ex.response, c, plain.offsets[0])[0]==pytest.approx(want)
+    both = judge(as_rollout(policy, [ex]), Weighted([critic, critic], limit=limit))
+    assert abs(paid(policy, both)[0])<=limit+1e-9
+    case = measure(policy, replace(ex, critique=c))
+    again = rejudged(measure(policy, ex), c)
+    assert sum(case.table['reward'])==pytest.approx(want)==sum(again.table['reward'])
+    assert sum(token_rewards(case.critique.spans, case.rollout.offsets[0]))==pytest.approx(want), 'what is shown is what is paid'
+
+def test_rules_and_praise_beside_blame_are_held_too(policy):
+    from text2grad.critics.base import RuleCritic
+    from text2grad.core import Quote
+    from text2grad.span_ppo.inspection import as_rollout
+    text = 'ไม่มีช่องว่าง '*6+'31415926535897932384'*4
+    rule = lambda e: [Quote(w, s, 'so') for w,s in (('ไม่มีช่องว่าง', 1.), ('31415926535897932384', -1.))]
+    rule.__name__ = 'rule'
+    r = judge(as_rollout(policy, [Example('p', text)]), RuleCritic([rule], 'mine', limit=3.))
+    from text2grad.span_ppo.trainer import SpanPPOConfig,rollout_scores
+    s = rollout_scores(r, SpanPPOConfig(), dtype=torch.float64)[0]
+    assert s.clamp(min=0).sum()==pytest.approx(3.) and s.clamp(max=0).sum()==pytest.approx(-3.)
+
+def test_a_critique_without_a_limit_pays_what_it_says(policy):
+    "A person's marks, a reward model's, a function's: as before"
+    from text2grad.span_ppo.inspection import as_rollout
+    text = scripts['chinese']
+    r = judge(as_rollout(policy, [Example('p', text)]), lambda exs: [Critique('', [Span(0, len(text), 1.)])])
+    n = sum(a<b for a,b in r.offsets[0])
+    assert paid(policy, r)==[n] and n>8

@@ -11,6 +11,7 @@ from text2grad.sandbox.box import Box,BoxError,Limits,Tier,bwrap_command,contain
 from text2grad.sandbox.worker import encode
 from text2grad.sandbox.grading import Failure,Result
 from text2grad.sandbox.selftest import SandboxUnavailable,self_test
+from text2grad.sandbox import runner
 from text2grad.sandbox.runner import run,run_batch
 from text2grad.sandbox.selftest import advice
 from text2grad.data.tasks import load_humaneval,load_task
@@ -104,9 +105,17 @@ def test_limits_are_the_right_way_round():
     rs = run_batch([dict(code=ATTACKS[k], timeout=1.) for k in ends])
     assert [r.status for r in rs]==list(ends.values())
 
-def test_processor_time_is_limited_where_the_clock_is_not():
-    r = run('def f(x):\n    while True: x += 1', 'assert f(1) == 2', timeout=4.)
-    assert (r.status, r.failures[0].line, r.failures[0].error, r.seconds<3.9)==('timeout', 2, 'the program used 2 s of processor time', True)
+def test_processor_time_is_limited_where_the_clock_is_not(monkeypatch):
+    "The clock gets all the room that a busy machine needs, processor time stays at what `run` sets for 4 seconds"
+    limits = []
+    def two_seconds(cpu, **kwargs):
+        limits.append(cpu)
+        return Limits(cpu=2, **kwargs)
+    monkeypatch.setattr(runner, 'Limits', two_seconds)
+    r = run('def f(x):\n    while True: x += 1', 'assert f(1) == 2', timeout=60.)
+    assert (r.status, r.failures[0].line, r.failures[0].error, r.seconds<59)==('timeout', 2, 'the program used 2 s of processor time', True)
+    run('x = 1', timeout=4.)
+    assert limits==[30, 2]
 
 # Forgeries
 
@@ -154,6 +163,54 @@ def test_a_constant_of_the_program_is_judged():
     tests = 'for n in (1,2): assert LIMIT > n'
     assert run('LIMIT = 3', tests).passed is True
     assert run('LIMIT = 2', tests).passed is False
+
+@pytest.mark.parametrize('code, tests', [
+    ('N = 10**10\ndef f(x): return x', 'def test():\n    t = 0\n    for i in range(N): t += i\n    assert f(t) == 1'),
+    ('class A: pass\nN = A()\ndef f(x): return x', 'def test():\n    for i in N: assert f(i) == i'),
+    ('def N(): pass\ndef f(x): return x', 'def test():\n    for i in N: assert f(i) == i'),
+    ('class N: pass\ndef f(x): return x', 'def test():\n    assert len(N) == 3\n    for i in (1, 2): assert f(i) == i'),
+    ('def N(): pass\ndef f(x): return x', 'def test():\n    for i in range(N + 1): assert f(i) == i'),
+    ('N = False\ndef f(x): return x', 'def test():\n    if N: assert f(1) == 2'),
+    ('f = 8', 'def test():\n    for x in (1, 2): assert f(x) == x'),
+    ('f = [1]', 'class TestF:\n    def test_f(self):\n        for x in (1, 2): assert f(x) == x'),
+    ('class E(Exception):\n    def __init__(self, *a): self.args = a\nE.__name__ = "x"*400_000\ndef f(x): raise E', 'def test_a():\n    y = f(1)\ndef test_b():\n    y = f(1)\n')])
+def test_nothing_that_a_program_defines_masks_it(code, tests):
+    r = run(code, tests, timeout=.7)
+    assert r.passed is False and r.failures, r.detail
+
+SWALLOWED = {
+'all': 'assert all(map(f, [2, 4, 6]))', 'any not': 'assert not any(map(f, [2, 4]))', 'next with a default': 'def test():\n    assert next(map(f, [1]), None) is None',
+'list': 'def test():\n    assert list(map(f, [1])) == []', 'dict': 'def test():\n    assert dict(zip("ab", map(f, "ab"))) == {}', 'unpacking': 'def test():\n    assert [*map(f, [1])] == []',
+'in': 'def test():\n    assert 3 not in map(f, [1])', 'sum': 'import functools\ndef test():\n    assert sum(map(f, [1])) == 0',
+'zip': 'def test():\n    xs = [1, 2]\n    for got, want in zip(map(f, xs), xs): assert got == want',
+'zip in the module': 'xs = [1, 2]\nfor got, want in zip(map(f, xs), xs): assert got == want\n',
+'iter': 'def test():\n    assert list(iter(lambda: f(1), 5)) == []', 'an iterator of the tests': 'class It:\n    def __iter__(self): return self\n    def __next__(self): return f(1)\ndef test():\n    for x in It(): assert x == 1',
+}
+
+@pytest.mark.parametrize('name', SWALLOWED)
+@pytest.mark.parametrize('error', ['raise StopIteration', 'class E(StopIteration): pass\n    raise E(3)', 'return next(iter(()))'])
+def test_an_exception_that_python_swallows_fails_the_test(name, error):
+    r = run(f'def f(*x):\n    {error}\n', SWALLOWED[name])
+    assert (r.passed, r.n_passed)==(False, 0) and {f.kind for f in r.failures}=={'exception'}
+    assert all(f.line in (2,3) for f in r.failures)
+
+@pytest.mark.parametrize('code, tests', [
+    ('def f(x): raise AttributeError(x)', 'class A:\n    @property\n    def x(self): return f(1)\ndef test():\n    assert getattr(A(), "x", 3) == 3\n    assert not hasattr(A(), "x")'),
+    ('def f(x): raise IndexError(x)', 'class A:\n    def __getitem__(self, i): return f(i)\ndef test():\n    assert list(A()) == []'),
+    ('def f(x): raise GeneratorExit', 'def g():\n    try: yield 1\n    finally: f(1)\ndef test():\n    it = g()\n    next(it)\n    it.close()\n    assert it'),
+    ('def f(x): raise ValueError', 'def g():\n    try: return f(1)\n    finally: return 3\ndef test():\n    assert g() == 3')])
+def test_other_protocols_swallow_too(code, tests): assert run(code, tests, entry_point='f').passed is False
+
+@pytest.mark.parametrize('tests', [
+    'import pytest\ndef test():\n    with pytest.raises(StopIteration): f(1)', 'try:\n    f(1)\n    assert False\nexcept StopIteration: pass',
+    'def r(x):\n    try: f(x)\n    except Exception: return True\ndef test():\n    for i in range(3): assert r(i)', 'def test():\n    for i in range(3): assert refuses(f, i)',
+    'import unittest\nclass T(unittest.TestCase):\n    def test_a(self):\n        with self.assertRaises(StopIteration): f(1)\n    def test_b(self): self.assertRaises(StopIteration, f, 1)',
+    'import contextlib\ndef test():\n    with contextlib.suppress(StopIteration): f(1)', 'class R:\n    def __enter__(self): return self\n    def __exit__(self, k, e, tb): return k is StopIteration\ndef test():\n    with R(): f(1)\n',
+    'import contextlib\n@contextlib.contextmanager\ndef R():\n    try: yield\n    except StopIteration: pass\ndef test():\n    with R(): f(1)\n', 'def g(): yield f(1)\ndef test():\n    try: list(g())\n    except RuntimeError: pass\n'])
+def test_an_exception_that_the_tests_ask_for_is_right(tests):
+    setup = 'def refuses(f, x):\n    try: f(x)\n    except Exception: return True\n'
+    r = run('def f(x): raise StopIteration', tests, entry_point='f', setup=setup)
+    assert r.passed is True and r.n_tests==r.n_passed>0, r
 
 def test_helpers_of_the_tests_cannot_be_replaced():
     setup,tests = 'def decode(s): return s[::-1]', 'for s in ("ab", "xyz"): assert decode(encode(s)) == s'
@@ -276,6 +333,77 @@ def test_style(style):
     assert wrong.passed is (True if style=='try' else False), wrong
     if style=='try': assert run(GOOD.replace('raise Empty', 'return str'), STYLES[style], entry_point='first').passed is False
 
+# Values that are no plain data. (program, tests): right programs that pass
+DATA = {
+'range': ('def f(n): return range(n)', 'assert list(f(3)) == [0, 1, 2]\nassert f(2) == range(2)'), 'slice': ('def f(n): return slice(n)', 'assert "abc"[f(2)] == "ab"'),
+'generator': ('def f(n):\n    for i in range(n): yield i', 'assert list(f(3)) == [0, 1, 2]\nassert sum(f(3)) == 3'), 'endless generator': ('def f(n):\n    while True: yield n', 'def test():\n    it = f(2)\n    assert next(it) == 2\n    assert next(it) == 2'),
+'count': ('import itertools\ndef f(n): return itertools.count(n)', 'import itertools\ndef test():\n    assert list(itertools.islice(f(2), 3)) == [2, 3, 4]'),
+'generator that raises': ('def f(n):\n    yield 1\n    raise ValueError(n)', 'import pytest\ndef test():\n    it = f(2)\n    assert next(it) == 1\n    with pytest.raises(ValueError): next(it)'),
+'map': ('def f(a): return map(str, a)', 'assert list(f([1, 2])) == ["1", "2"]'), 'filter': ('def f(a): return filter(None, a)', 'assert list(f([0, 2])) == [2]'), 'zip': ('def f(a): return zip(a, a)', 'assert list(f([0, 2])) == [(0, 0), (2, 2)]'),
+'enumerate': ('def f(a): return enumerate(a)', 'assert dict(f([5])) == {0: 5}'), 'reversed': ('def f(a): return reversed(a)', 'assert list(f([1, 2])) == [2, 1]'), 'iterators in a list': ('def f(a): return [(x for x in range(i)) for i in a]', 'assert [list(g) for g in f([1, 2])] == [[0], [0, 1]]'),
+'deque': ('from collections import deque\ndef f(n): return deque([n], maxlen=3)', 'from collections import deque\nassert f(3) == deque([3])\nassert f(3).maxlen == 3'), 'keys': ('def f(d): return d.keys()', 'assert f({"a": 1}) == {"a"}'), 'values': ('def f(d): return d.values()', 'assert sorted(f({"a": 1})) == [1]'), 'items': ('def f(d): return d.items()', 'assert list(f({"a": 1})) == [("a", 1)]'),
+'named tuple': ('from collections import namedtuple\nP = namedtuple("P", "x y")\ndef f(x): return P(x, x)', 'assert f(1) == (1, 1)\nassert f(1).x == 1'), 'typed named tuple': ('from typing import NamedTuple\nclass P(NamedTuple):\n    x: int\ndef f(x): return [P(x)]', 'def test():\n    assert f(1)[0].x == 1'),
+'Decimal': ('from decimal import Decimal\ndef f(s): return Decimal("1.5")', 'from decimal import Decimal\nassert f(1) == Decimal("1.5")\nassert f(1) == 1.5'), 'Fraction': ('from fractions import Fraction\ndef f(s): return Fraction(1, s)', 'from fractions import Fraction\nassert f(3) == Fraction(1, 3)\nassert abs(f(3)-.3333333) < 1e-4'),
+'date': ('import datetime\ndef f(s): return datetime.date(2024, 1, 1)', 'import datetime\nassert f(1) == datetime.date(2024, 1, 1)'), 'aware time': ('from datetime import *\ndef f(s): return datetime(2024, 1, 1, tzinfo=timezone.utc)', 'from datetime import *\nassert f(1) == datetime(2024, 1, 1, tzinfo=timezone.utc)'),
+'time and difference': ('def f(a, b): return b-a', 'from datetime import date\nassert f(date(2024, 1, 1), date(2024, 1, 3)).days == 2'), 'sets of them': ('from decimal import Decimal\ndef f(): return {Decimal(1), Decimal(2)}', 'assert f() == {1, 2}'), 'bytearray': ('def f(d): return bytearray(d)', 'assert f(b"a") == b"a"'),
+'UUID': ('import uuid\ndef f(): return uuid.UUID(int=1)', 'import uuid\nassert f() == uuid.UUID(int=1)'), 'Path': ('import pathlib\ndef f(x): return pathlib.Path(x)', 'from pathlib import Path\nassert f("a") == Path("a")'),
+'IntEnum': ('import enum\nclass C(enum.IntEnum):\n    A = 1\ndef f(d): return C.A', 'assert f(b"a") == 1'), 'subclass of str': ('class S(str): pass\ndef f(d): return S(d)', 'assert f("a") == "a"'), 'subclass of list': ('class S(list): pass\ndef f(d): return S(d)', 'assert f([1]) == [1]'), 'subclass of dict': ('class S(dict): pass\ndef f(d): return S(a=d)', 'assert f([1]) == {"a": [1]}'),
+'as arguments': ('def f(it): return sum(it)', 'from decimal import Decimal\nassert f(iter([1, 2])) == 3\nassert f(range(3)) == 3\nassert f([Decimal("0.5")]) == Decimal("0.5")'), 'changed in place': ('def f(d): d.append(1)', 'from collections import deque\ndef test():\n    d = deque()\n    f(d)\n    assert d == deque([1])'),
+'a constant': ('LIMITS = range(3)\ndef f(x): return x', 'def test():\n    for i in LIMITS: assert f(i) == i'),
+}
+# Tests that need an object: right programs cannot be judged here, and are not blamed
+OBJECTS = {
+'a class': ('class Stack:\n    def __init__(self): self.a = []\n    def push(self, x): self.a.append(x)', 'from solution import Stack\ndef test_a():\n    s = Stack()\n    s.push(1)\n    assert s.a == [1]'), 'a class of the module': ('class Stack:\n    x = 1', 'import solution\ndef test(): assert solution.Stack().x == 1'),
+'a method': ('class Solution:\n    def f(self, x): return x+1', 'assert Solution().f(1) == 2'), 'a data class': ('from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\ndef f(x): return P(x)', 'assert f(1).x == 1'), 'a closure': ('def f(n): return lambda x: x+n', 'assert f(1)(2) == 3'),
+'a closure with a name': ('def f(n): return lambda x: x+n', 'def test():\n    g = f(1)\n    assert g(2) == 3'), 'a decorator': ('def f(g): return lambda *a: g(*a)', 'def test():\n    @f\n    def g(x): return x\n    assert g(2) == 2'), 'an enum': ('import enum\nclass C(enum.Enum):\n    A = 1\ndef f(d): return C.A', 'from solution import f, C\nassert f(1) == C.A'),
+'isinstance': ('class P: pass\ndef f(d): return P()', 'from solution import f, P\ndef test(): assert isinstance(f(1), P)'), 'a type': ('def f(d): return int', 'assert f(1) is int'), 'an array': ('import array\ndef f(d): return array.array("i", [d])', 'import array\nassert f(1) == array.array("i", [1])'),
+'a match': ('import re\ndef f(d): return re.match("a", d)', 'assert f("a").group(0) == "a"'), 'a namespace': ('import types\ndef f(d): return types.SimpleNamespace(x=d)', 'r = f(1)\nassert r.x == 1'),
+}
+# Wrong programs that give what only looks right, or an object where the tests need none: neither passed nor masked
+LOOKALIKES = {
+'equals all': ('class Y:\n    def __eq__(s, o): return True\ndef f(x): return Y()', 'assert f(1) == 2'), 'equals all, in a box': ('class Y:\n    def __eq__(s, o): return True\ndef f(x): return Y()', 'def test():\n    for x in (1, 2): assert f(x) == x'),
+'subclass that equals all': ('class Y(list):\n    def __eq__(s, o): return True\n    def __iter__(s): return iter([0, 1])\ndef f(x): return Y()', 'assert f(1) == [0, 1]\nassert list(f(1)) == [0, 1]'), 'a method that says yes': ('class Y:\n    def startswith(s, o): return True\ndef f(x): return Y()', 'assert f(3).startswith("A")'),
+'a difference of nothing': ('class Y:\n    def __sub__(s, o): return 0\ndef f(x): return Y()', 'assert abs(f(3)-2.5) < 1e-6'), 'a length': ('class Y:\n    def __len__(s): return 3\ndef f(x): return Y()', 'assert len(f(3)) == 3'), 'a type': ('def f(x): return object()', 'def test():\n    assert type(f(3)) == int'),
+'endless': ('import itertools\ndef f(n): return itertools.count()', 'assert list(f(3)) == [0, 1, 2]'), 'endless, in a loop': ('def f(n):\n    while True: yield 1', 'def test():\n    for a, b in zip(f(3), range(20_000)): assert a == 1'), 'raises too late': ('def f(n):\n    yield 1\n    raise ValueError', 'assert list(f(3)) == [1]'),
+'one too many': ('def f(n): return range(n+1)', 'assert list(f(3)) == [0, 1, 2]'), 'iterator, not list': ('def f(n): return iter([1])', 'assert f(3) == [1]'), 'a wrong date': ('from datetime import date\ndef f(n): return date(2024, 1, n)', 'from datetime import date\nassert f(3) == date(2024, 1, 4)'),
+'a class where a function is asked for': ('class f:\n    def __init__(s, x): pass\n    def __eq__(s, o): return True', 'assert f(3) == 4'), 'no such class': ('x = 1', 'from solution import Stack\ndef test(): assert Stack().x == 1'), 'a class that does not parse': ('class Stack\n    pass', 'from solution import Stack\ndef test(): assert Stack().x == 1'),
+}
+
+@pytest.mark.parametrize('kinds, want', [(DATA, True), (OBJECTS, None), (LOOKALIKES, False)], ids=['data','objects','lookalikes'])
+def test_values_that_are_no_plain_data(kinds, want):
+    entry = lambda t: 'f' if 'f(' in t else None   # as the data sets do, also for a method
+    rs = run_batch([dict(code=c, tests=t, entry_point=entry(t), timeout=4.) for c,t in kinds.values()])
+    assert {n:(r.passed, r.failures, r.detail) for n,r in zip(kinds, rs) if r.passed is not want}=={}
+    if want is False: assert all(r.failures and r.n_passed<r.n_tests for r in rs)
+    if want is None: assert all('object' in r.detail for r in rs)
+
+def test_forged_data_is_refused_or_judged_by_the_tests():
+    forge = """import sys,time
+def f(x):
+    g = sys._getframe()
+    while not ('send' in g.f_globals and 'nonce' in g.f_locals): g = g.f_back
+    g.f_globals['send']('{"nonce":"%s",' % g.f_locals['nonce']+BODY+'}')
+    time.sleep(9)
+"""
+    answers = ['"value":{"x":["iter",5]}', '"value":{"x":["Decimal","1e999999999"]}', '"value":{"x":["Decimal","no"]}', '"value":{"x":["range",{"t":[0,1%s,1]}]}' % ('0'*30), '"value":{"x":["named",{"t":["class","x y",{"t":[1]}]}]}',
+        '"value":{"x":["os","system"]}', '"value":{"x":7}', '"value":{"x":["date",7]}', '"value":{"x":["Fraction",{"t":[1,0]}]}', '"value":{"x":["keys",[[1]]]}', '"value":{"x":["deque",{"t":[[1],-1]}]}', '"value":{"x":["PosixPath",null]}']
+    rs = run_batch([dict(code=forge.replace('BODY', repr(a)), tests=t, timeout=.7) for a in answers for t in ('assert f(1) == 2', 'def test():\n    for x in (1, 2): assert f(x) == x')])
+    assert [r.passed for r in rs]==[False]*len(rs)
+
+EMPTY,TWICE = 'def f(xs): return []','def f(xs): return [x*2 for x in xs]'
+
+@pytest.mark.parametrize('code, tests, want', [
+    (EMPTY, 'def test():\n    for g, w in zip(f([1, 2]), [2, 4]): assert g == w', (False, 0, 1)), (TWICE, 'def test():\n    for g, w in zip(f([1, 2]), [2, 4]): assert g == w', (True, 1, 1)),
+    (EMPTY, 'for g, w in zip(f([1, 2]), [2, 4]): assert g == w', (False, 0, 1)), (EMPTY, 'r = sorted(f([1, 2]))\nfor i, g in enumerate(r): assert g == [2, 4][i]', (False, 0, 1)),
+    (EMPTY, 'def test():\n    assert f([]) == []\n    for g in f([1]): assert g == 2', (False, 1, 2)), ('def f(x): return 0', 'def test():\n    n = f(3)\n    while n:\n        assert n > 0\n        n -= 1', (False, 0, 1)),
+    ('def f(x): return None', 'def test():\n    r = f(3)\n    if r is not None: assert r == 6', (False, 0, 1)), (EMPTY, 'def test():\n    for xs in ([1], [2]):\n        for g in f(xs): assert g == xs[0]*2', (False, 0, 1)),
+    (EMPTY, 'def check(candidate):\n    for g in candidate([1]): assert g == 2\n', (False, 0, 1)), (EMPTY, 'import unittest\nclass T(unittest.TestCase):\n    def test_a(self):\n        for g in f([1]): self.assertEqual(g, 2)', (False, 0, 1)),
+    ('def f(x): return 6', 'def test():\n    r = f(3)\n    if r is None: assert False\n    if r is not None: assert r == 6', (True, 1, 1)), ('def f(x): return 6', 'def test():\n    r = f(3)\n    if r is None: assert r\n    else: assert r == 6', (True, 1, 1)),
+    (TWICE, 'import sys\ndef test():\n    if sys.platform == "win32": assert f([1]) == 3\n    assert f([1]) == [2]', (True, 1, 1)), (TWICE, 'def test():\n    for x in []: assert f(x) == 1\n    assert f([1]) == [2]', (True, 1, 1))])
+def test_what_was_never_checked_has_not_passed(code, tests, want):
+    r = run(code, tests, entry_point='f')
+    assert (r.passed, r.n_passed, r.n_tests)==want and all('never checked' in f.error for f in r.failures), r
+
 def test_values_keep_their_types():
     code = 'def f(x): return x'
     vs = ['None','True','-3','10**30 if 1 else 0','2.5','1j','"é\\n"',"b'\\xff'",'[1, [2]]','(1, (2,))','(1,)','()','{1, 2}','frozenset({1})','{}','{(1, 2): [3]}','float("inf")','"\\ud800"']
@@ -322,6 +450,24 @@ def test_hostile_json_is_a_value_or_a_value_error(v):
 @given(st.text(alphabet='f(1)=:\n assertdefor[]{}"\',<>+-*.@lambd', max_size=80))
 @settings(max_examples=300, deadline=None)
 def test_any_text_is_a_plan_or_a_problem(text): plan(text, 'f')
+
+ANSWERS = ['"value":{"f":1%s}' % ('0'*400), '"value":{"c":[1%s,0]}' % ('0'*400), '"value":1%s' % ('0'*400), '"value":{"f":null}', '"value":{"f":[]}', '"value":{"i":7}', '"value":{"b":"zz"}',
+    '"value":%s%s' % ('['*800, ']'*800), '"odd":%s%s' % ('['*900, ']'*900), '"error":[[%s%s,"",[],1,1,"run"],[]]' % ('['*900, ']'*900), '"error":5', '"error":[["E","t",7,1,1,"run"],[1e999]]',
+    '"value":1,"after":5', '"value":1,"after":[[1,2,3],{"z":[1]}]', '"value":1,"after":{"f":1%s}' % ('0'*400)]
+
+def test_no_answer_raises_out_of_a_batch():
+    "The program finds `send` and the nonce in its frames and writes what the worker never would"
+    forge = """import sys,time
+def f(x):
+    g = sys._getframe()
+    while not ('send' in g.f_globals and 'nonce' in g.f_locals): g = g.f_back
+    g.f_globals['send']('{"nonce":"%s",' % g.f_locals['nonce']+BODY+'}')
+    time.sleep(9)
+"""
+    suites = ('assert f(1) == 2', 'def test():\n    for x in (1, 2): assert abs(f(x)-x-.5) < .1')
+    good = dict(code='def f(x): return x+.5', tests=suites[1])
+    rs = run_batch([dict(code=forge.replace('BODY', repr(a)), tests=t, timeout=.7) for a in ANSWERS for t in suites]+[good])
+    assert [r.passed for r in rs]==[False]*2*len(ANSWERS)+[True]
 
 # Missing and broken boxes
 
@@ -386,7 +532,40 @@ def test_commands():
     cmd = container_command('docker', Limits(), 'n', runsc=True)
     for words in ('--network none','--read-only','--cap-drop ALL','--security-opt no-new-privileges','--pids-limit 16','--memory 512m','--cpus 1','--tmpfs /tmp','--runtime=runsc','--user 65534:65534'): assert words in ' '.join(cmd)
     cmd = ' '.join(bwrap_command('bwrap', 5, 6))
-    for words in ('--unshare-all --unshare-user --disable-userns --die-with-parent --new-session --cap-drop ALL','--ro-bind /usr /usr','--size 67108864 --tmpfs /tmp','--remount-ro /dev --remount-ro /','--clearenv','--info-fd 5','--seccomp 6'): assert words in cmd
+    for words in ('--unshare-all --unshare-user --disable-userns --die-with-parent --new-session --cap-drop ALL','--ro-bind /usr/lib /usr/lib','--size 67108864 --tmpfs /tmp','--remount-ro /dev --remount-ro /','--clearenv','--info-fd 5','--seccomp 6'): assert words in cmd
+
+LOOK = """
+import os,re
+seen = []
+for top in ('/usr', '/py', '/lib', '/opt', '/home', '/root', '/mnt', '/srv'):
+    for d,_,fs in os.walk(top):
+        ours = re.match('/(usr/|usr/local/|py/|)lib[^/]*/py[^/]*/(site|dist)-packages', d) or 'text2grad' in d
+        seen += [os.path.join(d, f) for f in fs if ours or f.endswith(('.jsonl', '.jsonl.gz'))]
+print(len(os.listdir('/usr/lib')), seen)
+"""
+
+def test_installed_packages_are_covered():
+    "Wherever this library lies in the installation that is bound: its tasks hold tests and reference solutions"
+    r = run(LOOK, timeout=60.)
+    n,_,seen = r.stdout.partition(' ')
+    assert int(n)>5 and seen.strip()=='[]', (r.stdout[:2000], r.failures)
+
+@pytest.mark.parametrize('where', ['lib/python3.11/site-packages', 'lib64/python3/dist-packages', 'lib/apps/mine', 'bin/../lib/python3.11/site-packages'])
+def test_every_place_for_packages_is_found(where, tmp_path):
+    (tmp_path/'bin').mkdir()
+    folder = tmp_path/where
+    folder.mkdir(parents=True)
+    for more in ('share/x', 'envs/y/lib/python3.11/site-packages'): (tmp_path/more).mkdir(parents=True)
+    hidden = box_module._packages(str(tmp_path), sys.executable, (str(folder), str(tmp_path/'bin'), str(tmp_path/'share/x'), 'nowhere'))
+    assert str(folder.resolve().relative_to(tmp_path)) in map(str, hidden) and not any('share' in str(h) or 'envs' in str(h) for h in hidden)
+    shown = box_module._shown(str(tmp_path), '/py', '/mnt')
+    assert '/mnt/bin' in shown and not any('envs' in o or 'share' in o for o in shown)
+
+def test_the_python_of_the_box_and_its_library_are_never_covered():
+    std = Path(os.__file__).parent
+    exe = Path(sys._base_executable).resolve()
+    hidden = box_module._packages(sys.base_prefix, exe, (str(std), str(exe.parent), str(std/'lib-dynload'), str(std/'site-packages')))
+    assert [str(h) for h in hidden]==[str((std/'site-packages').relative_to(sys.base_prefix))]
 
 def test_the_line_through_a_container(tmp_path):
     "With a program in docker's place that runs the same Python here: only an honest program goes through it, and the self-test refuses it"

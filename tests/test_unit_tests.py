@@ -33,7 +33,8 @@ CASES = [ # (code, what the critique says, what it blames)
     ('def h(xs):\n    return sorted(xs)\n', 'defines no f', ['h']),
     ('x = 1\nif x\n    print(x)\n', 'Line 2 is not Python', ['x']),
     ('x = 1', 'defines no f', ['x = 1']),
-    ('def f(xs):\n    return iter(xs)\n', 'no plain value', ['return iter(xs)']),
+    ('def f(xs):\n    return object()\n', 'no plain value', ['return object()']),
+    ('def f(xs):\n    return iter(xs)\n', 'an iterator instead of a list', ['return iter(xs)']),
     ('def f(xs):\n    import os; os._exit(0)\n', 'ends the program', ['def f(xs):']),
     ('def f(xs): raise SystemExit(0)\n', 'ends the program', ['def f(xs): raise SystemExit(0)']),
 ]
@@ -109,3 +110,25 @@ def test_every_kind_has_a_sentence(kind):
     s = sentence(Failure('assert f(1) == 2', kind, call='f(1)', error='E: e', line=2))
     assert s.endswith('.') and ('f(1)' in s or kind in ('syntax','missing'))
     assert sentence(Failure('assert f(1) == 2', kind)).endswith('.')
+
+@pytest.mark.parametrize('before,by,after', [('1. Do:\n\n', '   ', '\nDone.'), ('', '> ', ''), ('- a\n  - b\n\n', '    ', ''), ('> - x\n>\n', '>   ', '')])
+@pytest.mark.parametrize('code,words', [('def f(xs):\n    ys = xs\n    return ys\n', ['return ys']), ('def f(xs:\n    return xs\n', ['(']), ('def h(xs):\n    return sorted(xs)\n', ['h'])])
+def test_blame_stands_on_the_right_characters_of_a_fence_further_in(before, by, after, code, words):
+    r = before+''.join(by+l for l in f'```python\n{code}```\n'.splitlines(True))+after
+    assert blamed(r)==words
+    both = rule_critic('code')([ex(r)])[0]
+    assert all(r[s.start:s.end].strip() and '```' not in r[s.start:s.end] for s in both.spans if s.score<0)
+
+def test_praise_covers_the_function_of_a_fence_further_in():
+    r = '1. Do:\n\n   ```python\n   def f(xs):\n       return sorted(xs)\n   ```\n'
+    s, = judge(r).spans
+    assert r[s.start:s.end]=='def f(xs):\n       return sorted(xs)' and s.score>0
+
+@pytest.mark.parametrize('code,tests,entry,praised', [
+    ('class Stack:\n    def __init__(self): self.a = []\n    def push(self, x): self.a.append(x)\n    def top(self): return self.a[-1]\n', 'def test_a():\n    s = Stack()\n    s.push(1)\n    assert s.top() == 1', 'Stack', False),
+    ('def f(n):\n    yield from range(n)\n', 'assert list(f(3)) == [0, 1, 2]', 'f', True), ('def f(n):\n    return lambda x: x+n\n', 'assert f(1)(2) == 3', 'f', False),
+    ('import datetime\ndef f(s):\n    return datetime.date.fromisoformat(s)\n', 'from datetime import date\nassert f("2024-02-01") == date(2024, 2, 1)', 'f', True)])
+def test_a_right_program_whose_value_is_no_plain_data_is_never_blamed(code, tests, entry, praised):
+    j = critic.judgements([ex(code, tests, entry)])[0]
+    if praised: assert j.critique.spans and all(s.score>0 for s in j.critique.spans)
+    else: assert j.critique is None and 'an object that cannot leave the box' in j.error

@@ -103,12 +103,7 @@ def test_hostile_feedback_takes_no_long_time(text):
     assert time.process_time()-start<3
 
 def test_many_lines_on_many_places():
-    "Doubling feedback and response does not quadruple the time"
-    def took(n):
-        response,text = 'a b '*n,'\n'.join(f'"a b" is bad {i}.' for i in range(n//8))
-        start = time.process_time()
-        spans = linked(text, response)[0]
-        return time.process_time()-start,len(spans)
-    took(200)
-    (short,_),(long,n) = took(400),took(1600)
-    assert n and long<.2+10*short
+    "5,000 places that 700 lines speak of, near the app's limits: .4 s on an idle core; it once took minutes"
+    response,text = 'a b '*5000,'\n'.join(f'"a b" is bad {i}.' for i in range(700))
+    start = time.process_time()
+    assert len(linked(text, response)[0])==5000 and time.process_time()-start<5

@@ -50,13 +50,13 @@ def test_stop_ends_a_step_and_leaves_no_trace(bench):
     assert 'Stopped; the policy is as it was' in got['note'] and bench.session('a').step is None and fingerprint(bench.policy)==before
 
 def test_a_step_on_a_response_that_is_gone_is_not_kept(bench, monkeypatch):
-    import text2grad.app.view_apply as room
-    other,real = measure(bench.policy, CAT),room.apply_critique
+    import text2grad.app.view_apply as view
+    other,real = measure(bench.policy, CAT),view.apply_critique
     def slow(*args, **kw):
         st = real(*args, **kw)
         bench.session('a').hold(other)
         return st
-    monkeypatch.setattr(room, 'apply_critique', slow)
+    monkeypatch.setattr(view, 'apply_critique', slow)
     apply_step(bench, 'a', PRESET, 1, 0, 0)
     assert bench.session('a').step is None
 

@@ -11,6 +11,7 @@ __all__ = ['MAX_SPANS', 'MAX_TEXT', 'MAX_REPAIR', 'wire_schema', 'read_critique'
 # %% ../../nbs/alignment/04_critiques.ipynb #7a378f82
 import json,json_repair,re
 from bisect import bisect_left,bisect_right
+from collections import Counter
 from dataclasses import replace
 from functools import lru_cache
 from typing import Annotated,Any
@@ -63,41 +64,133 @@ def wire_schema()->dict: # Yours to change: a new one each time
     "JSON schema of the wire format, for structured output"
     return json.loads(_schema_text())
 
+# %% ../../nbs/alignment/04_critiques.ipynb #c41f0a21
+_part = '(?:spans?|quotes?|quotations?|phrases?|words?|parts?|passages?|excerpts?|segments?|snippets?|sentences?|lines?|text|code)(?:list)?'
+_praise = 'good|positive|strong|praised?'
+_blame = 'poor|bad|negative|weak|wrong|incorrect|faulty|flawed|erroneous|blamed?|problem(?:atic)?|error'
+_roles = [('critique', 'critique|(?:textual|code)feedback'), ('improvable', f'(?:improvement|improvable){_part}'),
+          ('good_spans', f'(?:{_praise}){_part}|{_part}(?:{_praise})'), ('poor_spans', f'(?:{_blame}){_part}|{_part}(?:{_blame})'),
+          ('missing', 'missing(?:things?|information|points?|facts?|content|details?|items?|elements?|parts?)?|omissions?|omitted')]
+_signed = [('good_spans', 'good|positives?|praises?|strengths?|strongpoints?|merits?|pros'),
+           ('poor_spans', 'poor|bad|negatives?|blame|weakness(?:es)?|weakpoints?|errors?|mistakes?|problems?|issues?|'
+                          'faults?|flaws?|cons|criticisms?')]
+
+def _bare(key): return re.sub(r'[\W_]+', '', str(key)[:99]).lower()
+
+@lru_cache(1<<10)
+def _named(key, signed=False):
+    "The part of the wire format that a bare name stands for, or `None`; `signed`: names that only praise or blame count, too"
+    return next((role for role,form in _roles+signed*_signed if re.fullmatch(form, key)), None)
+
+def _role(key, x=None):
+    "The part of the wire format that a key with the value `x` stands for, or `None`"
+    marks = isinstance(x, list) and x and all(isinstance(o, dict) and {'quote','span'}&{_bare(k) for k in o} for o in x)
+    return _named(_bare(key), bool(marks))
+
+# %% ../../nbs/alignment/04_critiques.ipynb #c41f0a24
+_span_roles = 'good_spans','poor_spans','improvable'
+_telling_re = re.compile('(?:'+'|'.join([*(form for _,form in _signed), _praise, _blame, 'inaccura.*|unsupported|hallucinat.*',
+                                         '(?:span|quote|quotation|phrase|word|passage|excerpt|segment|snippet)s?'])+')')
+_key_word_re = re.compile(r'[A-Z]+(?![a-z])|[A-Z]?[a-z]+')
+
+def _inner(x): return x[0] if isinstance(x, list) and len(x)==1 else x
+
+def _holds(x, depth=4):
+    "Has an object keys of ours with lists, itself or in an object inside it?"
+    if not isinstance(x, dict) or not depth: return False
+    return any(isinstance(v, list) and _role(k, v) in _span_roles or _holds(_inner(v), depth-1) for k,v in x.items())
+
+def _lifted(d):
+    "The keys and values of an object, and of the objects inside it that hold keys of ours"
+    for k,v in d.items():
+        if _role(k, v) not in _span_roles and _holds(_inner(v)): yield from _lifted(_inner(v))
+        else: yield k,v
+
+def _spoken(x):
+    "Are there words in it?"
+    if isinstance(x, (list,tuple)): return any(map(_spoken, x))
+    if isinstance(x, dict): return any(map(_spoken, x.values()))
+    return isinstance(x, str) and x.strip().lower() not in ('','none','n/a','-')
+
+def _check_unknown(key, x):
+    "`ValueError` if an unknown key may hold praise or blame"
+    telling = any(_telling_re.fullmatch(w.lower()) for w in _key_word_re.findall(str(key)))
+    if isinstance(x, (list,tuple)) and _spoken(x) or telling and (_spoken(x) or isinstance(x, dict) and x):
+        raise ValueError(f'{key!r} is no key of a critique, and what it holds may be praise or blame')
+    if isinstance(x, dict):
+        for k,v in x.items(): _check_unknown(k, v)
+
 # %% ../../nbs/alignment/04_critiques.ipynb #bed9755f
-_names = dict(critique=('critique','textual_feedback','Code Feedback','code_feedback'), good_spans=('good_spans',),
-              poor_spans=('poor_spans','wrong_code'), improvable=('improvement_code',), missing=('missing',))
-_all_names = [n for ns in _names.values() for n in ns]
-_some_span = [n for n in _all_names if n not in _names['critique']]
-_key_re = re.compile(rf'''["'](?:{"|".join(_all_names)})["']\s*:''')
+_quote_names = 'quote','text','span','phrase','words','passage','excerpt','snippet'
+
+def _first(d, *names):
+    "The first value there is under one of these names; `ValueError` if one name has two"
+    got = {}
+    for k,v in d.items():
+        if v is not None and got.setdefault(_bare(k), v)!=v: raise ValueError(f'{k!r} stands there twice')
+    return next((got[n] for n in names if n in got), None)
 
 def _entry(x, severity=3):
     "One marked span in the wire format"
     if isinstance(x, str): x = dict(quote=x)
     if not isinstance(x, dict): raise ValueError('a span must be a string or an object')
-    sev = x.get('severity', severity)
+    for k,v in x.items():
+        if isinstance(v, (list,dict)): _check_unknown(k, v)
+    sev = _first(x, 'severity', 'severitylevel')
     if isinstance(sev, str) and sev.strip() in ('1','2','3'): sev = int(sev)
-    return dict(quote=x.get('quote', x.get('text')), reason=x.get('reason') or '', severity=sev, occurrence=x.get('occurrence'))
+    return dict(quote=_first(x, *_quote_names), reason=_first(x, 'reason', 'explanation', 'comment') or '',
+                severity=severity if sev is None else sev, occurrence=_first(x, 'occurrence'))
 
+# %% ../../nbs/alignment/04_critiques.ipynb #c41f0a27
 def _wire(d):
-    "Any of the accepted forms in the wire format; `ValueError` if it is none of them"
-    got = {k:next((d[n] for n in ns if d.get(n) is not None), None) for k,ns in _names.items()}
-    if not any(n in d for n in _all_names): raise ValueError('none of the known keys')
-    items = lambda k: got[k] if isinstance(got[k], list) else [] if got[k] in (None,'') else [got[k]]
-    missing = [o.get('text', o.get('quote')) if isinstance(o, dict) else o for o in items('missing')]
+    "Any of the accepted forms in the wire format; `ValueError` if it is none of them, or may hold marks that would be lost"
+    got,seen = {k:{} for k in ('critique',*_span_roles,'missing')},False
+    for k,v in _lifted(d):
+        role = _role(k, v)
+        seen |= role is not None
+        if role is None: _check_unknown(k, v)
+        elif v is not None and v not in ('',[],{}) and got[role].setdefault(_bare(k), v)!=v:
+            raise ValueError(f'{k!r} stands there twice')
+    if not seen: raise ValueError('none of the known keys')
+    items = lambda role: [o for v in got[role].values() for o in (v if isinstance(v, list) else [v])]
+    missing = [_first(o, *_quote_names) if isinstance(o, dict) else o for o in items('missing')]
     poor = [_entry(o) for o in items('poor_spans')]+[_entry(o, 1) for o in items('improvable')]
-    d = dict(critique=got['critique'] or '', good_spans=[_entry(o) for o in items('good_spans')], poor_spans=poor, missing=missing)
+    prose = [got['critique'].get('critique'), *got['critique'].values(), _first(d, 'feedback', 'review', 'comments'), '']
+    d = dict(critique=next(o for o in prose if o is not None), good_spans=[_entry(o) for o in items('good_spans')],
+             poor_spans=poor, missing=missing)
     return _wire_model().model_validate(d).model_dump(exclude_none=True)
 
 # %% ../../nbs/alignment/04_critiques.ipynb #a6090395
 def _objects(text, tries=32):
-    "The critique objects that stand whole in `text`; `ValueError` for NaN, infinities and duplicate keys"
+    "The critique objects that stand whole in `text` with their places; `ValueError` for NaN, infinities and duplicate keys"
     found,i = [],text.find('{')
     while i>=0 and tries:
         try: o,j = STRICT_JSON.raw_decode(text, i)
         except json.JSONDecodeError: o,j,tries = {},i+1,tries-1
-        if any(n in o for n in _all_names) and o not in found: found.append(o)
+        if any(_role(k, v) for k,v in o.items()) or _holds(o): found.append((o, i, j))
         i = text.find('{', j)
     return found
+
+_key_re = re.compile(r"""(?P<q>["'])(?P<key>[\w -]{1,40})(?P=q)\s*:(?P<list>\s*[\[{])?|\b(?P<word>[a-zA-Z_]\w{0,40})\s*:(?=\s*\[)""")
+_label_re = re.compile(r'^[\s*#>-]{0,8}([A-Za-z][\w -]{0,40}?)[* ]{0,3}:', re.M)
+_empty_re = re.compile(r"""["'][\w ]{1,40}["']\s*:\s*(?:\[\s*(?:\.{3}|…)?\s*\]|["']?(?:\.{3}|…)["']?)""")
+
+def _ours(m):
+    "Does a match of `_key_re` name a part of a critique? Several words, or mere praise or blame, only before a list or an object"
+    key = _bare(m['key'] or m['word'])
+    if ' ' in m[0].split(':')[0].strip() and not m['list'] and key!='codefeedback': return False
+    return key=='quote' or _named(key, bool(m['list'])) is not None
+
+def _keys_of_ours(text): return [m for m in _key_re.finditer(text) if _ours(m)]
+
+def _left_over(text, found):
+    "Does more of a critique stand outside the objects that were found?"
+    ends = [0, *(k for _,*ij in found for k in ij), len(text)]
+    parts = [_empty_re.sub('', text[a:b]) for a,b in zip(ends[::2], ends[1::2])]
+    label = lambda s: any(_named(_bare(m[1])) in _span_roles for m in _label_re.finditer(s))
+    more = lambda s: re.match(r',[^\n]*[\]}]\s*$|[,:]?\s*(?:"|\[\s*["{\[]|\{\s*")', s.lstrip(' \t\r\n]}'))
+    within = lambda s: re.search(r'["\]}]\s*[,:]\Z', s.rstrip(' \t\r\n[')[-99:]) and re.search(r'[{\[]\s*["{]', s)
+    return any(_keys_of_ours(s) or label(s) for s in parts) or any(map(more, parts[1:])) or any(map(within, parts[:-1]))
 
 # %% ../../nbs/alignment/04_critiques.ipynb #7b26b460
 def read_critique(
@@ -108,9 +201,9 @@ def read_critique(
         if isinstance(text, dict): return _wire(text),'json'
         if not isinstance(text, str) or len(text)>4*MAX_TEXT: return None,'unreadable'
         found,bare = _objects(text),text.strip('\ufeff \t\r\n')
-        if len(found)>1: return None,'unreadable'
+        if any(o!=found[0][0] for o,*_ in found) or found and _left_over(text, found): return None,'unreadable'
         if not found: return _wire(_repair(text)),'repaired'
-        return _wire(found[0]),'json' if bare[:1]+bare[-1:]=='{}' else 'embedded'
+        return _wire(found[0][0]),'json' if bare[:1]+bare[-1:]=='{}' else 'embedded'
     except Exception: return None,'unreadable' # a repair by guessing can fail in any way, and all of them mean the same
 
 def parse_critique(
@@ -130,9 +223,12 @@ def quotes_of(
     return marked+[Quote(o, -1., 'missing') for o in d['missing']]
 
 def _meant_as_json(text):
-    "Is it JSON, whole or broken, rather than prose with a bracket or a fence in it?"
+    "Is it JSON, whole or broken, rather than prose with a bracket, an object or a fence in it?"
+    if any(m['key'] for m in _keys_of_ours(text)): return True
     bare = re.sub(r'^```\w*\s*|\s*```$', '', text.strip('\ufeff \t\r\n'))
-    return bool(_key_re.search(text)) or bare[:1]+bare[-1:] in ('{}','[]') or bool(re.match(r'[\[{]\s*["{]', bare))
+    if not re.match(r"""[\[{]\s*(?:["'{}\[\]]|-?\d|(?:true|false|null)\b|\w+\s*:)""", bare): return False
+    end = _end_of(bare)[0]
+    return end is None or not re.search(r'\w', bare[end:])
 
 def align(
     response:str,  # The text that was criticised, exactly as generated
@@ -183,15 +279,48 @@ class _Metered(str):
     def __add__(self, o): return _Metered(str.__add__(self, o), self.meter)
 
 # %% ../../nbs/alignment/04_critiques.ipynb #16f6118a
+_value = r'["\[{\]}/#]|-?\d|(?:true|false|null|None|True|False|NaN)\b'
+_closes_re = re.compile(rf'"\s*(?:[:}}\]/#]|,\s*(?:{_value}|\Z)|\Z|"[\w -]{{1,40}}"\s*:)|"\s*\n\s*["{{\[]')
+
+def _end_of(text):
+    "One past the partner of the first bracket, brackets inside strings not counted, or `None`; and does a string stand open at the end?"
+    open,inside = [],False
+    for m in re.finditer(r'\\.|["{}\[\]]', text, re.S):
+        c = m[0]
+        if c=='"': inside = not (inside and _closes_re.match(text, m.start()))
+        elif inside or c[0]=='\\': continue
+        elif c in '{[': open.append('}]'['{['.index(c)])
+        elif c in open:
+            while open.pop()!=c: pass
+            if not open: return m.end(),False
+    return None,inside
+
+def _said(x):
+    "The words of a text or of an object, keys included"
+    if isinstance(x, dict): return [w for kv in x.items() for o in kv for w in _said(o)]
+    if isinstance(x, list): return [w for o in x for w in _said(o)]
+    x = re.sub(r'\\u([0-9a-fA-F]{4})', lambda m: chr(int(m[1], 16)), str(x)) if isinstance(x, str) else str(x)
+    return re.findall(r'\w+', re.sub(r'\\[nrtbf]', ' ', x).lower())
+
+def _lost(text, d):
+    "Words of broken JSON that its repair `d` does not have, comments aside"
+    known = _said(re.findall(r'//[^\n]*|#[^\n]*|/\*(?:[^*]|\*(?!/))*', text))+_said(d)
+    return Counter(_said(text))-Counter(known)-Counter(dict.fromkeys('null true false none nan'.split(), 1<<20))
+
+# %% ../../nbs/alignment/04_critiques.ipynb #c41f0a28
 def _repair(text):
     "The one critique object that broken JSON was meant to be; `ValueError` if that is anybody's guess"
-    keys = re.findall(rf'"({"|".join(_all_names)})"\s*:', text)
-    if len(text)>MAX_REPAIR: raise ValueError('too long to repair')
-    if not keys or len(set(keys))<len(keys): raise ValueError('no known key, or one that stands twice')
-    whole = {'poor_spans','wrong_code'}&set(keys) and (keys[-1]=='missing' or text.rstrip().endswith(']'))
-    if text.count('{')>text.count('}') and not whole:
-        raise ValueError('breaks off, and what is lost may be all of the blame')
-    start = text.rfind('{', 0, text.index(f'"{keys[0]}"'))
-    d = json_repair.loads(_Metered(text[max(start, 0):]), skip_json_loads=True)
-    if not isinstance(d, dict) or not any(n in d for n in _some_span): raise ValueError('breaks off before its spans')
+    keys = [m for m in _keys_of_ours(text) if m['q']=='"'] if len(text)<=MAX_REPAIR else []
+    names = [n for n in (_bare(m['key']) for m in keys) if n!='quote']
+    if not names or len(set(names))<len(names): raise ValueError('too long to repair, no known key, or one that stands twice')
+    start = max(0, text.rfind('{', 0, keys[0].start()))
+    end,inside = _end_of(text[start:])
+    roles = [_named(n, True) for n in names]
+    whole = 'poor_spans' in roles and (roles[-1]=='missing' or not inside and text.rstrip().endswith(']'))
+    if end is None and not whole: raise ValueError('breaks off, and what is lost may be all of the blame')
+    d = json_repair.loads(_Metered(text[start:]), skip_json_loads=True)
+    if not isinstance(d, dict) or not (_holds(d) or any(_named(_bare(k)) not in (None,'critique') for k in d)):
+        raise ValueError('breaks off before its spans')
+    end = start+end if end else max(map(text.rfind, '"]}'))+1
+    if _lost(text[start:end], d) or _left_over(text, [(d, start, end)]): raise ValueError('a part of it would be lost')
     return d

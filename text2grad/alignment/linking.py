@@ -14,7 +14,7 @@ from dataclasses import dataclass,replace
 from functools import lru_cache
 from ..core import Quote,Span
 from ..text import STOP,numbers,sentences,stem
-from .quotes import find_spans
+from .quotes import check_time,find_spans
 from .verdicts import QUOTATION,label_of,verdict
 
 # %% ../../nbs/alignment/03_linking.ipynb #314d614e
@@ -120,9 +120,11 @@ _sign_re = re.compile('\ue000(\\d+)\ue001\\.?')
 
 def _put_back(s, kept): return _sign_re.sub(lambda m: kept[int(m[1])], s)
 
-_of_it_re = re.compile(r"^\W*(?:(?:and|also|but|so|again|overall|in general|honestly|i (?:think|feel|believe)|it seems|here|please),? )*(?:this|that|these|those|its?|here|there|what|"
-                       r"none|nothing|nobody|not?|never|very|too|an?|i|we|you|my|your|both|all|(?:the|each|every|one|some|most|any) (?:[\w'-]+ ){0,3}?(?:summar|answer|response|sentence|line|"
-                       r"paragraph|part|phrase|claim|statement|example|analog|point|descri|expla|information|opening|ending|start|end|introduction|conclusion|wording|code|function))", re.I)
+_parts = ('summar|answer|response|sentence|line|paragraph|part|phrase|claim|statement|example|analog|point|descri|expla|information|'
+          'opening|ending|start|end|introduction|conclusion|wording|code|function')
+_of_it_re = re.compile(r"^\W*(?:(?:and|also|but|so|again|overall|in general|honestly|i (?:think|feel|believe)|it seems|here|please),? )*"
+                       r"(?:this|that|these|those|its?|here|there|what|none|nothing|nobody|not?|never|very|too|an?|i|we|you|my|your|both|"
+                       rf"all|(?:the|each|every|one|some|most|any) (?:[\w'-]+ ){{0,3}}?(?:{_parts}))", re.I)
 
 def _judged(clause):
     "Verdict of a clause; 0. for a long one that speaks of the world and not of the response, whose words of judgement are its topic's"
@@ -158,15 +160,20 @@ def _sentence_points(sentence):
 
 # %% ../../nbs/alignment/03_linking.ipynb #5e20a007
 _url_re = re.compile(r'(?:\b(?:source|see|reference)s?: *)?(?:https?://|www\.)\S+', re.I)
-_item_re,_anchor_re = re.compile('\\s*(?:[-*+•]|\\d+[.)]|\ue000)\\s*\\S'),re.compile('\ue000|\\blines? \\d|\\b(?:first|opening|second|third|fourth|fifth|last|final) (?:sentence|line)\\b', re.I)
+_item_re = re.compile('\\s*(?:[-*+•]|\\d+[.)]|\ue000)\\s*\\S')
+_anchor_re = re.compile('\ue000|\\blines? \\d|\\b(?:first|opening|second|third|fourth|fifth|last|final) (?:sentence|line)\\b', re.I)
+
+_longest = 2000                                  # Characters of a sentence; patterns would search a longer one for minutes
+_cut_re = re.compile(rf'\S.{{0,{_longest-1}}}(?!\S)|\S{{1,{_longest}}}', re.S)
 
 def _sections(text):
     "`(sign, text)` of the parts of a feedback under each heading"
     parts,lines = [[0., []]],text.split('\n')
-    for i,l in enumerate(lines):
-        sign,rest = label_of(l)
+    belows = ['']
+    for l in lines[:0:-1]: belows.append(l if l.strip() else belows[-1])
+    for l,below in zip(lines, reversed(belows)):
+        sign,rest = label_of(l) if len(l)<=_longest else (None, l)
         bare = sign is not None and not rest.strip() and not re.search(r'[:#*_：]', l)
-        below = next((o for o in lines[i+1:] if o.strip()), '')
         if sign is None or bare and not _item_re.match(below): parts[-1][1].append(l)
         else: parts.append([sign, [rest]])
     return [(s, '\n'.join(ls)) for s,ls in parts if ''.join(ls).strip()]
@@ -176,14 +183,18 @@ def points_of(
 )->list:      # `_Point`s, each with its sign
     "What each clause of a feedback points at, and whether it praises or blames"
     text,kept = _set_aside(text)
+    text = re.sub(r'\s{9,}', lambda m: '\n\n' if '\n' in m[0] else ' ', text)
     found = []
     for sign,part in _sections(text):
-        cut = [s for a,b in sentences(_url_re.sub(' ', part)) for s in _semicolon_re.split(_url_re.sub(' ', part)[a:b]) if _word_re.search(s)]
-        found += [replace(p, score=p.score or sign) for s in cut for p in _sentence_points(s)]
-    near = 0.
+        part = _url_re.sub(' ', part)
+        cut = [c for a,b in sentences(part) for s in _semicolon_re.split(part[a:b]) for c in _cut_re.findall(s) if _word_re.search(c)]
+        for s in cut:
+            check_time()
+            found += [replace(p, score=p.score or sign) for p in _sentence_points(s)]
+    near = next((p.score for p in found if p.score), 0.)
     for i,p in enumerate(found):
         near = p.score or near
-        if not p.score and not _anchor_re.search(p.reason): found[i] = replace(p, score=near or next((q.score for q in found[i:] if q.score), 0.))
+        if not (p.score or _anchor_re.search(p.reason)): found[i] = replace(p, score=near)
     found = [replace(p, about=a) for p in found for a in _abouts(p)]
     return [replace(p, **{k:_put_back(getattr(p, k), kept) for k in ('about','instead','reason','whole')}) for p in found]
 
@@ -252,6 +263,7 @@ def _strip(text, a, b):
     s = text[a:b]
     return a+len(s)-len(s.lstrip()), b-len(s)+len(s.rstrip())
 
+@lru_cache(16)
 def _lines(text): return [_strip(text, m.start(), m.end()) for m in re.finditer(r'[^\n]+|(?<=\n)(?=\n)|^(?=\n)', text)]
 
 def _located(about, response, units):
@@ -281,7 +293,8 @@ def quoted_words(
     text:str, # Feedback, or a clause of it
 )->list:      # Each quotation without its marks
     "What a feedback quotes"
-    return [s for m in QUOTATION.finditer(text) if (s := re.sub(r'^```\w*\n?|```$', '', m[0]).strip() if m[0][:3]=='```' else m[0][1:-1]).strip()]
+    inner = lambda s: re.sub(r'^```\w*\n?|```$', '', s).strip() if s[:3]=='```' else s[1:-1]
+    return [s for m in QUOTATION.finditer(text) if (s := inner(m[0])).strip()]
 
 _be_re = re.compile(r"\b(?:being|was|were|is|are|be)\b(?! (?:not|\w+n['’]t))", re.I)
 _prepositions = set('in at on from of for by with to near after'.split())
@@ -340,15 +353,17 @@ def _split_spans(mark, words, exact, response):
         runs[i:j] = keep or [[a, b, k]]
     return runs
 
+# %% ../../nbs/alignment/03_linking.ipynb #5e20a00a
 def linked(
     critique_text:str, # Free-form feedback
     response:str,      # The text that it is about
-)->tuple:              # Disjoint spans in the order of the response, each with its clause as `reason`; a `Quote` of score 0 for each clause of unknown sign
+)->tuple:              # Disjoint spans in the order of the response, each with its clause as `reason`; a `Quote` for each untold clause
     "Find what free-form feedback is about, without quotes or JSON; what it would put there instead is not blamed"
     words = [(m.start(), m.end(), m[0].lower(), _key(m[0])) for m in _word_re.finditer(response)]
     units,points = sentences(response),points_of(critique_text)
     mark,exact,untold = {},{},[]
     for k in sorted(range(len(points)), key=lambda k: points[k].score):
+        check_time()
         ranges,idxs = _pointed(points[k], response, words, units)
         if not points[k].score:
             if ranges or idxs: untold.append(Quote(points[k].about.strip(), 0., f'{UNTOLD}: {points[k].reason}'))

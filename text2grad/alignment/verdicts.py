@@ -13,8 +13,9 @@ from functools import lru_cache
 from importlib.resources import files
 
 # %% ../../nbs/alignment/02_verdicts.ipynb #5e1f0008
-QUOTATION = re.compile(r"""```.*?```|`[^`\n]+`|"[^"]*"|“[^”]*”|„[^“”]*[“”]|«[^»]*»|‹[^›]*›|「[^」]*」|『[^』]*』
-    |(?<!\w)['‘’](?=\S)(?:[^'‘’\n]|['’](?=\w))*?\S?['’](?!\w)""", re.S|re.X)
+QUOTATION = re.compile(r"""```.*?```|`[^`\n]+`|"[^"]*"|“[^”]{0,9999}”|„[^“”]{0,9999}[“”]|«[^»]{0,9999}»
+    |‹[^›]{0,9999}›|「[^」]{0,9999}」|『[^』]{0,9999}』
+    |(?<!\w)['‘’](?=\S)(?:[^'‘’\n]|['’](?=\w)){0,999}?\S?['’](?!\w)""", re.S|re.X)
 
 def outside_quotes(
     text:str,       # A clause, or more
@@ -41,8 +42,8 @@ def _lexicon():
     return {n.split()[-1]:frozenset(ls.split()) for n,ls in sections if n.startswith('words')},phrases
 
 # %% ../../nbs/alignment/02_verdicts.ipynb #5e1f000c
-_endings = [('ies','y'), ('ied','y'), ('ily','y'), ('ier','y'), ('iest','y'), ('ing',''), ('ing','e'), ('ed',''), ('ed','e'), ('ly',''), ('ly','le'),
-            ('es',''), ('s',''), ('er',''), ('er','e'), ('est',''), ('est','e'), ('ness','')]
+_endings = [(e, 'y') for e in ('ies','ied','ily','ier','iest')]+[(e, put) for e in ('ing','ed','er','est') for put in ('','e')]
+_endings += [('ly',''), ('ly','le'), ('es',''), ('s',''), ('ness','')]
 _prefixes = ('un','in','im','il','ir','dis','non-','non','mis','ill-','half-','over')
 
 def _bases(w):
@@ -92,28 +93,36 @@ def _score(clause):
 
 # %% ../../nbs/alignment/02_verdicts.ipynb #5e1f0012
 def _words(s): return '|'.join(s.split())
-_verbs = _words("""is are was were has have had does do did can could will would should must needs? seems? looks? reads? sounds? feels? that which comes? makes?
-gets? goes stays? keeps? lacks? fails?""")
+_verbs = _words("""is are was were has have had does do did can could will would should must needs? seems? looks? reads? sounds?
+feels? that which comes? makes? gets? goes stays? keeps? lacks? fails?""")
 _determiner = r"(?:the|an?|his|her|its|their|this|that)"
-_topic = re.compile(rf"\b(?:about|of|on|regarding|concerning|over|in|for|from|with|at|by|after|before|describing) {_determiner} (?:[\w'-]+ ){{0,3}}?[\w'-]+?"
-                    rf"(?=\s+(?:{_verbs})\b|\s*$|[,.;!])")
-_tells = re.compile(rf"^\W*(?:{_determiner} (?:[\w'-]+ ){{0,3}}?[\w'-]+|it|he|she|here it|this|that)? ?(?:describes|mentions|concerns|deals with|is about|discusses|"
-                    r"speaks of|tells of|refers to|talks about|recounts|opens with|was written)\b")
-_concedes = re.compile(r"^\W*(?:while|although|though|even though|even if|despite|in spite of|whilst|granted|admittedly|for all|not(?=[^,]*, but))\b[^,;]*[,;]")
-_but = re.compile(r"\s*(?:[,;:]|\s[-–—])?\s*\b(?:but|however|yet|nevertheless|nonetheless|except|only that|whereas)\b(?! also)|;|\s[–—]\s|(?<=\w)\. (?=\w)")
+_topic = re.compile(r"\b(?:about|of|on|regarding|concerning|over|in|for|from|with|at|by|after|before|describing) "
+                    rf"{_determiner} (?:[\w'-]+ ){{0,3}}?[\w'-]+?(?=\s+(?:{_verbs})\b|\s*$|[,.;!])")
+_tells = re.compile(rf"^\W*(?:{_determiner} (?:[\w'-]+ ){{0,3}}?[\w'-]+|it|he|she|here it|this|that)? ?"
+                    r"(?:describes|mentions|concerns|deals with|is about|discusses|speaks of|tells of|refers to|talks about|"
+                    r"recounts|opens with|was written)\b")
+_concedes = re.compile(r"^\W*(?:while|although|though|even though|even if|despite|in spite of|whilst|granted|admittedly|for all|"
+                       r"not(?=[^,]*, but))\b[^,;]*[,;]")
+_but = re.compile(r"\s*(?:[,;:]|\s[-–—])?\s*\b(?:but|however|yet|nevertheless|nonetheless|except|only that|whereas)\b(?! also)|;|"
+                  r"\s[–—]\s|(?<=\w)\. (?=\w)")
 _although = re.compile(r"[,;]?(?<! as)\s+(?:although|though|even though|even if|despite|in spite of|whereas|while)\b.*")
-_wish = re.compile(r"\b(?:should|could|would|ought to|must|needs?(?= (?:to|an?|more|some|work|better))|has to|have to|might(?= want| be better| help)|may want)\b"
-                   r"(?! (?:not|never|hardly|scarcely)\b)")
-_aspect = re.compile(r"^\W*(?:\[[^\]]*\]|\([^)]{0,30}\)|(?:accuracy|correctness|clarity|style|grammar|fluency|relevance|consistency|coherence|completeness|factuality|tone|"
-                     r"structure|logic|content|facts|efficiency|readability|quality|overall|general|[a-z]+ (?:accuracy|correctness|quality)) ?(?=[:–—-]))[\s:–—-]*(.*)$", re.S)
-_missed = re.compile(r"would (?:also |have )?(?:been |be )(?:\w+ )?(?:been|helpful|useful|better|good|nice|clearer|best|ideal|great|easier|to)\b")
+_wish = re.compile(r"\b(?:should|could|would|ought to|must|needs?(?= (?:to|an?|more|some|work|better))|has to|have to|"
+                   r"might(?= want| be better| help)|may want)\b(?! (?:not|never|hardly|scarcely)\b)")
+_aspects = _words("""accuracy correctness clarity style grammar fluency relevance consistency coherence completeness factuality tone
+structure logic content facts efficiency readability quality overall general""")
+_aspect = re.compile(r"^\W*(?:\[[^\]]*\]|\([^)]{0,30}\)|"
+                     rf"(?:{_aspects}|[a-z]+ (?:accuracy|correctness|quality)) ?(?=[:–—-]))[\s:–—-]*(.*)$", re.S)
+_missed = re.compile(r"would (?:also |have )?(?:been |be )(?:\w+ )?"
+                     r"(?:been|helpful|useful|better|good|nice|clearer|best|ideal|great|easier|to)\b")
 _relative = re.compile(r"\b(?:which|who|whose|how|why|where|when|if|(?<!think )(?<!feel )(?<!believe )(?<!wish )that)\b")
 _unsure = re.compile(r"\b(?:can not|could not|hard to|do not) (?:say|tell|know|judge|decide) (?:whether|if)\b|\bno (?:opinion|view)\b|"
                      r"\bnot sure (?:whether|if|what|who|when|why)\b")
 
 # %% ../../nbs/alignment/02_verdicts.ipynb #5e1f0013
-_not = re.compile(r"\b(do|does|did|is|are|was|were|has|have|had|could|would|should|must|need|might|ai)n'?t\b|\b(ca)n'?t\b|\bcan(n)ot\b|\b(wo)n'?t\b")
-_short_forms = [(re.compile(p), r) for p,r in ((r"\b(i|we|you|they)'d\b", r'\1 would'), (r"\b(it|that|there|he|she|what)'s\b", r'\1 is'), (r"\bi'm\b", 'i am'))]
+_not = re.compile(r"\b(do|does|did|is|are|was|were|has|have|had|could|would|should|must|need|might|ai)n'?t\b"
+                  r"|\b(ca)n'?t\b|\bcan(n)ot\b|\b(wo)n'?t\b")
+_spelled = (r"\b(i|we|you|they)'d\b", r'\1 would'),(r"\b(it|that|there|he|she|what)'s\b", r'\1 is'),(r"\bi'm\b", 'i am')
+_short_forms = [(re.compile(p), r) for p,r in _spelled]
 
 def _spelled_out(text):
     "In lower case, without quotations and contractions"
@@ -148,12 +157,13 @@ def verdict(
     return float(next(filter(None, map(_part, reversed([p for p in _but.split(t) if p.strip(' ,.;:!')]))), 0))
 
 # %% ../../nbs/alignment/02_verdicts.ipynb #5e1f0018
-_label_re = re.compile(r"^[\s>]*(?:[-*+•]\s+)?(?:#{1,6}\s*)?(?:\d+[.)]\s*)?(?P<mark>\*\*|__|\*|_)?(?P<label>[^\W\d_][\w '’/&-]{0,48}?)\s*"
+_label_re = re.compile(r"^[\s>]*(?:[-*+•]\s+)?(?:#{1,6}\s*)?(?:\d+[.)]\s*)?"
+                       r"(?P<mark>\*\*|__|\*|_)?(?P<label>[^\W\d_][\w '’/&-]{0,48}?)\s*"
                        r"(?:(?P=mark))?\s*(?P<colon>[:：]|\s[-–—]\s|$)\s*(?:(?P=mark))?\s*(?P<rest>.*)$")
 
 def label_of(
     line:str, # One line of a critique
-)->tuple:     # `(sign, rest)`: +1., -1., 0. for a heading without a sign, `None` for a line that is no heading; what stands behind the label
+)->tuple:     # `(sign, rest)`: +1., -1., 0. for a heading without a sign, `None` for no heading; what stands behind it
     "The sign that a heading or label gives to what follows it"
     m = _label_re.match(line)
     if not m or not (m['colon'].strip() or m['mark'] or line.lstrip().startswith('#') or not m['rest'].strip()): return None,line

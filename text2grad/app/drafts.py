@@ -161,8 +161,8 @@ def candidates(
     words = phrase.quote or phrase.reason
     words = next(iter(quoted_words(words)), words)
     said = content_stems(words) or content_stems(phrase.reason)
-    found,match = locate_quote(SearchText(response), words, .5)
-    out = [Candidate(a, b, round(s, 3), dict(exact='verbatim', fuzzy='alike').get(match, match)) for a,b,s in found]
+    found = locate_quote(SearchText(response), words, .5)
+    out = [Candidate(a, b, round(s, 3), dict(exact='verbatim', fuzzy='alike').get(match, match)) for a,b,s,match in found]
     q,units = fold(words)[0],sentences(response)
     shares = [(len(said&content_stems(response[a:b]))/max(1, len(said)), a, b) for a,b in units]
     for share,a,b in sorted(shares, key=lambda o: (-o[0], o[1]))[:64]:

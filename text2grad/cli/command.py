@@ -8,26 +8,23 @@ Docs: https://text2grad.github.io/text2grad/cli/command.html.md"""
 __all__ = ['align_command', 'annotate_command', 'quickstart_command', 'summary_text', 'app_command', 'main']
 
 # %% ../../nbs/cli/03_command.ipynb #80ab4fbd
-import argparse,contextlib,signal,sys,threading,time
+import argparse,contextlib,logging,os,signal,sys,threading,time
 from dataclasses import asdict
 from pathlib import Path
-from ..core import UserError,dumps,is_number,loads,versions,write_file
-from .doctor import CommandError,PACKAGES,device_here,doctor_command,enough_room,is_count,is_text,kept_options,one_of,or_none
-from .doctor import peak_mb,positive,refuse_changes,run_folder,typed_options
+from ..core import RecordError,STRICT_JSON,UserError,check_out,dumps,loads,read_text,versions,write_file
+from .doctor import CommandError,INTEGER,NUMBER,PACKAGES,TEXT,WHOLE,device_here,doctor_command,enough_room,kept_options
+from .doctor import one_of,peak_mb,positive,printable,refuse_changes,run_folder,typed_options
 from .train_rm import train_rm_parser
 
 # %% ../../nbs/cli/03_command.ipynb #03c857ae
 def _read_critique(where):
     "The critique, from a file or from standard input"
-    if where=='-': text = sys.stdin.buffer.read()
+    if where=='-': text = read_text('standard input', sys.stdin.buffer)
     else:
         p = Path(where)
         if not p.exists(): raise CommandError(f'{where}: no such file; give the critique in a file, or - to type or pipe it in')
         if p.is_dir(): raise CommandError(f'{where} is a folder; --critique takes a file')
-        text = p.read_bytes()
-    try: text = text.decode('utf-8')
-    except UnicodeDecodeError as e:
-        raise CommandError(f'{where}: not UTF-8 at byte {e.start}; save the critique as UTF-8 text') from None
+        text = read_text(p)
     if not text.strip(): raise CommandError(f'{"standard input" if where=="-" else where}: the critique is empty')
     return text
 
@@ -45,14 +42,18 @@ def align_command(
     args, # As the parser of `align` reads them
 )->int:   # 0
     "`text2grad align RESPONSE --critique FILE|-`"
-    from text2grad.alignment.critiques import align
+    from text2grad.alignment.critiques import MAX_TEXT,align
+    from text2grad.alignment.quotes import time_limit
     from text2grad.alignment.tokens import token_rewards
     from text2grad.core import Example,to_record
     from text2grad.text import pieces
     from text2grad.viz.plots import token_ansi,use_color
     from text2grad.viz.color import visible
     text = _read_critique(args.critique)
-    c = align(args.response, text)
+    with time_limit(600): c = align(args.response, text)
+    if c is None and len(text)>MAX_TEXT:
+        raise CommandError(f'{args.critique}: the critique has {len(text):,} characters; prose may have {MAX_TEXT:,}. '
+                           'Give it in parts')
     if c is None:
         raise CommandError('the critique looks like JSON but cannot be read as a critique: it needs "critique", "good_spans" and '
                            '"poor_spans" (or the paper\'s "textual_feedback"). Plain prose works too')
@@ -73,44 +74,68 @@ def align_command(
     return 0
 
 # %% ../../nbs/cli/03_command.ipynb #97344103
-def _task_of(args):
+def _task_of(args, again):
     "The task that was named, or that of the first row"
-    from text2grad.core import iter_jsonl
     if args.task!='auto': return args.task
-    named = next(iter_jsonl(args.input), {}).get('task')
+    i,row,problem = next(iter(again.each()), (0, {}, ''))
+    if problem: raise RecordError(args.input, [f'row {i}: {problem}'])
+    if not i: raise RecordError(args.input, ['no rows: there is nothing to judge'])
+    named = row.get('task')
     if named in ('summarize','answer','code'): return named
     raise CommandError(f'{args.input}: its first row names no task ("task": {dumps(named)}); '
                        'say with --task whether it is summarize, answer or code')
 
-def _critic(args):
+def _or_none(kind):
+    "A reader of options that takes 'none' for what is left to the server"
+    return lambda s: 'none' if s.strip().lower()=='none' else kind(s)
+
+def _left_out(v): return None if v=='none' else v
+
+def _temperature(s):
+    try: ok = 0<=float(s)<=5
+    except ValueError: ok = False
+    if not ok: raise argparse.ArgumentTypeError(f'{s!r} is neither a number from 0 to 5 nor none')
+    return float(s)
+
+def _fields(s):
+    "Fields of a request, as JSON"
+    try: d = STRICT_JSON.decode(s)
+    except (ValueError,RecursionError) as e: raise argparse.ArgumentTypeError(f'is no JSON ({e}); like \'{{"top_p": 0.9}}\'') from None
+    if not isinstance(d, dict): raise argparse.ArgumentTypeError('must be a JSON object, like \'{"top_p": 0.9}\'')
+    return d
+
+def _critic(args, again):
     "The critic that was asked for"
     named = lambda *names: [f'--{n.replace("_","-")}' for n in names if getattr(args, n) is not None]
     odd = named('base_url','api_key_env') if args.critic!='api' else []
-    odd += named('prices') if args.critic!='api' else []
+    odd += named('prices','temperature','extra') if args.critic!='api' else []
     odd += named('constrained') if args.critic!='model' else []
-    odd += named('model','run_tests') if args.critic not in ('api','model') else []
+    odd += named('model','run_tests','max_tokens') if args.critic not in ('api','model') else []
     if odd: raise CommandError(f'{", ".join(odd)}: --critic {args.critic} has no use for it')
     if args.critic not in ('api','model'):
         from text2grad.critics.unit_tests import UnitTestCritic
         from text2grad.critics.base import rule_critic
-        if args.critic=='rules': return rule_critic(_task_of(args))
+        if args.critic=='rules': return rule_critic(_task_of(args, again))
         return UnitTestCritic() if args.critic=='tests' else rule_critic('code')+UnitTestCritic()
     task = None if args.task=='auto' else args.task
     if args.critic=='api':
         from text2grad.critics.api import ApiCritic
         if not args.model: raise CommandError('--model: say what the server calls the model')
+        asked = {k:_left_out(getattr(args, k)) for k in ('temperature','max_tokens','extra') if getattr(args, k) is not None}
         return ApiCritic(args.model, args.base_url, task=task, key_env=args.api_key_env, concurrency=args.concurrency,
-                         prices=args.prices, tests=bool(args.run_tests))
+                         prices=args.prices, tests=bool(args.run_tests), **asked)
     from text2grad.critics.local import ModelCritic
-    return ModelCritic(args.model, task=task, constrained=bool(args.constrained), tests=bool(args.run_tests))
+    if args.max_tokens=='none': raise CommandError('--max-tokens none: a model here needs a length; give a number, or leave it out')
+    longest = dict(max_new_tokens=args.max_tokens) if args.max_tokens else {}
+    return ModelCritic(args.model, task=task, constrained=bool(args.constrained), tests=bool(args.run_tests), **longest)
 
 # %% ../../nbs/cli/03_command.ipynb #2b8e61c7
 def _say(s, args):
     "Print what came of an annotation"
     from text2grad.core import iter_jsonl
     if args.json: print(dumps(asdict(s) | dict(path=str(s.path))))
-    elif s.left and not args.dry_run: print(f'{s}; {args.out} is not written yet: run again without --retry-failed')
-    elif not args.dry_run: print(f'{s}\n{args.out}')
+    elif s.left and not args.dry_run: print(f'{s}; {printable(args.out)} is not written yet: run again without --retry-failed')
+    elif not args.dry_run: print(f'{s}\n{printable(args.out)}')
     if not s.failed or args.dry_run: return
     first = next((r['error'] for r in iter_jsonl(args.out) if 'error' in r), '') if not s.left else ''
     why = ', the first because of: '+first if first else ''
@@ -134,13 +159,17 @@ def annotate_command(
     args, # As the parser of `annotate` reads them
 )->int:   # 0 if every row has an answer, 1 if not, 130 and 143 stopped by Ctrl-C and SIGTERM
     "`text2grad annotate INPUT --critic rules|tests|rules+tests|api|model --out FILE`"
-    from text2grad.data.annotation import Stopped,annotate
+    from text2grad.data.annotation import Reread,Stopped,annotate
+    check_out(args.out)
     options = dict(limit=args.limit, retry_failed=args.retry_failed, dry_run=args.dry_run, concurrency=args.concurrency,
                    cache=None if args.no_cache else 'auto', give_up=50, progress=not args.json)
     with _signals() as got:
         try:
-            with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
-                s = annotate(args.input, _critic(args), args.out, **options)
+            where = contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()
+            with where, Reread(args.input, args.limit) as again:
+                if again.once and not os.path.isdir(args.input):
+                    print(f'reading rows from {printable(args.input)} until its writer ends', file=sys.stderr)
+                s = annotate(again, _critic(args, again), args.out, **options)
         except ImportError as e: raise CommandError(str(e)) from None
         except Stopped as e:
             print(f'\nStopped: {e}. Everything that was answered is kept; the same command goes on from there', file=sys.stderr)
@@ -149,15 +178,15 @@ def annotate_command(
     return int(not args.dry_run and bool(s.failed or s.left))
 
 # %% ../../nbs/cli/03_command.ipynb #7406a168
-_kept = dict( # option -> its default, and what it may be
-    task=('summarize', one_of('summarize', 'answer', 'code')), reward=('span', one_of('span', 'scalar')), model=(None, or_none(is_text)),
-    steps=(8, is_count), seed=(0, lambda v: type(v) is int), heldout=(32, is_count), batch_size=(8, is_count), lr=(5e-4, is_number),
-    kl_coef=(.05, is_number))
+_defaults = dict(task='summarize', reward='span', model=None, steps=8, seed=0, heldout=32, batch_size=8, lr=5e-4, kl_coef=.05)
+_kinds = dict(task=one_of('summarize','answer','code'), reward=one_of('span','scalar'), model=TEXT, steps=WHOLE, seed=INTEGER,
+              heldout=WHOLE, batch_size=WHOLE, lr=NUMBER, kl_coef=NUMBER)
 
 def _options(args, out):
     "What the run was started with: from the command line, or on resuming from its folder; then `--steps` may make it longer"
-    typed,kept = typed_options(args, _kept),kept_options(out, 'quickstart', args.resume, {k:ok for k,(_,ok) in _kept.items()})
-    if kept is None: return {k:default for k,(default,_) in _kept.items()} | typed
+    typed,kept = typed_options(args, _defaults),kept_options(out, 'quickstart', args.resume, _kinds)
+    if kept is None: return _defaults | typed
+    kept = {k:kept.get(k) for k in _defaults}
     refuse_changes(typed, kept, free=('steps',))
     if typed.get('steps', kept['steps'])<kept['steps']:
         raise CommandError(f'--steps {typed["steps"]}: the run was started with {kept["steps"]}, and can only be made longer; '
@@ -181,14 +210,20 @@ def _evaluate(name, policy, critic, examples, task, seed):
     with tqdm(total=len(examples), desc=f'held-out {name}', unit='response') as bar:
         return evaluate(policy, critic, examples, task, seed=seed, batch_size=16, progress=bar.update, kl_rows=8)
 
-def _load_before(path, heldout):
-    "The rows of an earlier measurement; `CommandError` if they are damaged, or of other prompts"
-    from text2grad.core import from_record,read_jsonl
-    try: rows = [dict(r, example=from_record(r['example'])) for r in read_jsonl(path)]
-    except (ValueError,KeyError,TypeError,AttributeError) as e: wrong = f'is damaged ({type(e).__name__}: {e})'
-    else: wrong = '' if [r['example'].prompt for r in rows]==[e.prompt for e in heldout] else 'is of other prompts than this run measures'
-    if not wrong: return rows
-    raise CommandError(f'{path}: {wrong}; remove it, and what the model did before the training is measured anew')
+def _load_before(path, names, heldout):
+    "The measurement before training; `CommandError` if it is not as it was written"
+    from text2grad.core import from_record,is_number,problems,read_jsonl
+    found,wrong = read_jsonl(path),[]
+    for i,r in enumerate(found, 1):
+        e = r.get('example')
+        ps = [f'example.{p}' for p in problems(e)] if isinstance(e, dict) else ['example: must be an object']
+        ps += [f'{k}: must be a number or null' for k in names if not (r.get(k) in (None,True,False) or is_number(r[k]))]
+        if not ps and (i>len(heldout) or e['prompt']!=heldout[i-1].prompt): ps = ['example.prompt: is not that of this run']
+        wrong += [f'row {i}: {p}' for p in ps]
+    if len(found)<len(heldout): wrong.append(f'{len(found)} rows, and {len(heldout)} held-out prompts')
+    if wrong: raise CommandError(f'{RecordError(path, wrong)}\nDelete the file: the held-out prompts are then measured again, '
+                                 'which is right as long as no step has been taken')
+    return [dict(r, example=from_record(r['example'])) for r in found]
 
 def _save_rows(path, rows):
     from text2grad.core import to_record,write_jsonl
@@ -205,7 +240,7 @@ def _fit(trainer, out, resume, lock):
     except KeyboardInterrupt: pass
     if trainer.step>=trainer.config.steps: return None
     print(f'\nStopped after step {trainer.step} of {trainer.config.steps}; everything is saved. Go on with:\n'
-          f'  text2grad quickstart --resume --out {out}', file=sys.stderr)
+          f'  text2grad quickstart --resume --out {printable(out)}', file=sys.stderr)
     return 128+(signals.signal or 2)
 
 def _begin(trainer, opts, out, resume):
@@ -213,7 +248,7 @@ def _begin(trainer, opts, out, resume):
     from text2grad.checkpoints import numbered
     path,now = out/'config.json',dict(quickstart=opts, ppo=asdict(trainer.config))
     if resume:
-        config = loads(path.read_text())
+        config = loads(read_text(path))
         if not numbered(out/'checkpoints'): trainer.check_identity(config.get('identity'), path) # else they say it
         if config['quickstart']!=opts: write_file(path, dumps(config | now).encode())
         return
@@ -238,7 +273,7 @@ def quickstart_command(
     policy = Policy.create(*load_model(opts['model'], device=device), seed=opts['seed'])
     trainer = _trainer(policy, rule_critic(opts['task']), task, opts)
     lock = lock_folder(out) # held until all is written
-    again = f'text2grad quickstart --resume --out {out}'
+    again = printable(f'text2grad quickstart --resume --out {out}')
     try:
         with enough_room(again): return _train(trainer, task, opts, out, args.resume, lock, started)
     finally: lock.close()
@@ -249,7 +284,7 @@ def _train(trainer, task, opts, out, resume, lock, started):
     policy,critic,heldout,seed = trainer.policy,trainer.critic,task.heldout[:opts['heldout']],opts['seed']
     _begin(trainer, opts, out, resume)
     before_file = out/'heldout-before.jsonl'
-    if before_file.exists(): before = _load_before(before_file, heldout)
+    if before_file.exists(): before = _load_before(before_file, ('reward','length','kl',*task.metric_names[1:]), heldout)
     else: _save_rows(before_file, before := _evaluate('before', policy, critic, heldout, task, seed))
     stopped = _fit(trainer, out, resume and bool(numbered(out/'checkpoints')), lock)
     if stopped: return stopped
@@ -274,7 +309,7 @@ def _finish(out, opts, policy, before, after, seconds):
     write_file(out/'summary.json', dumps(summary).encode())
     report = write_report(out)
     print(summary_text(summary, color=use_color()))
-    print(f'\n{out}/ holds the log, samples and checkpoints; open {report}')
+    print(printable(f'\n{out}/ holds the log, samples and checkpoints; open {report}'))
     return 0
 
 # %% ../../nbs/cli/03_command.ipynb #96dbc543
@@ -358,7 +393,9 @@ def _align_parser(a):
 
 # %% ../../nbs/cli/03_command.ipynb #9baab0b2
 def _annotate_parser(n):
-    n.add_argument('input', metavar='INPUT', help='JSON Lines: rows with a "prompt", a "response", and what the critic needs')
+    n.add_argument('input', metavar='INPUT',
+                   help='.jsonl, .json, .csv or .parquet, also with .gz, or a pipe: rows with a "prompt", a "response", '
+                        'and what the critic needs')
     n.add_argument('--critic', required=True, choices=('rules','tests','rules+tests','api','model'),
                    help='rules of a task, unit tests in the sandbox, both, a model behind an OpenAI-compatible server, or a model here')
     n.add_argument('--out', required=True, metavar='FILE', help='where to: .jsonl or .jsonl.gz; run again to go on with it')
@@ -370,6 +407,12 @@ def _annotate_parser(n):
     n.add_argument('--api-key-env', metavar='VAR', help='variable that holds the key (default: OPENAI_API_KEY)')
     n.add_argument('--prices', type=float, nargs=2, metavar=('IN','OUT'),
                    help='price of a million tokens in and out, for the estimate of cost')
+    n.add_argument('--temperature', type=_or_none(_temperature), metavar='T',
+                   help="of the server's sampling (default: 0); none leaves it to the server, as some reasoning models demand")
+    n.add_argument('--max-tokens', type=_or_none(positive), metavar='N',
+                   help='longest reply, in tokens (default: 1024 from a server, 512 from a model here); none leaves it to the server')
+    n.add_argument('--extra', type=_fields, metavar='JSON',
+                   help='fields of the request, added or in place of ours, such as \'{"reasoning_effort": "low"}\'; null leaves one out')
     n.add_argument('--run-tests', action='store_const', const=True,
                    help='run the tests of each program in the sandbox, and show a model what happened')
     n.add_argument('--constrained', action='store_const', const=True,
@@ -383,10 +426,13 @@ def _annotate_parser(n):
     n.set_defaults(run=annotate_command)
 
 # %% ../../nbs/cli/03_command.ipynb #6cf3b1d0
+class _Parser(argparse.ArgumentParser):
+    def error(self, message): super().error(printable(message))
+
 def _parser():
     from text2grad import __version__
     about = 'Reinforcement learning from natural-language feedback: a critique becomes one reward per token.'
-    p = argparse.ArgumentParser('text2grad', description=about)
+    p = _Parser('text2grad', description=about)
     p.add_argument('--version', action='version', version=f'text2grad {__version__}')
     sub = p.add_subparsers(dest='command', required=True, metavar='COMMAND')
     _quickstart_parser(sub.add_parser('quickstart', help='train a small real model on one task and report what changed'))
@@ -400,15 +446,24 @@ def _parser():
     return p
 
 # %% ../../nbs/cli/03_command.ipynb #9b80d59c
+class _Plain(logging.Filter):
+    "What a file name may hold does not reach the terminal"
+    def filter(self, record):
+        record.msg,record.args = printable(record.getMessage()),()
+        return True
+
+_plain_log = _Plain()
+
 def main(
     argv:list|None=None, # Arguments after the command's name; `None`: those of this process
 )->int: # Exit code: 0 done, 1 not done, 2 bad arguments, 130 and 143 stopped by Ctrl-C and SIGTERM
     "The `text2grad` command"
+    logging.getLogger('text2grad').addFilter(_plain_log)
     try: args = _parser().parse_args(argv)
     except SystemExit as e: return int(e.code or 0)
     try: return args.run(args)
     except KeyboardInterrupt: return 130
-    except (UserError, OSError, ValueError) as e: print(f'text2grad {args.command}: {e}', file=sys.stderr)
+    except (UserError, OSError, ValueError) as e: print(f'text2grad {args.command}: {printable(e)}', file=sys.stderr)
     return 1
 
 # %% ../../nbs/cli/03_command.ipynb #c61901a3

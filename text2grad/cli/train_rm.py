@@ -8,11 +8,12 @@ Docs: https://text2grad.github.io/text2grad/cli/train_rm.html.md"""
 __all__ = ['read_all', 'train_rm_command', 'train_rm_parser']
 
 # %% ../../nbs/cli/02_train_rm.ipynb #84f81d58
-import math,sys
+import math,os,sys
+from collections import Counter
 from pathlib import Path
-from ..core import RecordError,is_number,iter_jsonl
-from .doctor import CommandError,device_here,enough_room,is_count,is_text,kept_options,one_of,or_none,positive,refuse_changes
-from .doctor import run_folder,typed_options
+from ..core import RecordError,is_number
+from .doctor import CommandError,INTEGER,TEXT,WHOLE,device_here,enough_room,kept_options,one_of,positive,printable
+from .doctor import refuse_changes,run_folder,typed_options
 
 # %% ../../nbs/cli/02_train_rm.ipynb #6ccdc48f
 def read_all(
@@ -20,14 +21,15 @@ def read_all(
 )->tuple:       # `(examples, rows)`: those with a critique, and how many rows there were
     "Read feedback files; `CommandError` lists every bad row of all of them"
     from text2grad.reward_model.preprocessing import read_feedback
-    found,rows,problems = [],0,[]
+    found,problems = [],[]
+    counts = Counter()
     for p in paths:
-        try:
-            found += read_feedback(p)
-            rows += sum(1 for _ in iter_jsonl(p))
+        if not os.path.isfile(p) and os.path.exists(p) and not os.path.isdir(p):
+            print(f'reading rows from {printable(p)} until its writer ends', file=sys.stderr)
+        try: found += read_feedback(p, counts)
         except RecordError as e: problems.append(str(e))
     if problems: raise CommandError('\n'.join([*problems, 'Nothing was trained. Mend these rows, or take them out']))
-    return found,rows
+    return found,counts['rows']
 
 def _split(opts):
     "`(train, dev, counts)` of the files that were named"
@@ -39,25 +41,26 @@ def _split(opts):
     return train,dev,counts | dict(dev_rows=more, dev_without_critique=more-len(dev))
 
 # %% ../../nbs/cli/02_train_rm.ipynb #82dec7db
-def _above_0(v): return is_number(v) and v>0
-
-_kept = dict( # option -> its default, and what it may be
-    data=(None, lambda v: isinstance(v, list) and bool(v) and all(map(is_text, v))), dev=(None, or_none(is_text)),
-    model=(None, or_none(is_text)), kind=(None, one_of('span', 'generative')), epochs=(3., _above_0), batch_size=(16, is_count),
-    lr=(2e-4, _above_0), max_length=(None, or_none(is_count)), lora=(16, lambda v: v in ('full','frozen') or is_count(v)),
-    seed=(0, lambda v: type(v) is int))
+_defaults = dict(data=None, dev=None, model=None, kind=None, epochs=3., batch_size=16, lr=2e-4, max_length=None, lora=16, seed=0)
+_paths = lambda v: isinstance(v, list) and bool(v) and all(isinstance(p, str) for p in v)
+_above = (lambda v: is_number(v) and v>0), 'a number above 0'
+_rank_ok = lambda v: v in ('full','frozen') or WHOLE[0](v)
+_kinds = dict(data=(_paths, 'a list of files'), dev=TEXT, model=TEXT, kind=one_of('span','generative'), epochs=_above,
+              batch_size=WHOLE, lr=_above, max_length=((lambda v: v is None or WHOLE[0](v)), 'a whole number from 1 or null'),
+              lora=(_rank_ok, 'a whole number from 1, full or frozen'), seed=INTEGER)
 
 def _options(args, out):
     "What the run was started with: from the command line, or on resuming from its folder"
-    whole = lambda p: str(Path(p).resolve())
-    typed = typed_options(args, _kept)
+    whole = lambda p: os.path.realpath(p) if os.path.isfile(p) else str(p)
+    typed = typed_options(args, _defaults)
     if 'data' in typed: typed['data'] = [whole(p) for p in typed['data']]
     if 'dev' in typed: typed['dev'] = whole(typed['dev'])
-    kept = kept_options(out, 'train_rm', args.resume, {k:ok for k,(_,ok) in _kept.items()})
+    kept = kept_options(out, 'train_rm', args.resume, _kinds)
     if kept is not None:
+        kept = {k:kept.get(k) for k in _defaults}
         refuse_changes(typed, kept)
         return kept
-    opts = {k:default for k,(default,_) in _kept.items()} | typed
+    opts = _defaults | typed
     if not opts['data']: raise CommandError('--data: name one or more files of feedback records; `text2grad annotate` makes them')
     if not opts['kind']:
         raise CommandError('--kind: say span (token rewards from one pass) or generative (a critique, from which the rewards are read)')
@@ -101,7 +104,7 @@ def train_rm_command(
     "`text2grad train-rm --data FILE --kind span|generative`"
     out = run_folder(args.out, f'rm-{args.kind or "span"}-seed{args.seed or 0}', args.resume)
     opts = _options(args, out)
-    again = f'text2grad train-rm --resume --out {out}'
+    again = printable(f'text2grad train-rm --resume --out {out}')
     try:
         with enough_room(again): r = _train(args, out, opts)
     except KeyboardInterrupt:
@@ -112,7 +115,7 @@ def train_rm_command(
         return 128+r.stopped
     odd = {k:v for k,v in r.counts.items() if k in ('prompt_is_held_out','unfit','unfit_dev') and v}
     if odd: print('left out: '+', '.join(f'{v} {k.replace("_", " ")}' for k,v in odd.items()), file=sys.stderr)
-    print(f'{r}\n{r.seconds:.0f} s; the model is in {out}/model, open {out}/report.html')
+    print(printable(f'{r}\n{r.seconds:.0f} s; the model is in {out}/model, open {out}/report.html'))
     return 0
 
 # %% ../../nbs/cli/02_train_rm.ipynb #aec4768e
@@ -123,7 +126,7 @@ def train_rm_parser(
     p, # An empty `ArgumentParser`
 ):
     "Say what `train-rm` takes"
-    p.add_argument('--data', nargs='+', metavar='FILE', help='feedback records: .jsonl or .jsonl.gz')
+    p.add_argument('--data', nargs='+', metavar='FILE', help='feedback records: .jsonl, .json, .csv or .parquet, also with .gz; or a pipe')
     p.add_argument('--dev', metavar='FILE', help='records to choose by (default: those of a tenth of the prompts in --data)')
     p.add_argument('--model', help='folder or hub name of a chat model (default: SmolLM2-135M-Instruct)')
     p.add_argument('--kind', choices=('span','generative'), help='token rewards from one forward pass, or a written critique')

@@ -8,7 +8,7 @@ Docs: https://text2grad.github.io/text2grad/critics/api.html.md"""
 __all__ = ['OPENAI_URL', 'ApiError', 'ApiCritic']
 
 # %% ../../nbs/critics/05_api.ipynb #7532836e
-import asyncio,ipaddress,json,os,random,time
+import asyncio,ipaddress,json,logging,os,random,re,time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime,timezone
 from email.utils import parsedate_to_datetime
@@ -21,7 +21,8 @@ from fastcore.basics import patch
 
 # %% ../../nbs/critics/05_api.ipynb #3b1033df
 from ..core import Example,Judgement,SetupError
-from .llm import Ask,LLMCritic,Reply,clipped,with_test_reports
+from ..alignment.critiques import read_critique
+from .llm import Ask,LLMCritic,Reply,clipped,with_test_reports,without_thoughts
 
 # %% ../../nbs/critics/05_api.ipynb #9485cc1c
 class ApiError(SetupError):
@@ -32,6 +33,10 @@ class _Secret:
     def __init__(self, value): self._get = lambda: value
     def __repr__(self): return '***'
     def __reduce__(self): raise TypeError('an API key cannot be pickled')
+
+def _spelled(key):
+    "A pattern for a key however JSON may spell it, whole or inside the strings of strings"
+    return re.compile(''.join(rf'(?:\\{{0,8}}{re.escape(c)}|\\{{1,8}}u00(?i:{ord(c):02x}))' for c in key))
 
 OPENAI_URL = 'https://api.openai.com/v1'
 
@@ -51,6 +56,8 @@ def _checked_url(url):
 class ApiCritic(LLMCritic):
     "A critic that asks an OpenAI-compatible server"
     kind = 'api'
+    quiet = ('switch its thinking off, as with extra=dict(chat_template_kwargs=dict(enable_thinking=False)) '
+             'or extra=dict(reasoning_effort="low")')
     def __init__(self,
         model:str,                # What the server calls the model
         base_url:str=None,        # As 'http://127.0.0.1:8000/v1'; `None`: the variable `OPENAI_BASE_URL`, else OpenAI
@@ -60,7 +67,7 @@ class ApiCritic(LLMCritic):
         key_env:str=None,         # Variable that holds the key; `None`: `OPENAI_API_KEY`
         structured:str='auto',    # How to ask for JSON: 'json_schema', 'json_object', 'none'; 'auto': the first that the server takes
         temperature:float|None=0.,# `None` leaves it to the server, as some reasoning models demand
-        max_tokens:int=1024,      # Longest reply
+        max_tokens:int|None=1024, # Longest reply, by the name that the server takes; `None` leaves it to the server
         seed:int=None,            # Sent to servers that take one
         timeout:float=120.,       # Longest wait for one reply, in seconds
         total_timeout:float=300., # Longest time for one question with all its retries, in seconds
@@ -69,7 +76,7 @@ class ApiCritic(LLMCritic):
         max_bytes:int=10_000_000, # Longest body that is read
         concurrency:int=8,        # Questions in flight at once
         prices:tuple=None,        # Price of a million tokens in, and out
-        extra:dict=None,          # Further fields of the request, as `dict(reasoning_effort='low')`; never a secret
+        extra:dict=None,          # Fields of the request, added or in place of ours (`None`: left out), as `dict(top_p=.9)`; no secrets
         **kwargs,                 # Of `LLMCritic`: limit, again, prose, min_similarity, tests, fence_seed
     ):
         super().__init__(model, task, **kwargs)
@@ -79,7 +86,8 @@ class ApiCritic(LLMCritic):
         self.key_env,self.structured,self.temperature,self.max_tokens,self.seed = key_env,structured,temperature,max_tokens,seed
         self.timeout,self.total_timeout,self.max_retries,self.max_wait = timeout,total_timeout,max_retries,max_wait
         self.max_bytes,self.concurrency,self.prices,self.extra = max_bytes,concurrency,prices,extra or {}
-        self._secret,self._mode,self._clients = api_key and _Secret(api_key),None,WeakKeyDictionary()
+        self._secret,self._mode,self._length = api_key and _Secret(api_key),None,None
+        self._clients,self._keys = WeakKeyDictionary(),{}
 
 # %% ../../nbs/critics/05_api.ipynb #1316e010
 _modes = ('json_schema','json_object','none')
@@ -88,10 +96,11 @@ _modes = ('json_schema','json_object','none')
 def __repr__(self:ApiCritic): return f'ApiCritic({self.model!r}, {self.base_url!r}, {", ".join(p.id for p in self.prompts.values())})'
 
 @patch
-def __getstate__(self:ApiCritic): return {k:v for k,v in vars(self).items() if k not in ('_secret','_clients')}
+def __getstate__(self:ApiCritic): return {k:v for k,v in vars(self).items() if k not in ('_secret','_clients','_keys')}
 
 @patch
-def __setstate__(self:ApiCritic, state): vars(self).update(state, _secret=None, _clients=WeakKeyDictionary())
+def __setstate__(self:ApiCritic, state):
+    vars(self).update(dict(_length=None) | state, _secret=None, _clients=WeakKeyDictionary(), _keys={})
 
 @patch
 def settings(self:ApiCritic)->dict:
@@ -106,6 +115,7 @@ def cost(self:ApiCritic,
     "Price of so many tokens, `None` if no prices are known"
     return self.prices and (tokens_in*self.prices[0]+tokens_out*self.prices[1])/1e6
 
+# %% ../../nbs/critics/05_api.ipynb #911001c8
 @patch
 def _key(self:ApiCritic):
     "The key of this moment; `ApiError` if there has to be one and there is none"
@@ -116,7 +126,24 @@ def _key(self:ApiCritic):
         raise ApiError(f'no API key for {url.hostname}: set the environment variable {name}')
     if not (key.isascii() and key.isprintable()):
         raise ApiError(f'the API key for {url.hostname} holds characters that no key can hold; was more copied than the key?')
+    if len(key)>=8: self._keys.setdefault(hash(key), (_Secret(key), _Secret(_spelled(key))))
     return key or 'none'
+
+@patch
+def secrets(self:ApiCritic)->dict:
+    "Keys that must not be written anywhere: value -> what to write instead"
+    own = [self._secret] if self._secret else []
+    return {s._get():'api_key' for s in [*own, *(k for k,_ in list(self._keys.values()))]}
+
+@patch
+def struck(self:ApiCritic,
+    x, # A string, or lists and dicts of strings
+):     # With '***' for each key that this critic has used, however JSON spells it
+    "Leave out what a reply must not repeat: the key"
+    if isinstance(x, dict): return {self.struck(k):self.struck(v) for k,v in x.items()}
+    if isinstance(x, list): return [self.struck(o) for o in x]
+    for _,p in list(self._keys.values()) if isinstance(x, str) else (): x = p._get().sub('***', x)
+    return x
 
 # %% ../../nbs/critics/05_api.ipynb #e5e3b34e
 class _TooMuch(Exception): "A body that is longer than we read, or packed"
@@ -164,35 +191,40 @@ async def aclose(self:ApiCritic):
     if client := self._clients.pop(asyncio.get_running_loop(), None): await client.close()
 
 # %% ../../nbs/critics/05_api.ipynb #f3537ed4
+_lengths = ('max_tokens','max_completion_tokens')
+
 class _Answer(NamedTuple):
     status:int      # HTTP status; 0: no answer, worth another try; -1: no answer, and there will be none
     headers:dict
     body:str        # The body, or why there is none
 
 @patch
-def _request(self:ApiCritic, ask, mode):
-    "The fields of the request"
+def _request(self:ApiCritic, ask, mode, length):
+    "The fields of the request; `length` is what the server calls the longest reply"
     schema = dict(name='critique', strict=True, schema=ask.schema)
     form = dict(json_schema=dict(type='json_schema', json_schema=schema), json_object=dict(type='json_object'))
-    limit = 'max_completion_tokens' if self.base_url==OPENAI_URL else 'max_tokens'
-    d = dict(model=self.model, messages=ask.messages, temperature=self.temperature, seed=self.seed,
-             response_format=form.get(mode), extra_body=self.extra or None)
-    return {k:v for k,v in d.items() if v is not None} | {limit:self.max_tokens}
+    d = dict(temperature=self.temperature, seed=self.seed, response_format=form.get(mode))
+    if not set(_lengths)&set(self.extra): d[length] = self.max_tokens
+    own = {k:v for k,v in d.items() if v is not None and k not in self.extra}
+    return dict(model=self.model, messages=ask.messages, extra_body={k:v for k,v in self.extra.items() if v is not None}, **own)
 
+# %% ../../nbs/critics/05_api.ipynb #d00e0aca
 @patch
-def _answer(self:ApiCritic, r, key):
+def _answer(self:ApiCritic, r):
     "What we keep of an HTTP response: without the key, should the server repeat it"
-    hide = lambda s: s.replace(key, '***') if len(key)>=8 else s
-    return _Answer(r.status_code, {k.lower():hide(v) for k,v in r.headers.items()}, hide(r.content.decode('utf-8', 'replace')))
+    body = self.struck(r.content.decode('utf-8', 'replace'))
+    return _Answer(r.status_code, {k.lower():self.struck(v) for k,v in r.headers.items()}, body)
 
 @patch
-async def _post(self:ApiCritic, ask, mode):
+async def _post(self:ApiCritic, ask, mode, length):
     "Send one request"
-    key,openai,client,host = self._key(),_openai(),self._client(),urlsplit(self.base_url).netloc
+    self._key() # so that it is known before a server can repeat it
+    openai,client,host = _openai(),self._client(),urlsplit(self.base_url).netloc
     try:
         async with asyncio.timeout(self.timeout):
-            return self._answer((await client.chat.completions.with_raw_response.create(**self._request(ask, mode))).http_response, key)
-    except openai.APIStatusError as e: return self._answer(e.response, key)
+            got = await client.chat.completions.with_raw_response.create(**self._request(ask, mode, length))
+            return self._answer(got.http_response)
+    except openai.APIStatusError as e: return self._answer(e.response)
     except (TimeoutError, openai.APITimeoutError):
         return _Answer(0, {}, f'{host} gave no whole reply within {self.timeout:g} s; raise timeout if it is only slow')
     except openai.APIConnectionError as e:
@@ -203,23 +235,89 @@ async def _post(self:ApiCritic, ask, mode):
 # %% ../../nbs/critics/05_api.ipynb #e2a6fe22
 def _server_says(body):
     "The message in the body of an error"
-    try: d = json.loads(body)
-    except ValueError: d = body
-    for k in ('error','message','detail'): d = d.get(k, d) if isinstance(d, dict) else d
-    return clipped(' '.join(str(d).split()), 300) if d else 'nothing'
+    try:
+        d = json.loads(body)
+        for k in ('error','message','detail'): d = d.get(k, d) if isinstance(d, dict) else d
+        said = str(d or '')
+    except (ValueError,RecursionError): said = body # no JSON, or nested too deeply to be read
+    return clipped(' '.join(said.split()), 300) or 'nothing'
 
-def _content(choice):
-    "`(text, problem)` of one choice"
-    m = choice.get('message') if isinstance(choice, dict) else None
-    if not isinstance(m, dict): return '', 'a choice without a message'
-    text = m.get('content')
-    if isinstance(text, list): text = ''.join(o['text'] for o in text if isinstance(o, dict) and isinstance(o.get('text'), str))
-    if isinstance(m.get('refusal'), str) and m['refusal'] and not text:
-        return '', f'the model refused: {clipped(m["refusal"], 200)!r}'
-    if text is not None and not isinstance(text, str): return '', f'content that is no text but {type(text).__name__}'
-    if (text or '').strip(): return text, ''
+def _host_of(url):
+    "The host that an address names, to be told of"
+    try: return clipped(urlsplit(url).netloc or 'another place', 100)
+    except ValueError: return 'an address that is none'
+
+# %% ../../nbs/critics/05_api.ipynb #d70bddc6
+def _finish(choice):
+    "Why the reply ends"
+    why = choice.get('finish_reason') if isinstance(choice, dict) else None
+    return why if isinstance(why, str) and why else 'stop'
+
+def _text_of(x):
+    "A string, or the text of a list of parts without those that are thoughts"
+    if not isinstance(x, list): return x
+    thought = lambda o: o.get('thought') is True or isinstance(o.get('type'), str) and re.search('think|thought|reason', o['type'])
+    return ''.join(o['text'] for o in x if isinstance(o, dict) and isinstance(o.get('text'), str) and not thought(o))
+
+def _called(m):
+    "`(name, arguments)` of each tool that a message calls"
+    calls = m['tool_calls'] if isinstance(m.get('tool_calls'), list) else []
+    calls = [c.get('function') or c.get('custom') for c in calls if isinstance(c, dict)]+[m.get('function_call')]
+    for c in calls:
+        if not isinstance(c, dict): continue
+        args = c.get('arguments', c.get('input'))
+        try: args = json.dumps(args, ensure_ascii=False) if isinstance(args, dict) else args
+        except RecursionError: args = None
+        yield clipped(c['name'], 60) if isinstance(c.get('name'), str) else '?',args if isinstance(args, str) else ''
+
+# %% ../../nbs/critics/05_api.ipynb #6df04ed0
+_thought_fields = ('reasoning_content','reasoning','reasoning_text','thinking','reasoning_details')
+
+def _thought(m):
+    "`(field, text)` of the thoughts beside an empty reply"
+    fields = ((k, m.get(k)) for k in _thought_fields)
+    fields = ((k, ''.join(o['text'] for o in v if isinstance(o, dict) and isinstance(o.get('text'), str)) if isinstance(v, list) else v)
+              for k,v in fields)
+    return next(((k, v) for k,v in fields if isinstance(v, str) and v.strip()), ('', ''))
+
+def _is_critique(text):
+    "Is a text one critique and nothing else?"
+    try: return isinstance(json.loads(text), dict) and read_critique(text)[0] is not None
+    except (ValueError,RecursionError): return False
+
+def _elsewhere(m, finish, quiet):
+    "`(text, problem, where)` of a message whose content is no critique"
+    calls = list(_called(m))
+    own = [a for n,a in calls if n=='critique' and a.strip()] or [a for _,a in calls if read_critique(a)[0]]
+    if len(set(own))==1: return own[0], '', 'a tool call'
+    if calls:
+        names = ', '.join(dict.fromkeys(n for n,_ in calls))
+        why = f'the model called a tool ({clipped(names, 100)}) instead of replying'
+        return '', f'{why}; offer it none, or extra=dict(tool_choice="none")', ''
+    where,text = _thought(m)
+    said,mark = without_thoughts(text)
+    if where and finish!='length' and not mark and _is_critique(said): return said, '', where
+    no_reply = f'the model wrote nothing but reasoning, which is no reply (in {where}); {quiet}, or raise max_tokens'
+    if where and finish!='length': return '', no_reply, ''
     why = dict(length='; all tokens went into reasoning, so raise max_tokens', content_filter='; its content filter stopped it')
-    return '', 'the model wrote nothing'+why.get(str(choice.get('finish_reason')), '')
+    return '', 'the model wrote nothing'+why.get(finish, ''), ''
+
+# %% ../../nbs/critics/05_api.ipynb #a479add4
+def _content(choice, quiet):
+    "`(text, problem, where)` of one choice; `where` is empty for the usual place"
+    m = choice.get('message') if isinstance(choice, dict) else None
+    if not isinstance(m, dict): return '', 'a choice without a message', ''
+    text = _text_of(m.get('content'))
+    if isinstance(text, dict) and read_critique(text)[0]: text = json.dumps(text, ensure_ascii=False)
+    parts = m['content'] if isinstance(m.get('content'), list) else []
+    refusal = next((o['refusal'] for o in [m,*parts] if isinstance(o, dict) and o.get('refusal')), None)
+    if isinstance(refusal, str) and refusal and not text: return '', f'the model refused: {clipped(refusal, 200)!r}', ''
+    if text is not None and not isinstance(text, str): return '', f'content that is no text but {type(text).__name__}', ''
+    if not (text or '').strip(): return _elsewhere(m, _finish(choice), quiet)
+    if any(_called(m)) and not read_critique(text)[0]:
+        said = _elsewhere(m, _finish(choice), quiet)
+        if not said[1]: return said
+    return text, '', ''
 
 # %% ../../nbs/critics/05_api.ipynb #3fa9c7d1
 @patch
@@ -234,12 +332,44 @@ def _reply(self:ApiCritic, answer, mode):
     if isinstance(d, dict) and d.get('error'): return Reply(error=f'the server reports an error: {_server_says(answer.body)}')
     choices = d.get('choices') if isinstance(d, dict) else None
     if not isinstance(choices, list) or not choices: return Reply(error=f'the reply has no choices; {advice}')
-    usage,(text,problem) = d.get('usage') if isinstance(d.get('usage'), dict) else {},_content(choices[0])
-    count = lambda k: usage[k] if type(usage.get(k)) is int and usage[k]>=0 else 0
+    usage,(text,problem,where) = d.get('usage') if isinstance(d.get('usage'), dict) else {},_content(choices[0], self.quiet)
+    count = lambda k: usage[k] if type(usage.get(k)) is int and 0<=usage[k]<1e12 else 0
     served = d.get('model') if isinstance(d.get('model'), str) and d['model']!=self.model else None
-    finish = choices[0].get('finish_reason') if isinstance(choices[0], dict) else None
-    info = dict(structured=mode) | (dict(served=clipped(served, 100)) if served else {})
-    return Reply(text, count('prompt_tokens'), count('completion_tokens'), str(finish or 'stop'), problem, info)
+    info = dict(structured=mode) | (dict(served=clipped(served, 100)) if served else {}) | (dict(reply_in=where) if where else {})
+    text,problem = self.struck(text),self.struck(problem)
+    return Reply(text, count('prompt_tokens'), count('completion_tokens'), _finish(choices[0]), problem, info)
+
+# %% ../../nbs/critics/05_api.ipynb #9d0582cd
+_log = logging.getLogger('text2grad')
+_unknown = re.compile(r"unsupported|n[o']t (?:be |a )?(?:support|permit|allow|accept|avail|known|valid|recogni)|unknown|unrecogni[sz]ed"
+                      r'|unexpected|forbidden|deprecated|invalid (?:param|field|arg|key)|instead|no longer|only the default'
+                      r'|extra inputs', re.I)
+
+def _refused(body, *names):
+    "The first of `names` that an error calls unknown or unsupported; empty if it is about something else"
+    return next((n for n in names if re.search(rf'\b{n}\b', body)), '') if _unknown.search(body) else ''
+
+@patch
+def _left_out(self:ApiCritic, body):
+    "How to leave out a field that the server refuses"
+    how = {k:'max_tokens=None (--max-tokens none)' for k in _lengths}
+    how |= dict(temperature='temperature=None (--temperature none)', seed='seed=None')
+    n = _refused(body, *how, *map(re.escape, self.extra))
+    return f'; {how[n]} leaves it out' if n in how and n not in self.extra else f'; leave {n} out of extra' if n else ''
+
+@patch
+async def _sent(self:ApiCritic, ask, mode):
+    "The answer, with the longest reply by the name that the server takes"
+    first = self._length or ('max_completion_tokens' if self.base_url==OPENAI_URL else 'max_tokens')
+    a = await self._post(ask, mode, first)
+    ours = self.max_tokens is not None and not set(_lengths)&set(self.extra)
+    other = _lengths[_lengths[0]==first]
+    if not ours or a.status not in (400, 422) or not (_refused(a.body, first) or other in a.body): return a
+    b = await self._post(ask, mode, other)
+    if b.status in (400, 422) and _refused(b.body, other): return a
+    if self._length!=other: _log.warning('%r: the server refuses %s; going on with %s', self, first, other)
+    self._length = other
+    return b
 
 # %% ../../nbs/critics/05_api.ipynb #a4f3ec42
 @patch
@@ -247,7 +377,7 @@ async def _once(self:ApiCritic, ask):
     "`(answer, mode)` of the first form of the question that the server takes"
     first,known = None,self._mode if self.structured=='auto' else self.structured
     for mode in (known,) if known else _modes:
-        a = await self._post(ask, mode)
+        a = await self._sent(ask, mode)
         if a.status not in (400, 422, 501): break
         first = first or (a, mode)
     else: return first
@@ -274,9 +404,10 @@ def _retry_after(headers):
         v = headers.get(k)
         try: s = float(v)/unit if v else None
         except ValueError:
-            try: when = parsedate_to_datetime(v)
-            except ValueError: continue
-            s = ((when if when.tzinfo else when.replace(tzinfo=timezone.utc))-datetime.now(timezone.utc)).total_seconds()
+            try:
+                when = parsedate_to_datetime(v)
+                s = ((when if when.tzinfo else when.replace(tzinfo=timezone.utc))-datetime.now(timezone.utc)).total_seconds()
+            except (ValueError,TypeError,OverflowError): continue
         if s is not None and s==s: return max(0., s)
     return None
 
@@ -297,10 +428,10 @@ async def _tries(self:ApiCritic, ask, start):
         if why := self._stop(a): raise ApiError(why)
         what = a.body if a.status<=0 else f'the server answered {a.status}: {_server_says(a.body)}'
         if 300<=a.status<400:
-            to = clipped(urlsplit(str(a.headers.get('location', ''))).netloc or 'another place', 100)
+            to = _host_of(str(a.headers.get('location', '')))
             return Reply(error=f'the server redirects to {to} ({a.status}), which is not followed because the key is not for it; '
                                'if that is the right place, make it base_url')
-        if a.status not in (0, 408, 409, 425, 429) and a.status<500: return Reply(error=what)
+        if a.status not in (0, 408, 409, 425, 429) and a.status<500: return Reply(error=what+self._left_out(a.body))
         wait = _pause(n, a.headers)
         if wait>self.max_wait:
             return Reply(error=f'{what}; it asks to wait {wait:.0f} s, more than max_wait ({self.max_wait:g} s): run again later')

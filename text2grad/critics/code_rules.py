@@ -10,12 +10,13 @@ __all__ = ['NEWLINE', 'CODE', 'index_at', 'program', 'parses', 'header_of', 'sig
 
 # %% ../../nbs/critics/02_code_rules.ipynb #09e72352
 import ast,builtins,re,symtable,warnings
+from bisect import bisect_right
 from functools import lru_cache
 from types import SimpleNamespace
 
 # %% ../../nbs/critics/02_code_rules.ipynb #026f6252
 from ..core import Example
-from ..data.tasks import extract_code
+from ..data.tasks import extract_code,unindented
 from .text_rules import mark
 from ..text import pieces,short
 
@@ -53,20 +54,22 @@ _opens = re.compile(r'^(?:def|async def|class|import|from|@\w)\b', re.M)
 
 def program(
     ex:Example, # A response
-)->SimpleNamespace: # `src`, its `start` and `end` in the response, `fenced`, `tree`, `problem`, `defs`, `main`
+)->SimpleNamespace: # `src`, `at(i)` for where it stands in the response, its `start` and `end`, `fenced`, `tree`, `problem`, `defs`, `main`
     "The code of a response, read but not run; `defs` are its top-level functions, `main` the one asked for, `None` if it is not there"
     block = extract_code(ex.response, ex.meta['entry_point'])
-    start,end = block.start,block.end
-    if not block.fenced and (m := _opens.search(ex.response)): start = m.start()
-    src = ex.response[start:end]
+    if not block.fenced and (m := _opens.search(ex.response, block.start)):
+        block = block._replace(code=ex.response[m.start():], start=m.start())
+    src,lines = unindented(ex.response, block)
+    at = lambda i, starts=[a for a,_ in lines]: i+(k := lines[max(0, bisect_right(starts, i)-1)])[1]-k[0]
     tree,problem = _parse(src) if src.strip() else (None, ('there is none', 1, 0))
     defs = [n for n in tree.body if isinstance(n, (ast.FunctionDef,ast.AsyncFunctionDef))] if tree else []
     main = next((d for d in reversed(defs) if d.name==ex.meta['entry_point']), None)
-    return SimpleNamespace(src=src, start=start, end=end, fenced=block.fenced, tree=tree, problem=problem, defs=defs, main=main)
+    place = dict(at=at, start=block.start, end=block.end, fenced=block.fenced)
+    return SimpleNamespace(src=src, tree=tree, problem=problem, defs=defs, main=main, **place)
 
 def _node(ex, p, node, mass, reason):
     "A finding about a node of the tree"
-    a,b = (p.start+index_at(p.src, *o) for o in ((node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)))
+    a,b = (p.at(index_at(p.src, *o)) for o in ((node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)))
     return mark(ex.response, a, b, mass, reason)
 
 # %% ../../nbs/critics/02_code_rules.ipynb #840b7739
@@ -81,7 +84,7 @@ def parses(ex):
     line = min(line, len(rows))
     while line>1 and not rows[line-1].strip(): line -= 1
     row = rows[line-1]
-    a = p.start+index_at(p.src, line, 0)+len(row)-len(row.lstrip())
+    a = p.at(index_at(p.src, line, 0)+len(row)-len(row.lstrip()))
     b = a+len(row.strip()) if row.strip() else len(text)
     return [mark(ex.response, a, b, -2., f'The code does not parse: {msg[:100]}, in line {line}, {short(text[a:b])}.')]
 
@@ -92,7 +95,7 @@ def header_of(
     d,                 # Syntax tree of one of its functions
 )->tuple:              # `(start, end)` in the response
     "The `def` line of a function, up to the colon"
-    a,b = (p.start+index_at(p.src, n.lineno, n.col_offset) for n in (d, d.body[0]))
+    a,b = (p.at(index_at(p.src, n.lineno, n.col_offset)) for n in (d, d.body[0]))
     head = ex.response[a:b]
     return a, a+len(head[:head.rfind(':')+1] or head)
 
@@ -109,7 +112,7 @@ def signature(ex):
     if not p.main:
         d = p.defs[0] if p.defs else None
         if not d: return [mark(ex.response, p.start, p.end, -1., f'The task asks for a function {short(name)}, and the code defines none.')]
-        a = ex.response.index(d.name, p.start+index_at(p.src, d.lineno, d.col_offset)+3)
+        a = ex.response.index(d.name, p.at(index_at(p.src, d.lineno, d.col_offset)+3))
         reason = f'The task asks for a function {short(name)}, but this one is called {short(d.name)}.'
         return [mark(ex.response, a, a+len(d.name), -1., reason)]
     a,b = header_of(ex, p, p.main)
@@ -206,7 +209,7 @@ def prose(ex):
     p,text = program(ex),ex.response
     if not p.tree: return []
     a = text.rfind('\n', 0, max(0, p.start-1))+1 if p.fenced else p.start
-    b = re.compile(r'[ \t`~]*').match(text, p.end).end() if p.fenced else p.end
+    b = re.compile(r'[ \t>`~]*').match(text, p.end).end() if p.fenced else p.end
     outside = [(0, a), (b, len(text))]
     trim = lambda a,b: (a+len(text[a:b])-len(text[a:b].lstrip()), a+len(text[a:b].rstrip()))
     cost = lambda a,b: -min(1.5, .1*len(pieces(text[a:b])))

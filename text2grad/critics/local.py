@@ -9,12 +9,13 @@ __all__ = ['shortened', 'ModelCritic', 'model_name']
 
 # %% ../../nbs/critics/06_local.ipynb #349a897b
 import hashlib,json,logging,os,re,threading
+from itertools import groupby
 from pathlib import Path
 from fastcore.basics import patch
 
 # %% ../../nbs/critics/06_local.ipynb #c026d8ac
 from ..alignment.grammar import CritiqueMask,import_llguidance,critique_grammar,grammar_tokenizer
-from .llm import Ask,LLMCritic,Reply,as_data
+from .llm import THOUGHT_MARK,Ask,LLMCritic,Reply,as_data
 
 # %% ../../nbs/critics/06_local.ipynb #125829e9
 _data_re = re.compile(r'(----- data (\w+) -----\n)(.*?)(\n----- end of data \2 -----)', re.S)
@@ -175,6 +176,23 @@ def _lltok(self:ModelCritic):
     if not hasattr(self, '_lltok_'): self._lltok_ = grammar_tokenizer(self.loaded[1])
     return self._lltok_
 
+# %% ../../nbs/critics/06_local.ipynb #23faeb29
+_frame = re.compile(r'<\|(?:start|channel|message|constrain|end|return|call)\|>')
+
+def _decoded(tok, ids):
+    "The text of a reply without special tokens, except for those that mark its thoughts"
+    own = {i:t.content for i,t in tok.added_tokens_decoder.items() if t.special and i in ids}
+    marks = {i:t for i,t in own.items() if THOUGHT_MARK.fullmatch(t) or '<|channel|>' in own.values() and _frame.fullmatch(t)}
+    text = lambda part: tok.decode(part, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    runs = [(k, list(g)) for k,g in groupby(ids, key=lambda i: i in marks)]
+    return ''.join(''.join(marks[i] for i in g) if k else text(g) for k,g in runs)
+
+def _opened(tok, prompt):
+    "The mark of a thought that the chat template has begun for the model; mostly there is none"
+    text = _decoded(tok, prompt[-12:]).rstrip()
+    last = [*THOUGHT_MARK.finditer(text)][-1:]
+    return last[0][0] if last and last[0].end()==len(text) and last[0].lastgroup.startswith('open') else ''
+
 # %% ../../nbs/critics/06_local.ipynb #e01b2c9c
 def _reply(self, ids, text, ended, n_prompt, cut, short):
     info = (dict(characters_cut=cut) if cut else {}) | (dict(constrained=True, wound_up=short) if self.limits is not None else {})
@@ -184,12 +202,12 @@ def _reply(self, ids, text, ended, n_prompt, cut, short):
 def _batch(self:ModelCritic, encoded, asks):
     "The replies to one batch; `None` if the GPU's memory does not suffice for it"
     import torch
-    tok = self.loaded[1]
     try: outs,mask = self._reply_ids([ids for ids,_ in encoded], [a.response for a in asks])
     except torch.OutOfMemoryError: torch.cuda.empty_cache(); return None
-    text = lambda ids: tok.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    text = lambda ids: _decoded(self.loaded[1], ids)
     short = lambda i: bool(mask and mask.short[i])
-    return [_reply(self, ids, text(ids), ended, len(p), cut, short(i)) for i,((ids,ended),(p,cut)) in enumerate(zip(outs, encoded))]
+    said = lambda p,ids: ('' if self.limits is not None else _opened(self.loaded[1], p))+text(ids)
+    return [_reply(self, ids, said(p, ids), ended, len(p), cut, short(i)) for i,((ids,ended),(p,cut)) in enumerate(zip(outs, encoded))]
 
 # %% ../../nbs/critics/06_local.ipynb #d0b79e14
 @patch

@@ -47,7 +47,7 @@ def _line(p, n):
     starts = [0,*(m.end() for m in NEWLINE.finditer(p.src))]
     if not n or n>len(starts): return None
     row = NEWLINE.split(p.src)[n-1]
-    a = p.start+starts[n-1]+len(row)-len(row.lstrip())
+    a = p.at(starts[n-1]+len(row)-len(row.lstrip()))
     return (a, a+len(row.strip())) if row.strip() else None
 
 def _word(p, f):
@@ -62,7 +62,7 @@ def _name(p):
     d = p.defs[0] if p.defs else None
     if not d: return None
     a = p.src.index(d.name, index_at(p.src, d.lineno, d.col_offset)+3)
-    return p.start+a,p.start+a+len(d.name)
+    return p.at(a),p.at(a)+len(d.name)
 
 def _returns(p):
     "Lines of the `return` statements of the function that was asked for"
@@ -71,7 +71,7 @@ def _returns(p):
 def _place(ex, p, f, taken):
     "Characters that a failure blames; `taken` is the line of the `return` that a wrong value came from, where it is known"
     if at := _line(p, f.line): return at if f.column is None else _word(p, f)
-    if p.main is None: return _name(p) or (p.start, p.start+len(p.src.rstrip()))
+    if p.main is None: return _name(p) or (p.at(0), p.at(max(0, len(p.src.rstrip())-1))+1)
     back = _returns(p)
     if f.kind in ('assertion','value') and (at := _line(p, back[0] if len(back)==1 else taken)): return at
     return header_of(ex, p, p.main)
@@ -167,8 +167,9 @@ def _failed(ex, p, r, critic, taken):
 # %% ../../nbs/critics/03_unit_tests.ipynb #8c243604
 def _passed(ex, p, r):
     "Praise for a program that passes everything"
-    a,b = (p.start, p.start+len(p.src.rstrip())) if p.main is None else (p.start+p.src.index(ast.get_source_segment(p.src, p.main)), 0)
-    if p.main is not None: b = a+len(ast.get_source_segment(p.src, p.main))
+    text = p.src.rstrip() if p.main is None else ast.get_source_segment(p.src, p.main)
+    i = p.src.rfind(text)
+    a,b = p.at(i),p.at(max(i, i+len(text)-1))+1
     said = f'All {r.n_tests} tests pass.' if r.n_tests>1 else 'The test passes.'
     return [Span(a, b, min(1., 2/max(1, len(pieces(ex.response[a:b])))), ex.response[a:b], said)],said
 
@@ -177,7 +178,8 @@ def _judgement(ex, p, r, critic, taken):
     info = dict(tests=r.n_tests, passed=r.n_passed, status=r.status, tier=r.tier)
     if r.passed is None: return Judgement(None, f'the sandbox failed: {r.detail or r.status}', info)
     spans,text = _passed(ex, p, r) if r.passed else _failed(ex, p, r, critic, taken)
-    return Judgement(Critique(text, bounded(spans, pieces(ex.response), critic.limit), source=critic.source), '', info)
+    spans = bounded(spans, pieces(ex.response), critic.limit)
+    return Judgement(Critique(text, spans, source=critic.source, limit=critic.limit), '', info)
 
 # %% ../../nbs/critics/03_unit_tests.ipynb #43d7f352
 @patch

@@ -18,7 +18,7 @@ from ..alignment.critiques import align,parse_critique
 from ..alignment.linking import link_phrases
 from ..alignment.quotes import find_spans
 from ..core import Critique,Example,Quote,Span,loads,to_record
-from .readers import Imported,char_offsets,diff_spans,fields,import_rows,locate,present,read_rows
+from .readers import KINDS,Imported,char_offsets,diff_spans,fields,import_rows,locate,present,read_rows
 from .tasks import blank_task,kodcode_example,slf5k_example
 
 # %% ../../nbs/data/03_importers.ipynb #cae572b5
@@ -389,22 +389,30 @@ def from_kodcode(
     return import_rows('KodCode', source, convert, known, strict)
 
 # %% ../../nbs/data/03_importers.ipynb #1144c4e9
-_word_scores = ('-1','0','1','+1','-1.0','0.0','1.0')
-
 def _whole_word(w): return re.compile(rf'(?<!\w){re.escape(w)}(?!\w)' if w[:1].isalnum() and w[-1:].isalnum() else re.escape(w))
+
+def _pair(p):
+    "`(word, score)` of a pair, or of an object with `word` and `score`, however it writes the two; else `None`"
+    if isinstance(p, dict):
+        low = {str(k).strip().lower():v for k,v in p.items()}
+        p = low.get('word'),low.get('score')
+    if not isinstance(p, (list,tuple)) or len(p)!=2 or not isinstance(p[0], str) or isinstance(p[1], bool): return None
+    try: score = float(str(p[1]).replace('\u2212', '-')) # models write the minus sign of print, too
+    except ValueError: return None
+    return (p[0].strip(), score) if score in (-1,0,1) else None
 
 def word_spans(
     response:str, # The text that was scored
-    pairs:list,   # `[word, score]` in the order of the text; scores -1, 0, 1, as numbers or strings
+    pairs:list,   # `[word, score]` or `{word, score}` in the order of the text; scores -1, 0, 1, as numbers or strings
 )->tuple[list,list]: # `Span`s, and a `Quote` for each scored word that does not come where it should
     "Spans from a `word_score_list`"
     spans,lost,at,last = [],[],0,0.
     apart = lambda m: re.search(r'\w', response[spans[-1].end:m.start()])
     for k,p in enumerate(pairs):
-        pair = isinstance(p, (list,tuple)) and len(p)==2 and isinstance(p[0], str)
-        if not pair or str(p[1]).strip() not in _word_scores:
-            raise ValueError(f'word_score_list[{k}]: must be [word, score] with a score of -1, 0 or 1, got {p!r}')
-        word,score = p[0].strip(),float(p[1])
+        if not (found := _pair(p)):
+            raise ValueError(f'word_score_list[{k}]: must be [word, score] or {{"word", "score"}} with a score of -1, 0 or 1, '
+                             f'got {str(p)[:80]}')
+        word,score = found
         m = _whole_word(word).search(response, at) if word else None
         if not m: lost += [Quote(word, score)]*bool(score)
         elif score and score==last and spans and not apart(m): spans[-1] = replace(spans[-1], end=m.end())
@@ -432,10 +440,28 @@ def _stored(r):
     raise ValueError(f'no critique: expected analysis, annotations, critique, word_score_list or {", ".join(_paper_spans[:4])}; '
                      f'the fields here are {", ".join(r)}')
 
+
+# %% ../../nbs/data/03_importers.ipynb #42de8aa8
+_word_lists = 'word_score_list','word_scores'
+
+def _word_list(r):
+    "The word scores of a row, as a list; `None` if it has none. They may be text, as JSON or as Python writes a list"
+    k = next((k for k in _word_lists if r.get(k) is not None), None)
+    if k is None: return None
+    v = r[k]
+    if isinstance(v, str):
+        try: v = loads(v)
+        except ValueError: v = _cell(r, k)
+    v = list(v.items()) if isinstance(v, dict) and not _pair(v) else v
+    if not isinstance(v, list): raise ValueError(f'{k}: must be a list of words with scores, got {KINDS.get(type(v), type(v).__name__)}')
+    return v
+
 def _judged(r, response):
     "The critique of a row, aligned with the response"
-    if 'word_score_list' in r:
-        said,pairs = fields(r, dict(textual_feedback=_maybe(str), word_score_list=list))
+    inner = r.get('analysis')
+    for o in (r, inner if isinstance(inner, dict) else {}):
+        if (pairs := _word_list(o)) is None: continue
+        said, = fields(o, dict(textual_feedback=_maybe(str)))
         return Critique(said or '', *word_spans(response, pairs), 'text2grad/words')
     wire = parse_critique(_stored(r))
     if wire is None:
@@ -471,5 +497,5 @@ def from_paper(
         where = f'{split}/' if split else ''
         return [to_record(ex) | dict(id=f'text2grad/{where}{key}', split=split, meta=dict(source='microsoft/Text2Grad'))]
     known = ('id','prompt','response','post','title','generated_summary','question','question_id','solution','test','log',
-             'analysis','annotations','word_score_list')
+             'analysis','annotations',*_word_lists)
     return import_rows('the Text2Grad paper', source, convert, (*known,*_paper_texts,*_paper_spans), strict)

@@ -90,12 +90,12 @@ def code_parses(
 )->list:                    # 1.0 or 0.0 of each
     "Whether the code in a response is Python that does something; it is never run"
     import ast
-    from text2grad.data.tasks import extract_code
+    from text2grad.data.tasks import extract_code,unindented
     def ok(p, name):
         try:
             with warnings.catch_warnings(): # an odd escape in the model's string is not our warning
                 warnings.simplefilter('ignore')
-                return bool(ast.parse(extract_code(p or '', name).code).body)
+                return bool(ast.parse(unindented(p or '', extract_code(p or '', name))[0]).body)
         except (SyntaxError,ValueError,RecursionError,MemoryError): return False
     return [float(ok(p, n)) for p,n in zip(preds, entry_points or [None]*len(preds), strict=True)]
 

@@ -16,23 +16,26 @@ import numpy as np
 
 # %% ../../nbs/reward_model/01_preprocessing.ipynb #e44a45c6
 from ..alignment.tokens import token_rewards
-from ..core import Critique,Example,read_examples
+from ..core import Critique,Example,name_of,read_examples
 
 # %% ../../nbs/reward_model/01_preprocessing.ipynb #2243ddbf
 _log = logging.getLogger('text2grad')
 
 def read_feedback(
-    paths:str|Path|list, # One feedback file or several, `.jsonl` or `.jsonl.gz`
-)->list[Example]:        # The examples with a critique; `RecordError` lists every bad row of a file by its number
+    paths,              # One feedback file or several, or rows, for `core.rows`
+    counts:dict=None,   # Where to add the number of `rows`
+)->list[Example]:       # The examples with a critique; `RecordError` lists every bad row of a file by its number
     "Read feedback to train on"
-    paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    several = isinstance(paths, (list,tuple)) and all(isinstance(p, (str,Path)) for p in paths)
+    paths = list(paths) if several else [paths]
     rows = [e for p in paths for e in read_examples(p)]
+    if counts is not None: counts['rows'] = counts.get('rows', 0)+len(rows)
     kept = [e for e in rows if e.critique is not None and e.response.strip()]
     left = len(rows)-len(kept)
     if left: _log.warning('%d of %d rows have no critique or an empty response; they are left out', left, len(rows))
     if not paths: raise ValueError('no feedback file is named')
     if kept: return kept
-    names = ', '.join(map(str, paths))
+    names = ', '.join(map(name_of, paths))
     raise ValueError(f'{names}: none of the {len(rows)} rows has a critique; run `text2grad annotate` on the file first')
 
 # %% ../../nbs/reward_model/01_preprocessing.ipynb #ce29c355

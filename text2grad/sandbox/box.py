@@ -14,26 +14,45 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fastcore.basics import patch
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 # %% ../../nbs/sandbox/01_box.ipynb #503ce53b
 def python_inside(
     prefix:str=None, # Installation to use, by default this Python's
     exe:str=None,    # Its interpreter, by default this Python's
-)->tuple[Path|None,Path]: # Folder to bind at `/py` (`None`: it is under `/usr`), and the interpreter's path inside the box
+)->tuple[Path|None,Path]: # Folder to bind at `/py` (`None`: it is `/usr` or `/usr/local`), and the interpreter's path inside the box
     "Where Python stands in a box"
     prefix = Path(prefix or sys.base_prefix).resolve()
     exe = Path(exe or getattr(sys, '_base_executable', sys.executable)).resolve()
     if not exe.is_relative_to(prefix): exe = prefix/'bin'/f'python{sys.version_info[0]}.{sys.version_info[1]}'
-    return (None,exe) if prefix.is_relative_to('/usr') else (prefix, Path('/py')/exe.relative_to(prefix))
+    return (None,exe) if str(prefix) in ('/usr','/usr/local') else (prefix, Path('/py')/exe.relative_to(prefix))
 
-def _system():
-    "The parts of the system that Python needs: merged-usr systems have symlinks where others have folders"
-    out = ['--ro-bind','/usr','/usr']
-    for d in ('/bin','/sbin','/lib','/lib32','/lib64','/libx32'):
-        if os.path.islink(d):  out += ['--symlink', os.readlink(d), d]
-        elif os.path.isdir(d): out += ['--ro-bind', d, d]
+_parts = ('bin','sbin','lib','lib32','lib64','libx32')   # Of an installation: what programs are started and loaded from
+
+def _shown(prefix, at, bound=None):
+    "The options that show the parts of an installation (bound at `bound`) at `at`; where it has a symlink for a folder, so has the box"
+    out = []
+    for d in _parts:
+        src,to = os.path.join(prefix, d),os.path.join(at, d)
+        if os.path.islink(src):  out += ['--symlink', os.readlink(src), to]
+        elif os.path.isdir(src): out += ['--ro-bind', os.path.join(bound or prefix, d), to]
     return out
+
+@lru_cache
+def _packages(
+    prefix, # An installation
+    exe,    # The Python that runs in the box
+    path,   # Folders that Python here imports from
+):          # Folders relative to `prefix`
+    "Folders with installed packages in the parts of an installation that are shown, none of them part of the standard library"
+    home,std = Path(prefix).resolve(),Path(os.__file__).resolve().parent
+    found = [p for d in _parts for k in ('site-packages','dist-packages') for p in Path(prefix).glob(f'{d}/py*/{k}')]
+    more = [Path(p) for p in (*path, *find_spec('text2grad').submodule_search_locations) if p and Path(p).name!='lib-dynload']
+    real = {p.resolve() for p in (*found, *more) if p.is_dir()}
+    real = {p for p in real if not any(o.is_relative_to(p) for o in (std, Path(exe).resolve()))}
+    inside = {p.relative_to(home) for p in real if p.is_relative_to(home) and p.relative_to(home).parts[0] in _parts}
+    return tuple(p for p in sorted(inside) if not inside & {*p.parents})
 
 # %% ../../nbs/sandbox/01_box.ipynb #c70a2606
 @dataclass(frozen=True)
@@ -53,6 +72,19 @@ Limits()
 # %% ../../nbs/sandbox/01_box.ipynb #10967cd8
 _flags = ('-s','-P','-S','-B')   # `-I` is `-E -s -P`; the environment is already ours
 
+def _installed(prefix=None):
+    "The options that show the system and Python in a box, without what is installed in them"
+    home,exe = python_inside()
+    real = Path(getattr(sys, '_base_executable', sys.executable)).resolve()
+    opts,hidden = [],[]
+    for src,at,bound in (('/usr','/usr',None), ('/usr/local','/usr/local',None), ('/','/',None), (home,'/py',prefix)):
+        if not src: continue
+        opts += _shown(src, at, bound)
+        hidden += [os.path.join(at, p) for p in _packages(src, real, tuple(sys.path))] if src!='/' else []
+    if home and (top := exe.parts[2]) not in _parts: opts += ['--ro-bind', str(Path(prefix or home)/top), f'/py/{top}']
+    for d in hidden: opts += ['--size','4096','--tmpfs',d,'--remount-ro',d]
+    return opts
+
 def bwrap_command(
     bwrap:str,          # Path of bubblewrap
     info_fd:int=None,   # Where it writes the process id of the box
@@ -62,8 +94,7 @@ def bwrap_command(
     "The command that starts Python in a box"
     home,exe = python_inside()
     opts = [bwrap, '--unshare-all','--unshare-user','--disable-userns','--die-with-parent','--new-session','--cap-drop','ALL',
-            '--uid','65534','--gid','65534','--hostname','box', *_system()]
-    if home: opts += ['--ro-bind', str(prefix or home), '/py']
+            '--uid','65534','--gid','65534','--hostname','box', *_installed(prefix)]
     opts += ['--proc','/proc','--dev','/dev','--size',str(64<<20),'--tmpfs','/tmp','--remount-ro','/dev','--remount-ro','/',
              '--chdir','/tmp','--clearenv']
     env = dict(PYTHONHASHSEED='0', PYTHONUTF8='1', HOME='/tmp', LANG='C.UTF-8', TZ='UTC')
@@ -96,7 +127,8 @@ def as_nobody(
 
 # %% ../../nbs/sandbox/01_box.ipynb #89cb6bc9
 _denied = ('ptrace','process_vm_readv','process_vm_writev','mount','umount2','unshare','setns','keyctl','add_key','request_key','bpf',
-           'perf_event_open','userfaultfd','io_uring_setup','io_uring_enter','io_uring_register','socket')
+           'perf_event_open','userfaultfd','io_uring_setup','io_uring_enter','io_uring_register','socket',
+           'shmget','shmat','msgget','msgsnd','semget','semop','mq_open')   # Memory of nobody, which no limit on a process counts
 
 @lru_cache
 def seccomp_filter()->bytes: # A BPF program; empty where pyseccomp or libseccomp is missing

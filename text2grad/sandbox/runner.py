@@ -8,7 +8,7 @@ Docs: https://text2grad.github.io/text2grad/sandbox/runner.html.md"""
 __all__ = ['Ours', 'run', 'run_batch']
 
 # %% ../../nbs/sandbox/05_runner.ipynb #a2aab6d0
-import ast,json,math,os,re,time
+import ast,json,logging,math,os,re,time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -19,11 +19,13 @@ from importlib.resources import files
 # %% ../../nbs/sandbox/05_runner.ipynb #dfa78883
 from .box import Box,BoxError,Limits
 from .selftest import BANNER,self_test
-from .grading import Failure,Plan,Raised,Result,Test,decode,difference,judge,plan,show
+from .grading import Failure,Plan,Raised,Result,Test,decode,difference,holds,judge,packed,plan,show
 
 # %% ../../nbs/sandbox/05_runner.ipynb #4f0027b9
 @lru_cache
 def _source(): return (files('text2grad.sandbox')/'worker.py').read_text(encoding='utf-8')+'\nserve()\n'
+
+_log = logging.getLogger('text2grad')
 
 class Ours(RuntimeError): "A fault that is not the program's"
 
@@ -33,7 +35,8 @@ class _Program:
     "A program in a box, and what was asked of it"
     def __init__(self, box, timeout):
         self.box,self.timeout,self.left = box,timeout,timeout
-        self.log,self.odd,self.ended,self.thrown,self.given = [],[],None,None,False
+        self.log,self.odd,self.ended,self.thrown = [],[],None,None
+        self.given = False   # It has given the tests more than functions to call
     def ask(self, *message, call=''):
         "One exchange; `Raised` if no answer comes"
         start = time.monotonic()
@@ -63,9 +66,11 @@ def _thrown(error, call):
         kind = 'syntax' if phase=='syntax' else _kinds.get(name, 'exception')
         said = f'{name}: {text}'[:600] if text else str(name)
         f = Failure('', kind, call, error=said, line=line, column=column if kind=='syntax' else None)
-        return f,(str(name), [str(b) for b in bases], list(decode(args)))
-    except (TypeError,ValueError): return Failure('', 'value', call, error='the program answered nonsense'),('Exception', ['Exception'], [])
+        return f,(str(name)[:200], [str(b)[:200] for b in bases[:50]], list(decode(args)))
+    except (TypeError,ValueError,RecursionError):
+        return Failure('', 'value', call, error='the program answered nonsense'),('Exception', ['Exception'], [])
 
+# %% ../../nbs/sandbox/05_runner.ipynb #b3a7f015
 @patch
 def begin(self:_Program, setup, entry, stdin, main):
     "Run the setup, before any of the model's code is in the box"
@@ -82,8 +87,8 @@ def _checked(name, what):
     raise ValueError('neither a function nor a value nor an exception')
 
 @patch
-def load(self:_Program, code, wanted):
-    "Load the program; what the names are that it defines"
+def load(self:_Program, code, wanted, values=()):
+    "Load the program; what the names are that it defines. The tests use those in `values` as values"
     reply = self.ask(code, list(wanted))
     if 'error' in reply:
         failure,self.thrown = _thrown(reply['error'], '')
@@ -91,7 +96,7 @@ def load(self:_Program, code, wanted):
     try:
         found = decode(reply['names'])
         known = {n:_checked(n, found[n]) for n in wanted if n in found}
-        self.given = any(kind!='function' for _,kind,*_ in known.values())
+        self.given = any(kind!='function' or n in values for n,kind,*_ in known.values())
         return known
     except (KeyError,ValueError,TypeError,IndexError,RecursionError):
         raise Raised(Failure('', 'value', error='the program answered nonsense')) from None
@@ -106,7 +111,7 @@ def call(self:_Program, name, args, kwargs, back=False):
     "Call a function of the program: `(value, changed arguments)`, or `Raised`"
     text = _text(name, args, kwargs)
     self.log.append(note := [text, '', None])   # call, value, failure
-    try: reply = self.ask(name, list(args), kwargs, back, call=text)
+    try: reply = self.ask(name, packed(list(args)), packed(kwargs), back, call=text)
     except Raised as e:
         note[2] = e.failure
         raise
@@ -117,14 +122,21 @@ def call(self:_Program, name, args, kwargs, back=False):
             value,after = decode(reply['value']),decode(reply['after']) if 'after' in reply else None
             note[1] = show(value)
             return value,after
-    except (KeyError,ValueError) as e: note[2] = Failure('', 'value', text, error=f'the program answered nonsense: {e}')
+    except (KeyError,ValueError,TypeError,RecursionError) as e:
+        note[2] = Failure('', 'value', text, error=f'the program answered nonsense: {e}')
     if 'error' not in reply: self.odd.append(note[2])
     raise Raised(note[2])
 
 # %% ../../nbs/sandbox/05_runner.ipynb #ac35db69
+class _Boxed(BaseException): "A value that only the box of the tests can look at"
+
 def _by_values(program, p):
     "`(failures, tests, passed)` of simple tests"
-    failures,call = [],lambda *args: program.call(*args)[0]
+    failures = []
+    def call(*args):
+        v,_ = program.call(*args)
+        if holds(v): raise _Boxed
+        return v
     for i,t in enumerate(p.tests):
         if f := judge(t, call, lambda: program.log[-1][:2] if program.log else ('','')): failures.append(f)
         if program.ended: return failures,p.n,i+1-len(failures)
@@ -138,22 +150,23 @@ def _relay(program, call):
         if type(args) is not list or type(kwargs) is not dict: raise ValueError('not a call')
     except (TypeError,ValueError) as e: raise Ours(f'the box of the tests sent nonsense: {e}') from None
     if program.ended: return ('stop',)
-    try: return ('value', *program.call(name, args, kwargs, True))
+    try: return ('value', *packed(program.call(name, args, kwargs, True)))
     except Raised as e:
         if program.ended: return ('stop',)
-        return ('error','NotPlain',['BaseException'],[]) if e.failure in program.odd else ('error', *program.thrown)
+        return ('error','NotPlain',['BaseException'],[]) if e.failure in program.odd else ('error', *packed(program.thrown))
 
-def _by_box(box, program, p, setup, known, timeout):
+def _by_box(box, program, p, known, timeout):
     "`(failures, tests, passed)` of tests that run in a box of their own"
     left = 2*timeout
-    message = ('tests', p.source, setup, known, list(p.units))
+    message = ('tests', p.source, p.setup, packed(known), list(p.units))
     while True:
         start = time.monotonic()
         try: reply = box.ask(*message, seconds=max(left, .001))
         except BoxError as e:
-            if not program.log: raise Ours(f'the box of the tests {e}') from None
-            failure = Failure('', 'timeout' if e.kind=='timeout' else 'exit', program.log[-1][0], got=program.log[-1][1],
-                              error=f"the tests did not survive the program's answers: their box {e}")
+            if not program.log and not program.given: raise Ours(f'the box of the tests {e}') from None
+            call,got,_ = program.log[-1] if program.log else ('','',None)
+            failure = Failure('', 'timeout' if e.kind=='timeout' else 'exit', call, got=got,
+                              error=f"the tests did not survive what the program gave them: their box {e}")
             return program.odd+[failure],p.n,0
         left -= time.monotonic()-start
         if 'call' not in reply: break
@@ -181,9 +194,19 @@ def _failed(t, program, name, text, of_call, last, right=False, sides=()):
     if t.relation and all(sides) and len(sides)==2: told = difference(t, *(decode(json.loads(o)) for o in sides), right)
     return Failure(t.text, 'assertion', call, error=text, **told)
 
+def _vacant(p, reached):
+    "Failures for tests that were never reached, though the program was to see to that"
+    ran = {p.tests[k].group for k in reached if type(k) is int}
+    asserts = lambda t: t.assertion or t.text.startswith('self.assert')
+    first = {t.group:t for t in p.tests[::-1] if t.group and asserts(t) and t.group not in ran}
+    text = 'was never checked: what the program gave kept the tests from it'
+    return [Failure(t.text, 'assertion', expected=t.expected, error=text) for t in [*first.values()][::-1]]
+
 def _report(p, program, notes, aborted, stopped):
     "What the notes on the tests come to"
     failures,n = [],0
+    vacant = [] if aborted or program.ended else _vacant(p, {k for k,*_ in notes})
+    if vacant: notes = [o for o in notes if type(o[0]) is int]   # without functions that called, and had nothing to assert
     for k,state,asked,*rest in notes:
         t = p.tests[k] if type(k) is int else Test(f'{k}()')
         n += t.assertion or asked and not t.bare or state=='failed'
@@ -191,25 +214,33 @@ def _report(p, program, notes, aborted, stopped):
     for unit,*rest,line in aborted: failures.append(_failed(Test(_statement(p, line) or unit), program, *rest))
     if program.ended: failures.append(replace(program.ended, test='' if stopped is None else p.tests[stopped].text))
     broke,done = len(aborted)+bool(program.ended),n-sum(s=='failed' for _,s,*_ in notes)
+    failures,n = failures+vacant,n+len(vacant)
     failures += [f for f in program.odd if not any(g.kind=='value' for g in failures)]
-    if not n and not failures and not program.log: raise Ours('the tests called nothing and tested nothing')
+    if not n and not failures and not program.log:
+        if not program.given: raise Ours('the tests called nothing and tested nothing')
+        failures.append(Failure('', 'assertion', error='what the program defines kept the tests from testing anything'))
     n = max(n+broke, p.n if broke or not n else 0)
     return failures,n,min(done, n-1) if failures else n
 
 # %% ../../nbs/sandbox/05_runner.ipynb #7b16a414
 def _verdict(program, box, p, code, setup, stdin, timeout):
     "`(failures, tests, passed)`"
-    program.begin(setup, p.entry, stdin, not p.tests)
-    try: known = program.load(code, p.wanted)
+    program.begin(setup, p.entry, stdin, not p.asked)
+    if box: box.ready()   # before there is a program that could keep it from coming up
+    try: known = program.load(code, p.wanted, p.values)
     except Raised as e:
-        if not p.tests and e.failure.kind=='exit' and program.thrown and program.thrown[2] in ([], [0], [None]): return [],0,0
-        return [e.failure],p.n if p.tests else 0,0
-    if not p.tests: return [],0,0
+        if not p.asked and e.failure.kind=='exit' and program.thrown and program.thrown[2] in ([], [0], [None]): return [],0,0
+        return [e.failure],p.n if p.asked else 0,0
+    if not p.asked: return [],0,0
     missing = [n for n in p.wanted if n not in known]
     if missing: return [Failure('', 'missing', error=f'the program defines no {", ".join(missing)}')],p.n,0
     if not box: return _by_values(program, p)
-    box.ready()
-    return _by_box(box, program, p, setup, known | dict(candidate=known[p.entry]), timeout)
+    if classes := [n for n in p.classes if known[n][1]=='function']:
+        raise Ours(f'the tests need an object that cannot leave the box: they use {classes[0]} as a class')
+    out = _by_box(box, program, p, known | dict(candidate=known.get(p.entry, ['candidate','function'])), timeout)
+    odd = next((f.error for f in program.odd if 'object of type' in f.error), '') if p.objects else ''
+    if odd: raise Ours(f'the tests need an object that cannot leave the box: {p.objects}, and the program {odd}')
+    return out
 
 def _once(tier, p, code, setup, stdin, timeout, memory_mb, live):
     "One run; `BoxError` of kind 'start' if a box does not come up"
@@ -225,6 +256,10 @@ def _once(tier, p, code, setup, stdin, timeout, memory_mb, live):
         program = _Program(first.ready(), timeout)
         try: failures,n,good = _verdict(program, second, p, code, setup, stdin, timeout)
         except Ours as e: return Result(None, 'infrastructure', n_tests=p.n, detail=str(e))
+        except (ArithmeticError,LookupError,TypeError,ValueError,AttributeError,RecursionError,MemoryError) as e:
+            text = f'what the program answered cannot be judged: {type(e).__name__}: {str(e)[:200]}'   # one job, not the batch
+            _log.warning(text)
+            failures,n,good = [Failure('', 'value', error=text)],p.n,0
     kinds = [f.kind for f in failures]
     status = next((s for s in ('syntax','missing','timeout','memory','output') if s in kinds), 'failed') if failures else 'passed'
     return Result(not failures, status, tuple(failures), n, good, first.stdout[:limits.output].decode(errors='replace'))
@@ -259,8 +294,9 @@ def _run(job, live):
     entry = job['entry_point'] or ''
     p = plan(job['tests'], entry or None, job['setup']) if job['tests'].strip() else Plan(entry=entry)
     r = Result(None, 'infrastructure', detail=p.problem)
-    for _ in range(2 if not p.problem else 0):
+    for _ in range(3 if not p.problem else 0):
         try: r = _once(tier, p, *(job[k] for k in ('code','setup','stdin','timeout','memory_mb')), live)
+        except _Boxed: p = plan(job['tests'], entry or None, job['setup'], boxed=True)
         except (BoxError,OSError) as e: r = Result(None, 'infrastructure', n_tests=p.n, detail=f'the box did not start: {e}')
         else: break
     if tier.name=='unsafe_subprocess': r = replace(r, detail=f'{BANNER}. {r.detail}'.strip())

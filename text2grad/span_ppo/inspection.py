@@ -18,7 +18,7 @@ from ..viz.channels import TokenTable,token_table
 from ..checkpoints import CheckpointError
 from ..core import Critique,Example,loads
 from .losses import Objective,kl_penalty,token_advantages
-from .rollout import Rollout,make_rollout
+from .rollout import Rollout,make_rollout,within_limits
 from .trainer import rollout_scores
 
 # %% ../../nbs/span_ppo/06_inspection.ipynb #9e978ebe
@@ -52,7 +52,7 @@ def as_rollout(
         if got!=e.response:
             raise ValueError(f'response {i}: its token ids decode to another text from character {_differs(got, e.response)} on, '
                              'so spans would point to the wrong words')
-    r.examples = list(examples)
+    r.examples = within_limits(examples, r.offsets)
     return r
 
 # %% ../../nbs/span_ppo/06_inspection.ipynb #e7f42f28
@@ -117,7 +117,7 @@ def measure(
     chans = dict(logp=_row(out.logps), kl=_row(kl_penalty(out.logps, ref.logps, cfg.kl_kind)), entropy=_row(out.entropy),
                  value=np.zeros(len(r.offsets[0])) if out.values is None else _row(out.values))
     own = _judged_channels(r, chans['kl'], chans['value'], cfg)
-    return Case(example, r, token_table(example.response, r.offsets[0], **own, **chans), cfg)
+    return Case(r.examples[0], r, token_table(example.response, r.offsets[0], **own, **chans), cfg)
 
 # %% ../../nbs/span_ppo/06_inspection.ipynb #ccf11eaf
 def rejudged(
@@ -129,7 +129,7 @@ def rejudged(
     cfg = config or case.config
     if cfg.kl_kind!=case.config.kl_kind:
         raise ValueError(f'kl_kind {cfg.kl_kind!r}: this response was measured with {case.config.kl_kind!r}; measure it again')
-    ex = replace(case.example, critique=critique)
+    [ex] = within_limits([replace(case.example, critique=critique)], case.rollout.offsets)
     r = replace(case.rollout, examples=[ex])
     chans = {k:case.table[k] for k in ('value','logp','kl','entropy')}
     return Case(ex, r, token_table(ex.response, r.offsets[0], **_judged_channels(r, chans['kl'], chans['value'], cfg), **chans), cfg)

@@ -14,7 +14,7 @@ import math
 import torch
 from dataclasses import dataclass
 from types import SimpleNamespace
-from ..core import Span
+from ..core import Span,is_number
 
 # %% ../../nbs/span_ppo/01_losses.ipynb #e8d55ec2
 def masked_sum(
@@ -40,12 +40,10 @@ def last_token(
     "Where each response ends"
     return (mask.long()*torch.arange(1, mask.shape[1]+1, device=mask.device)).amax(1)-1 if mask.shape[1] else mask.long().sum(1)-1
 
-def _number(x): return isinstance(x, (int,float)) and not isinstance(x, bool) and math.isfinite(x)
-
 def _row_scores(i, r, offsets, n, kw):
     "Scores of the `n` tokens of row `i`, from whatever the reward said"
     if hasattr(r, 'tolist'): r = r.tolist()
-    if _number(r): return [0.]*(n-1)+[float(r)]
+    if is_number(r): return [0.]*(n-1)+[float(r)]
     if not isinstance(r, (list,tuple)):
         raise ValueError(f'reward of row {i}: is {r!r}; must be None, a finite number, a list of Span, or a list of numbers')
     if all(isinstance(o, Span) for o in r):
@@ -53,7 +51,7 @@ def _row_scores(i, r, offsets, n, kw):
         if offsets is None: raise ValueError(f'reward of row {i}: is spans, which need the character offsets of the tokens')
         if len(offsets[i])!=n: raise ValueError(f'offsets of row {i}: are {len(offsets[i])}, but the response has {n} tokens')
         return list(token_rewards(r, offsets[i], **kw))
-    bad = next((j for j,o in enumerate(r) if not _number(o)), None)
+    bad = next((j for j,o in enumerate(r) if not is_number(o)), None)
     if bad is not None: raise ValueError(f'reward of row {i}: entry {bad} is {r[bad]!r}; all must be Span, or all finite numbers')
     if len(r)!=n: raise ValueError(f'reward of row {i}: has {len(r)} numbers, but the response has {n} tokens')
     return [float(o) for o in r]
@@ -72,7 +70,10 @@ def token_scores(
     scores,judged,counts = torch.zeros(m.shape, dtype=dtype),torch.zeros(len(m), dtype=torch.bool),m.sum(1).tolist()
     for i,(r,n) in enumerate(zip(rewards, counts)):
         if r is None or n==0: continue
-        scores[i, m[i]],judged[i] = torch.tensor(_row_scores(i, r, offsets, n, kw), dtype=dtype),True
+        row = torch.tensor(_row_scores(i, r, offsets, n, kw), dtype=torch.float64)
+        if (row.abs()>torch.finfo(dtype).max).any():
+            raise ValueError(f'reward of row {i}: holds {row.abs().max():g}, more than {dtype} can; scale it down')
+        scores[i, m[i]],judged[i] = row.to(dtype),True
     return scores.to(mask.device),judged.to(mask.device)
 
 # %% ../../nbs/span_ppo/01_losses.ipynb #d02e158d
@@ -109,7 +110,7 @@ class FixedKL:
     def __init__(self,
         coef:float, # Price of one nat
     ):
-        if not _number(coef) or coef<0: raise ValueError(f'KL coefficient {coef!r}: must be a number from 0')
+        if not is_number(coef) or coef<0: raise ValueError(f'KL coefficient {coef!r}: must be a number from 0')
         self.coef = float(coef)
     def update(self, kl:float, n:int): pass
     def state_dict(self)->dict: return dict(coef=self.coef)
@@ -124,7 +125,7 @@ class AdaptiveKL(FixedKL):
     ):
         super().__init__(coef)
         if coef==0: raise ValueError('KL coefficient 0: can never move; start above 0')
-        if not (_number(target) and _number(horizon) and target>0 and horizon>0):
+        if not (is_number(target) and is_number(horizon) and target>0 and horizon>0):
             raise ValueError(f'KL target {target!r} and horizon {horizon!r}: must be numbers above 0')
         self.target,self.horizon = target,horizon
     def update(self,

@@ -81,7 +81,7 @@ def _phrases(critique, response):
     if critique.unresolved:
         why = lambda n,q: f'{": " if q.reason else ""}{_reason(q.reason, q.reason==last[n])}'
         lost = [f'<li>{score_html(q.score)} {esc(q.text)}{why(n, q)}</li>' for n,q in enumerate(critique.unresolved)]
-        out += f'<div class="t2g-lost">Not in the response, rewards nothing:<ul>{"".join(lost)}</ul></div>'
+        out += f'<div class="t2g-lost">Not placed, rewards nothing:<ul>{"".join(lost)}</ul></div>'
     return out + (f'<div style="{SMALL}">Critic: {esc(critique.source)}</div>' if critique.source else '')
 
 # %% ../../nbs/viz/06_heatmap.ipynb #bd795d3b

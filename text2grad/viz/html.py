@@ -182,7 +182,7 @@ def _critique_side(c, words):
     else: out += prose_html('Judged, nothing marked.')
     if c.unresolved:
         item = lambda q: f'<li>{score_html(q.score)} {esc(q.text)}{esc(f": {q.reason}" if q.reason else "")}</li>'
-        out += '<div style="margin-top:.6em">Not in the response, rewards nothing:</div>'
+        out += '<div style="margin-top:.6em">Not placed, rewards nothing:</div>'
         out += f'<ul style="margin:.2em 0;padding-left:1.4em">{"".join(map(item, c.unresolved))}</ul>'
     return out + (f'<div style="{SMALL}opacity:.85">{esc(c.source)}</div>' if c.source else '')
 

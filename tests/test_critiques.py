@@ -1,0 +1,123 @@
+"What a critic writes is read whole or not at all: keys spelled otherwise, objects closed too early, replies that break off, prose with brackets"
+import json,re
+import pytest
+from hypothesis import HealthCheck,given,settings,strategies as st
+from text2grad.alignment.critiques import align,parse_critique,read_critique
+
+def cases(n): return settings(max_examples=n, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+
+R = 'The ferry leaves at noon. Every seat was soaked in rum.'
+GOOD,POOR = 'leaves at noon','soaked in rum'
+whole = dict(critique='The second sentence is made up.', good_spans=[dict(quote=GOOD, reason='as in the source', severity=1)],
+             poor_spans=[dict(quote=POOR, reason='nowhere in the source', severity=3)], missing=['the price'])
+J = json.dumps(whole)
+
+def signs(critique):
+    "[(words, sign)], or `None` where it is refused"
+    c = align(R, critique)
+    return None if c is None else sorted((R[s.start:s.end], (s.score>0)-(s.score<0)) for s in c.spans)
+both = sorted([(GOOD, 1), (POOR, -1)])
+
+# keys
+
+@pytest.mark.parametrize('good,poor', [
+    ('goodSpans','poorSpans'), ('Good_Spans','Poor_Spans'), ('good-spans','poor-spans'), ('GOOD SPANS','POOR SPANS'), ('goodspans','poorspans'), ('good_quotes','bad_quotes'),
+    ('positive_spans','negative_spans'), ('spans_good','spans_bad'), ('good_phrases','wrong_phrases'), ('strong_passages','weak_passages'), ('positive_span_list','negative_span_list'),
+    ('strengths','weaknesses'), ('praise','issues'), ('good','bad')])
+def test_a_key_is_read_by_what_it_says(good, poor):
+    d = {'critique':'x', good:whole['good_spans'], poor:whole['poor_spans']}
+    for form in (d, json.dumps(d), json.dumps(d)[:-1]+',}', f'Sure:\n```json\n{json.dumps(d)}\n```', dict(result=d), dict(critique='x', spans={good:d[good], poor:d[poor]})):
+        assert signs(form)==both, form
+
+@pytest.mark.parametrize('key,value', [
+    ('overstated', [POOR]), ('strengths', [GOOD]), ('issues', ['It makes things up.']), ('weaknesses', 'The rum is made up.'), ('bad', POOR), ('spans', [dict(quote=POOR, label='poor')]),
+    ('spans', {POOR:-1}), ('word_score_list', [['rum', -1]]), ('wordScores', dict(rum=-1)), ('not_good_spans', [POOR]), ('non_negative_spans', [GOOD]), ('marks', dict(wrong=POOR)),
+    ('corrections', [dict(old=POOR, new='dry')]), ('rows', [[[POOR]]]), ('hallucinated_claims', POOR), ('Negative feedback', 'Rum? No.'), ('flaws', dict(first=POOR)), ('poor_passage_and_reason', [POOR, 'x'])])
+def test_what_may_be_blame_under_an_unknown_key_is_refused_as_a_whole(key, value):
+    d = dict(critique='x', good_spans=whole['good_spans']) | {key:value}
+    for form in (d, json.dumps(d), json.dumps(d)[:-1], 'Here:\n'+json.dumps(d), dict(answer=d)): assert signs(form) is None, form
+
+@pytest.mark.parametrize('more', [dict(score=4), dict(title='On ferries'), dict(overall='Mixed'), dict(tags=[]), dict(scores=dict(clarity=3, truth=1)), dict(ratings=[1,2]), dict(positive=True),
+                                  dict(negative_count=1), dict(weaknesses=[]), dict(issues='none'), dict(bad_spans=[]), dict(poorSpans=None), dict(model=dict(name='m')), dict(corrected_text='It is dry.'),
+                                  dict(spans=[]), dict(error=None), dict(word_count=11), dict(summary='Half right.')])
+def test_what_cannot_be_praise_or_blame_has_no_effect(more):
+    assert signs(whole | more)==signs(json.dumps(whole | more))==both and read_critique(whole | more)[0]==whole
+
+def test_the_same_part_twice():
+    assert signs(whole | {'Poor_spans':[GOOD]}) is None and signs(whole | {'Poor_spans':whole['poor_spans']})==both
+    assert signs(dict(good_spans=[GOOD], poor_spans=['seat'], wrong_code=[POOR]))==sorted([(GOOD, 1), ('seat', -1), (POOR, -1)])
+    assert parse_critique(dict(poor_spans=[{'quote':POOR, 'Quote':GOOD}])) is None and parse_critique(dict(poor_spans=[dict(quote=POOR, others=[GOOD])])) is None
+
+def test_keys_of_a_mark():
+    read = lambda **kw: parse_critique(dict(poor_spans=[kw]))['poor_spans']
+    assert read(Quote=POOR, Severity='1')==read(span=POOR, severity_level=1)==[dict(quote=POOR, reason='', severity=1)]
+    assert read(quote=None, text=POOR, severity=None, explanation='no')==[dict(quote=POOR, reason='no', severity=3)]
+
+def test_prose_under_another_name_is_kept():
+    assert parse_critique(dict(feedback='Half right.', good_spans=[GOOD]))['critique']=='Half right.'
+    assert parse_critique({'Critique':'a', 'textual_feedback':'b', 'good_spans':[]})['critique']=='a'
+
+alphabet = st.sampled_from(['good','Good','poor','bad','negative','positive','wrong','spans','Spans','quotes','list','_','-',' ','score','not','x','word','missing','critique','issues','s'])
+@cases(1500)
+@given(st.lists(alphabet, min_size=1, max_size=4).map(''.join), st.sampled_from([[POOR], [dict(quote=POOR)], dict(quote=POOR), dict(deep=dict(deeper=[POOR])), [[POOR, -1]]]))
+def test_no_key_loses_what_it_holds(key, value):
+    "Under any name, words that stand in a list are marks of one sign or the other, are named as missing, or the critique is refused"
+    d = parse_critique({'good_spans':[GOOD], key:value} if key!='good_spans' else {key:value})
+    if d: assert POOR in [o['quote'] for o in d['good_spans']+d['poor_spans']]+d['missing']
+
+# objects and what stands around them
+
+early = ['{"critique": "c", "good_spans": ["%s"]}, "poor_spans": ["%s"]}', '{"critique": "c", "good_spans": ["%s"]},\n"poor_spans": ["%s"]', '{"critique": "c", "good_spans": ["%s"]}, {"quote": "%s"}]}',
+         '{"good_spans": ["%s"]}], "poor_spans": [{"quote": "%s"}]}', '{"good_spans": ["%s"]}, "%s"]}', '{"good_spans": ["%s"]}\n["%s"]', '{"good_spans": ["%s"]} "bad": ["%s"]}',
+         "{\"good_spans\": [\"%s\"]}, 'poor_spans': ['%s']}", '{"good_spans": ["%s"]}, poor_spans: ["%s"]}', '{"good_spans": ["%s"]}, %s]}', '```json\n{"good_spans": ["%s"]}\n```\nPoor spans:\n- "%s"',
+         '{"critique": "a\nb", "good_spans": ["%s"]}, "poor_spans": ["%s"]}', '{"good_spans": [{"quote": "%s"}}, "poor_spans": [{"quote": "%s"}]}', '{"good_spans": ["%s",]}, {"quote": "%s"}]}',
+         '{"good_spans": ["%s"]}: {"text": "%s"}']
+@pytest.mark.parametrize('text', early)
+def test_what_stands_behind_an_object_that_closed_too_early_is_not_dropped(text):
+    got = signs(text%(GOOD, POOR))
+    assert got in (None, both)
+
+def test_what_stands_before_an_object_is_not_dropped():
+    for before in ('"poor_spans": ["%s"], ', '{"overstated": ["%s"], "x": ', '{"poor_spans": ["%s"}, ', 'Poor spans: "%s"\n', '[{"quote": "%s"}, '):
+        assert signs(before%POOR+json.dumps(dict(good_spans=[GOOD]))) is None, before
+
+def test_prose_around_an_object_stays_prose():
+    for text in (f'Sure! {J} Hope it helps.', f'{J}, as you asked.', f'[{J}]', f'"Here" it is:\n{J}', f'{J}\n(end)', f'In the form {{"critique": "...", "good_spans": [...], "poor_spans": []}}:\n{J}', J+J,
+                 f'The source says "noon".\n\n```json\n{J}\n```\n\nNote: "noon" is right.', f'[1] {J} [2]'):
+        assert signs(text)==both, text
+
+# replies that break off
+
+@pytest.mark.parametrize('text', [
+    '{"critique": "A } in prose.", "good_spans": [{"quote": "%s", "severity": 1}', '{"critique": "c", "good_spans": ["f(){}", "%s"', '{"critique": "}}}", "good_spans": ["%s"',
+    '{"critique": "A \\"}\\" there.", "good_spans": ["%s"', '{"critique": "c", "good_spans": ["%s", "a[0]', '{"critique": "the "}" is", "good_spans": ["%s"', '{"good_spans": ["%s"], "poor_spans": ["a[0]',
+    '{"critique": "c", "good_spans": [{"quote": "%s", "reason": "see {1}"}', '{"critique": "c", "good_spans": ["%s"], "note": "}'])
+def test_brackets_inside_strings_do_not_end_a_reply(text): assert signs(text%GOOD) is None
+
+@cases(400)
+@given(st.integers(1, len(J)-1), st.sampled_from(['', '} is', 'f(){}', '[x]', '\\"}\\"', '{']))
+def test_a_reply_that_breaks_off_never_pays_without_its_blame(n, words):
+    text = json.dumps(whole | dict(critique=words)).replace('noon', 'noon '+words.replace('\\"', "'"))
+    d = parse_critique(text[:n] if n<len(text) else text)
+    if d: assert [o['quote'] for o in d['poor_spans']]==[POOR]
+
+def test_a_repair_loses_no_words():
+    for text in ('{"poor_spans": he said "no" twice\n}', '{"good_spans": ["a"], "poor_spans": b "c" d}', '{"good_spans": ["a"], "poor_spans": ["b" c]}'):
+        d = parse_critique(text)
+        assert d is None or {'no','twice','c','d'}&set(re.findall(r'\w+', text))<=set(re.findall(r'\w+', str(d))), d
+    assert parse_critique('{"poor_spans": he said "no" twice\n}') is None
+
+@pytest.mark.parametrize('text', [J[:-1], J.replace(']', ',]', 1), J.replace('made up', 'made\nup'), J.replace('made up', '"made up"'), J.replace('"poor_spans"', '// the blame\n"poor_spans"'),
+                                  J.replace('"severity"', 'severity'), J.replace('3}', '3'), J.replace('", "reason"', '" "reason"'), J[:-1]+'\n\nLet me know.', f'```json\n{J[:-1]}\n```',
+                                  J.replace('made up', 'f() {} up').replace(']', ',]', 1)])
+def test_what_was_repaired_still_is(text): assert signs(text)==both and read_critique(text)[1]=='repaired'
+
+# prose and JSON
+
+@pytest.mark.parametrize('text', ['[minor] "{0}" is wrong. [style]', '["{0}"] is wrong.', '{{"a", "b"}}: "{0}" is wrong.', '{{"page": 3}}: "{0}" is wrong.', '[[1]] "{0}" is wrong.', '[1, 2] "{0}" is wrong {{sic}}',
+                                  '{{}} "{0}" is wrong.', '```\n["rum"]\n```\n"{0}" is wrong.', '{{rows: 3}} "{0}" is wrong. [x]', '[note](a.html) "{0}" is wrong [1]', "{{'a': 1}} \"{0}\" is wrong."])
+def test_prose_with_brackets_and_braces_is_prose(text): assert signs(text.format(POOR))==[(POOR, -1)]
+
+@pytest.mark.parametrize('text', ['["a"', '["a", "b"]', '{"page": 3}', '{"rating": [3', '[]', '{}', '[{"x": 1}', '{"bad": ["a"]} I hope it helps.', 'So {"issues": ["a"]} is it.', "{'good_spans': ['a']}",
+                                  '```json\n["a"]\n```', '[1, 2', '{"critique" broken', '{a: 1}'])
+def test_json_is_not_taken_for_prose(text): assert align(R, text) is None
