@@ -2,7 +2,7 @@
 import json,re
 import pytest
 from hypothesis import HealthCheck,given,settings,strategies as st
-from text2grad.alignment.critiques import align,parse_critique,read_critique
+from text2grad.alignment.critiques import align,parse_critique,read_critique,why_unreadable
 
 def cases(n): return settings(max_examples=n, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
@@ -121,3 +121,10 @@ def test_prose_with_brackets_and_braces_is_prose(text): assert signs(text.format
 @pytest.mark.parametrize('text', ['["a"', '["a", "b"]', '{"page": 3}', '{"rating": [3', '[]', '{}', '[{"x": 1}', '{"bad": ["a"]} I hope it helps.', 'So {"issues": ["a"]} is it.', "{'good_spans': ['a']}",
                                   '```json\n["a"]\n```', '[1, 2', '{"critique" broken', '{a: 1}'])
 def test_json_is_not_taken_for_prose(text): assert align(R, text) is None
+
+@pytest.mark.parametrize('critique,why', [
+    (dict(good_spans=[GOOD], overstated=[POOR]), "'overstated' is no key"), ('{"good_spans": ["a"]}, "poor_spans": ["b"]}', 'closed too early'), (f'{J} and {{"critique": "b"}}', 'two critiques that differ'),
+    (dict(poor_spans=[dict(quote=POOR, severity=7)]), 'poor_spans.0.severity'), ('{"critique": "a", "good_spans": ["b"', 'breaks off'), (dict(poor_spans=[dict(quote=POOR, Quote=GOOD)]), 'stands there twice'),
+    (dict(score=3), 'none of the known keys'), ('Fine.', 'no known key'), (None, 'no text'), (whole, ''), (J, '')])
+def test_it_says_why_it_could_not_be_read(critique, why):
+    assert why in why_unreadable(critique) and bool(why)==bool(why_unreadable(critique))

@@ -358,6 +358,56 @@ def test_token_scores_is_what_token_rewards_says():
     spans = [Span(2,9,.5), Span(9,16,-1.)]
     assert token_scores([spans], offsets, full)[0][0].tolist()==[float(x) for x in token_rewards(spans, offsets[0])]
 
+# ---- who was judged, and what the clip bounds
+
+def adv_of(scores, mask, judged=None, kl=None, o=Objective(), values=None):
+    z,flag = torch.zeros_like(scores),torch.zeros(len(scores), dtype=torch.bool)
+    return token_advantages(scores, z if kl is None else kl, z if values is None else values, ~flag, flag, mask, o, judged=judged)
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=6), st.integers(0, 999))
+def test_the_judged_are_whitened_as_if_they_were_alone(rows, seed):
+    lengths,judged = [n for n,_ in rows],torch.tensor([j for _,j in rows])
+    (s,kl,v,*_),mask = batch(lengths, max(lengths)+1, seed)
+    a = adv_of(s*judged[:,None], mask, judged, kl, values=v)
+    assert (a.advantages[~judged]==0).all()
+    if judged.any(): close(a.advantages[judged], adv_of(s[judged], mask[judged], None, kl[judged], values=v[judged]).advantages, atol=1e-6, rtol=1e-5)
+    same = adv_of(s, mask, torch.ones(len(s), dtype=torch.bool), kl, values=v)
+    assert torch.equal(same.advantages, adv_of(s, mask, None, kl, values=v).advantages)
+
+def test_an_empty_critique_is_a_score_of_0_and_no_judgement_is_not():
+    offs,mask = [[(0,1),(1,2)]]*3,torch.ones(3, 2, dtype=torch.bool)
+    out = {}
+    for name,fill in dict(empty=[], nobody=None, zero=0.).items():
+        s,j = token_scores([[Span(0,2,-1.)], fill, [Span(0,1,-1.)]], offs, mask)
+        out[name] = adv_of(s, mask, j).advantages
+    assert torch.equal(out['empty'], out['zero']) and (out['empty'][1]>0).all() and (out['nobody'][1]==0).all()
+    assert not torch.equal(out['nobody'][0], out['empty'][0])
+
+@pytest.mark.parametrize('clip', [10., .5, None])
+def test_the_clip_bounds_a_tokens_score_and_never_the_sum_of_a_scalar_reward(clip):
+    s,mask = torch.full((1,40), -1.),torch.ones(1, 40, dtype=torch.bool)
+    span = adv_of(s, mask, o=Objective(reward_clip=clip, kl_coef=0.)).rewards
+    total = torch.zeros(1,40)
+    total[0,-1] = span.sum()
+    assert span.sum()==-40*min(1, clip or 1)
+    assert adv_of(total, mask, o=Objective(reward='scalar', reward_clip=clip, kl_coef=0.)).rewards.sum()==span.sum()
+
+def test_penalties_and_kl_have_no_ceiling():
+    s,mask,flag = torch.tensor([[0.,9.]]),torch.ones(1, 2, dtype=torch.bool),torch.tensor([True])
+    x = token_advantages(s, torch.tensor([[0.,3.]]), torch.zeros(1,2), ~flag, flag, mask, Objective(reward_clip=1., missing_eos_penalty=5., empty_penalty=7., kl_coef=2.))
+    assert x.rewards.tolist()==[[0., 1.-5.-7.-6.]]
+
+@pytest.mark.parametrize('kind', ['k2','k3','k3+'])
+@pytest.mark.parametrize('d', [-12., -5., 6., 19., 500., -1e4, 1e30])
+def test_k2_and_k3_have_a_bound(kind, d):
+    got = kl_penalty(torch.tensor([[d]]), torch.zeros(1,1), kind)
+    want = d*d/2 if kind=='k2' else math.expm1(min(-d, 50))+d
+    close(got, torch.tensor([[min(want, 10.)]]))
+    assert kl_penalty(torch.tensor([[inf]]), torch.zeros(1,1), kind).isnan().all()
+    near = torch.randn(1, 50)/4
+    close(kl_penalty(near, torch.zeros(1,50), kind), near**2/2 if kind=='k2' else torch.expm1(-near)+near)
+
 @pytest.mark.parametrize('reward', [1e39, -1e39, [0., 1e39], [-1e300, 0.], 3.41e38])
 def test_a_reward_beyond_single_precision_is_refused_by_its_row(reward):
     ones = torch.ones(2, 2)

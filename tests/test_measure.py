@@ -58,8 +58,9 @@ def test_a_batch_agrees_row_by_row(policy, how):
     beta,x = t.kl_ctl.coef,t.experience(judge(t.rollout(), critic))
     now = Objective(**{f.name:getattr(cfg, f.name) for f in fields(Objective)}|dict(kl_coef=beta))
     assert (beta!=cfg.kl_coef)==('kl_target' in how) and not x.rollout.finished.all()
-    batch = token_advantages(x.scores, x.kl, x.values, x.rollout.finished, x.rollout.blank&x.judged, x.mask, now)
-    mean,scale = map(float, whitening(batch.raw, x.mask))
+    batch = token_advantages(x.scores, x.kl, x.values, x.rollout.finished, x.rollout.blank&x.judged, x.mask, now, judged=x.judged)
+    mean,scale = map(float, whitening(batch.raw, x.mask&x.judged[:,None]))
+    assert not x.judged[1] and (x.advantages[1]==0).all()
     for i,e in enumerate(x.rollout.examples):
         m,finished = x.mask[i],bool(x.rollout.finished[i])
         table = token_table(e.response, x.rollout.offsets[i], kl=x.kl[i][m].double().numpy(), value=x.values[i][m].double().numpy())

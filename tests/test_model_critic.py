@@ -131,6 +131,7 @@ def test_the_models_own_sampling_settings_do_not_count(lm, file):
     model,tok = tiny_lm()
     g = model.generation_config
     g.do_sample,g.temperature,g.top_k,g.repetition_penalty,g.no_repeat_ngram_size,g.max_length = True,2.,3,5.,1,10
+    g.suppress_tokens,g.min_length,g.bad_words_ids,g.stop_strings = list(range(4, 300)),900,[[i] for i in range(20, 60)],['e']
     model.train()
     a,b = make(lm, file),make((model, tok), file)
     assert a.ask(asks(a, examples(RS)))==b.ask(asks(b, examples(RS)))

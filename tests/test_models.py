@@ -627,3 +627,193 @@ def test_real_model_step_0_and_left_padding(real):
         one,omask = p.encode(q[:1])
         assert one.shape[1]<ids.shape[1]
         close(p(one, omask, rids[:1], rmask[:1]).logps[0], a.logps[0], atol=1e-4, rtol=1e-4)
+
+# ---- precision of what is trained
+
+def half(lora, dtype): return (lambda m,t: Policy.create(m.to(dtype), t, lora=lora))(*tiny_lm())
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_a_whole_model_is_trained_in_fp32(dtype, caplog):
+    p = half(None, dtype)
+    assert all(x.dtype==torch.float32 for x in p.parameters()) and any('float32 now' in m and str(dtype)[6:] in m for m in caplog.messages)
+    b = batch(p)
+    assert torch.equal(p(*b).logps, p(*b, ref=True).logps)
+    before = {k:v.clone() for k,v in p.state_dict().items()}
+    opt = torch.optim.Adam([x for n,x in p.trainable().items() if 'value_head' not in n], lr=1e-5)
+    (-p(*b).logps.sum()).backward()
+    opt.step()
+    after = {k:v for k,v in p.state_dict().items() if 'value_head' not in k}
+    changed = sum(int((v!=before[k]).sum()) for k,v in after.items())
+    assert changed>.9*sum(v.numel() for v in after.values())
+
+def test_an_adapter_is_trained_in_fp32_and_so_is_its_reference(tmp_path, caplog):
+    p = half(small, torch.bfloat16)
+    assert p.lm.dtype==torch.bfloat16 and not caplog.messages and all(x.dtype==torch.float32 for x in p.trainable().values())
+    q = Policy.create(p.model.bfloat16(), p.tokenizer)
+    assert all(x.dtype==torch.float32 for x in q.trainable().values()) and any('the adapter was bfloat16' in m for m in caplog.messages)
+    b = batch(q)
+    assert torch.equal(q(*b).logps, q(*b, ref=True).logps)
+
+def test_fp32_models_are_left_alone(caplog):
+    model = tiny_lm()[0]
+    at = {n:x.data_ptr() for n,x in model.named_parameters()}
+    Policy.create(model, tiny_lm()[1], lora=None)
+    assert {n:x.data_ptr() for n,x in model.named_parameters()}==at and not caplog.messages
+
+def test_a_whole_policy_is_loaded_as_it_was_saved(tmp_path):
+    p = stir(make(lora=None), 1e-4)
+    p.save_pretrained(tmp_path/'whole')
+    q = Policy.load(tmp_path/'whole', tiny_lm()[0].bfloat16())
+    for k,v in p.state_dict().items(): assert torch.equal(v, q.state_dict()[k]), k
+
+# ---- caches from which no row can be picked, and models in train mode
+
+HYBRID = {'Lfm2':dict(layer_types=['conv','full_attention']),
+          'Qwen3Next':dict(layer_types=['linear_attention','full_attention'], num_experts=2, num_experts_per_tok=1, moe_intermediate_size=16, shared_expert_intermediate_size=16,
+                           linear_num_key_heads=2, linear_num_value_heads=2, linear_key_head_dim=8, linear_value_head_dim=8),
+          'FalconH1':dict(mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8, mamba_n_groups=1)}
+
+def one_by_one(p, b): # Each row by itself: log-probs and the gradients of their sum
+    p.zero_grad()
+    outs = [p(*(x[i:i+1] for x in b)).logps[0] for i in range(len(b[0]))]
+    sum(o.sum() for o in outs).backward()
+    return torch.stack(outs).detach(),[x.grad.clone() for x in p.trainable().values() if x.grad is not None]
+
+def together(p, b):
+    p.zero_grad()
+    out = p(*b).logps
+    out.sum().backward()
+    return out.detach(),[x.grad.clone() for x in p.trainable().values() if x.grad is not None]
+
+def equal_prompts(p): return tuple(x[[0,0,1,0]] if i<2 else x for i,x in enumerate(batch(p)))
+
+def same_as_alone(p):
+    b = equal_prompts(p)
+    for x,y in zip(one_by_one(p, b), together(p, b)): close(x, y, atol=2e-5, rtol=1e-3)
+
+@pytest.mark.parametrize('name', HYBRID)
+def test_hybrid_models_answer_equal_prompts(name):
+    from text2grad.core import Critique,Example,Span
+    from text2grad.span_ppo import SpanPPO,SpanPPOConfig,sample
+    p = stir(Policy.create(tiny_of(name, **HYBRID[name]), tiny_lm()[1], lora=dict(r=4, alpha=8, target_modules=['q_proj','v_proj'])))
+    same_as_alone(p)
+    assert not p.shares
+    exs = [Example('Hi','')]*2+[Example('Who won?','')]
+    greedy = lambda es: sample(p, es, 6, temperature=0, allow_off_policy=True).texts
+    assert greedy(exs)==[greedy([e])[0] for e in exs]
+    cfg = SpanPPOConfig(batch_size=4, samples_per_prompt=2, minibatch_size=4, max_new_tokens=4)
+    SpanPPO(p, lambda es: [Critique('x', [Span(0, len(e.response), -1.)]) for e in es], exs[1:], cfg).one_step()
+
+def test_ordinary_models_still_read_equal_prompts_once():
+    p = stir(make())
+    b,read = equal_prompts(p),[]
+    p.lm.base_model.register_forward_hook(lambda m,a,kw,o: read.append(tuple(kw['input_ids'].shape)), with_kwargs=True)
+    p(*b)
+    assert p.shares and [s[0] for s in read]==[2,4] and read[1][1]<read[0][1]
+    same_as_alone(stir(make()))
+
+NOISY = dict(gpt2=lambda: tiny_of('GPT2', resid_pdrop=.1, embd_pdrop=.1, attn_pdrop=.1), qwen=lambda: tiny_of('Qwen2', attention_dropout=.5),
+             falcon=lambda: tiny_falcon(), opt=lambda: tiny_opt())
+
+def tiny_falcon():
+    from transformers import FalconConfig,FalconForCausalLM
+    torch.manual_seed(0)
+    return FalconForCausalLM(FalconConfig(vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, hidden_dropout=.4, attention_dropout=.4, bos_token_id=1, eos_token_id=2, pad_token_id=3))
+
+def tiny_opt(**kw):
+    from transformers import OPTConfig,OPTForCausalLM
+    torch.manual_seed(0)
+    return OPTForCausalLM(OPTConfig(**dict(vocab_size=400, hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=128, layerdrop=.5, dropout=.3,
+                                           bos_token_id=1, eos_token_id=2, pad_token_id=3)|kw))
+
+@pytest.mark.parametrize('lora', [small, None], ids=['lora','whole'])
+@pytest.mark.parametrize('kind', NOISY)
+def test_row_28_train_mode_brings_no_noise_to_policy_or_reference(kind, lora):
+    p = Policy.create(NOISY[kind]().train(), tiny_lm()[1], lora=lora)
+    b = batch(p)
+    for say in (lambda: None, p.train, p.model.train, p.lm.train):
+        say()
+        assert torch.equal(p(*b).logps, p(*b, ref=True).logps) and torch.equal(p(*b).logps, p(*b).logps)
+        with torch.no_grad(): assert torch.equal(p(*b).logps, p(*b, ref=True).logps)
+
+@pytest.mark.parametrize('kind', NOISY)
+def test_row_28_no_dropout_whoever_asks(kind):
+    from text2grad.pretrained import no_dropout
+    m = no_dropout(NOISY[kind]().train())
+    ids = torch.arange(4, 12)[None]
+    with torch.no_grad(): assert torch.equal(m(ids).logits, m(ids).logits) and torch.equal(m(ids).logits, m.eval()(ids).logits)
+
+@pytest.mark.parametrize('when', ['before','after'])
+@pytest.mark.parametrize('mode', [True, False])
+@pytest.mark.parametrize('lora', [small, None], ids=['lora','whole'])
+def test_gradient_checkpointing_works_in_every_mode_and_with_equal_prompts(when, mode, lora):
+    model,tok = tiny_lm()
+    if when=='before': model.train(mode).gradient_checkpointing_enable()
+    p = stir(Policy.create(model, tok, lora=lora))
+    if when=='after':
+        p.lm.gradient_checkpointing_enable()
+        p.train(mode)
+    layer,n,b = p.lm.base_model.layers[0],[],equal_prompts(p)
+    layer.self_attn.register_forward_hook(lambda *a: n.append(torch.is_grad_enabled()))
+    got = together(p, b)
+    assert len(n)==2, 'once forward, and once more in the backward pass'
+    q = stir((lambda m,t: Policy.create(m, t, lora=lora))(*tiny_lm()))
+    for x,y in zip(got, together(q, b)): close(x, y, atol=1e-5, rtol=1e-4)
+    with torch.no_grad(): assert torch.equal(p(*b).logps, q(*b).logps), 'without gradients prompts are shared'
+
+# ---- odd architectures
+
+def test_the_value_head_is_as_wide_as_what_the_output_layer_reads():
+    p = stir(Policy.create(tiny_opt(word_embed_proj_dim=16), tiny_lm()[1], lora=small))
+    assert p.value_head.in_features==16 and p(*batch(p)).values.shape==(4,9)
+    assert make().value_head.in_features==48
+
+def test_models_whose_hidden_states_cannot_be_had_are_refused_by_kind():
+    from transformers import Llama4ForCausalLM,Llama4TextConfig
+    cfg = Llama4TextConfig(vocab_size=400, hidden_size=32, intermediate_size=64, intermediate_size_mlp=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16,
+                           num_local_experts=2, pad_token_id=3)
+    for lora in (None, small, dict(r=4, target_modules=['q_proj'])):
+        with pytest.raises(ModelError, match='^llama4_text: this'): Policy.create(Llama4ForCausalLM(cfg).eval(), tiny_lm()[1], lora=lora)
+
+# ---- switches of the chat template
+
+SWITCH = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if enable_thinking is defined and not enable_thinking %} off{% endif %}{{ style|default('') }}"
+
+def switched(**kw):
+    model,tok = tiny_lm()
+    tok.chat_template = SWITCH
+    return Policy.create(model, tok, lora=small, **kw)
+
+def read(p, **kw): return p.tokenizer.decode(p.encode(['x'], **kw)[0][0])
+
+def test_switches_of_the_chat_template_reach_training_sampling_and_inspection(tmp_path):
+    from text2grad.core import Example
+    from text2grad.span_ppo import SpanPPO,SpanPPOConfig,measure,sample
+    p,plain = switched(template=dict(enable_thinking=False)),switched()
+    assert (read(p), read(plain))==('x off', 'x')
+    assert read(plain, template=dict(enable_thinking=False))=='x off' and read(p, template=dict(style='!'))=='x off!' and read(p, template=dict(enable_thinking=True))=='x'
+    said = lambda r: p.tokenizer.decode(r.prompt_ids[0][r.prompt_mask[0]])
+    ex = Example('Say it.', 'ok')
+    assert said(sample(p, [ex], 2))==said(measure(p, ex).rollout)==said(SpanPPO(p, None, [ex], SpanPPOConfig(batch_size=1, minibatch_size=1)).rollout())=='Say it. off'
+
+def test_switches_are_saved_and_old_folders_load(tmp_path):
+    p = switched(template=dict(enable_thinking=False, style=['a', 1]))
+    p.save_pretrained(tmp_path/'p')
+    assert Policy.load(tmp_path/'p', tiny_lm()[0]).template==dict(enable_thinking=False, style=['a', 1])
+    f = tmp_path/'p'/'policy.json'
+    d = json.loads(f.read_text())
+    del d['template']
+    f.write_text(json.dumps(d))
+    q = Policy.load(tmp_path/'p', tiny_lm()[0])
+    assert q.template=={} and read(q)=='x'
+
+@pytest.mark.parametrize('bad,match', [(dict(enable_thinkin=False), "no switch 'enable_thinkin'"), (dict(tokenize=True), 'set by the policy itself'), (dict(messages=[]), 'set by the policy itself'),
+    (dict(add_generation_prompt=False), 'set by the policy itself'), ('off', 'must be a dict'), (dict(style=object()), 'JSON cannot hold'), ({3:1}, 'no switch 3')])
+def test_switches_that_change_nothing_are_refused(bad, match):
+    with pytest.raises(ValueError, match=match): switched(template=bad)
+    with pytest.raises(ValueError, match=match): switched().encode(['x'], template=bad)
+
+def test_switches_without_a_template_are_refused():
+    model,tok = tiny_lm()
+    tok.chat_template = None
+    with pytest.raises(ValueError, match='no chat template'): Policy.create(model, tok, lora=small, template=dict(enable_thinking=False))

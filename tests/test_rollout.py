@@ -123,6 +123,41 @@ def test_shared_prompts_give_the_log_probs_and_gradients_of_separate_ones(policy
     torch.testing.assert_close(la, lb, atol=1e-5, rtol=1e-5)
     for a,b in zip(ga, gb): torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
+# ---- what the model brings along
+
+HOSTILE = [dict(repetition_penalty=1.3), dict(min_p=.2), dict(typical_p=.3), dict(epsilon_cutoff=.01, eta_cutoff=.01), dict(no_repeat_ngram_size=1),
+           dict(suppress_tokens=list(range(4, 200))), dict(begin_suppress_tokens=list(range(4, 390))), dict(bad_words_ids=[[i] for i in range(20, 300)]),
+           dict(sequence_bias=[[[60], 50.]]), dict(min_length=90), dict(min_new_tokens=6), dict(forced_eos_token_id=2), dict(encoder_repetition_penalty=1.5),
+           dict(exponential_decay_length_penalty=(1, 3.)), dict(guidance_scale=3.), dict(stop_strings=['e']), dict(num_return_sequences=2), dict(top_h=.2),
+           dict(return_dict_in_generate=True, output_scores=True), dict(temperature=3., top_k=2, top_p=.1, do_sample=True), dict(num_beams=3), dict(max_length=3),
+           dict(prompt_lookup_num_tokens=3), dict(a_setting_of_its_own=1)]
+
+@pytest.fixture(scope='module')
+def wanted(policy): return [sample(policy, exs, 8, temperature=t, seed=4, allow_off_policy=True).texts for t in (1., 0)]
+
+@pytest.mark.parametrize('lora', [True, False])
+@pytest.mark.parametrize('own', HOSTILE, ids=lambda d: '-'.join(d))
+def test_the_models_own_generation_config_changes_nothing(own, lora, wanted, monkeypatch):
+    "Not when it is sampled for training, and not in evaluation, where greedy is the greedy of the model"
+    model,tok = tiny_lm()
+    for k,v in own.items(): setattr(model.generation_config, k, v)
+    p = Policy.create(model, tok, **({} if lora else dict(lora=None)))
+    before,seen,real = p.lm.generation_config,[],type(p.lm)._get_logits_processor
+    monkeypatch.setattr(type(p.lm), '_get_logits_processor', lambda *a, **kw: (seen.append(real(*a, **kw)), seen[-1])[1])
+    assert [sample(p, exs, 8, temperature=t, seed=4, allow_off_policy=True).texts for t in (1., 0)]==wanted
+    sample(p, exs, 2, temperature=.7)
+    assert [[type(x).__name__ for x in l] for l in seen]==[[], [], ['TemperatureLogitsWarper']]
+    assert p.lm.generation_config is before and p.model.generation_config is before
+
+def test_the_models_own_generation_config_is_back_after_an_error(policy):
+    own = policy.lm.generation_config
+    with pytest.raises(TypeError): sample(policy, exs, 'many')
+    assert policy.lm.generation_config is own
+
+def test_options_that_are_typed_still_count_in_evaluation(policy):
+    a,b = (sample(policy, exs, 12, temperature=0, allow_off_policy=True, **kw).texts for kw in ({}, dict(suppress_tokens=list(range(4, 200)))))
+    assert a!=b
+
 # the limit of a critique, in tokens
 
 scripts = dict(english='The rain delayed the match, and the captain was furious.', chinese='比赛因雨推迟，队长非常生气。'*3, japanese='雨で試合が遅れました。', thai='ฝนตกจึงเลื่อนการแข่งขัน'*2, arabic='تأخرت المباراة بسبب المطر', korean='비로 경기가 연기되었다',

@@ -117,6 +117,34 @@ def test_processor_time_is_limited_where_the_clock_is_not(monkeypatch):
     run('x = 1', timeout=4.)
     assert limits==[30, 2]
 
+FAMILY = """
+import os,time
+for _ in range(8):
+    if os.fork()==0:
+        x = bytearray(40<<20)
+        for i in range(0, len(x), 4096): x[i] = 1
+        time.sleep(30)
+        os._exit(0)
+def f(x): time.sleep(30)
+"""
+FILES = """
+import os,time
+fds = []
+for _ in range(20):
+    fds.append(os.memfd_create('x'))
+    for _ in range(15): os.write(fds[-1], bytes(1<<20))
+def f(x): time.sleep(30)
+"""
+
+@pytest.mark.parametrize('code', [FAMILY, FILES], ids=['many processes','files in memory'])
+def test_memory_is_limited_in_all(code):
+    r = run(code, 'assert f(1) == 1', timeout=20., memory_mb=128)
+    assert (r.passed, r.status, r.seconds<15)==(False, 'memory', True) and '128 MB in all' in r.failures[0].error
+
+def test_processes_that_share_their_memory_are_counted_once():
+    code = 'import os,time\nx = b"x"*(50<<20)\nfor _ in range(6):\n    if os.fork()==0:\n        time.sleep(30)\n        os._exit(0)\ndef f(n):\n    time.sleep(1)\n    return n'
+    assert run(code, 'assert f(1) == 1', timeout=20., memory_mb=128).passed is True
+
 # Forgeries
 
 @pytest.mark.parametrize('tests', [SIMPLE, BOXED], ids=['judged by the parent','judged in a box'])

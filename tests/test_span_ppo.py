@@ -38,7 +38,7 @@ def test_row_9_scalar_reward_is_the_same_total_on_the_last_valid_token():
         nz = b.scores[i].nonzero()[:,0].tolist()
         assert nz in ([int(last[i])], [])
 
-def test_row_12_no_judgement_is_no_score_but_still_kl():
+def test_row_12_no_judgement_is_no_score():
     critic = lambda es: [None if i==1 else c for i,c in enumerate(e_critic(es))]
     t = make(critic=critic)
     with torch.no_grad():
@@ -482,7 +482,7 @@ def rewrite(at, **change):
     m['files']['state.json'] = dict(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
     (at/'MANIFEST.json').write_text(json.dumps(m))
 
-@pytest.mark.parametrize('change', [dict(step='1'), dict(step=None), dict(step=True), dict(total=[]), dict(kl=[]), dict(kl=None), dict(config=[1]), dict(config=None), dict(step=...), dict(whole=[]), dict(whole=None), dict(whole='x'), dict(config={})])
+@pytest.mark.parametrize('change', [dict(step='1'), dict(step=None), dict(step=True), dict(total=[]), dict(kl=[]), dict(kl=None), dict(config=[1]), dict(config=None), dict(step=...), dict(whole=[]), dict(whole=None), dict(whole='x'), dict(config=dict(lr=3))])
 def test_a_whole_checkpoint_with_an_odd_state_is_an_error_that_names_it(tmp_path, change):
     make(callbacks=[RunFolder(tmp_path)]).fit(1)
     at = latest_checkpoint(tmp_path/'checkpoints')[0]
@@ -596,3 +596,119 @@ def test_a_run_made_longer_goes_on_with_a_rate_above_0(tmp_path):
     with pytest.raises(CheckpointError, match='steps is 4 there and 3 here'): make(replace(small, steps=3), callbacks=[RunFolder(tmp_path, resume=True)]).fit()
     t = make(replace(small, steps=4), callbacks=[RunFolder(tmp_path, resume=True)]).fit(6)
     assert t.step==6 and all(r['lr']>0 for r in read_jsonl(tmp_path/'metrics.jsonl'))
+# ---- responses that nobody judged
+
+def some(unjudged, fill=None):
+    "`e_critic`, but `fill` for these rows"
+    return lambda es: [fill if i in unjudged else c for i,c in enumerate(e_critic(es))]
+
+def part(r, rows):
+    i = torch.tensor(rows)
+    return type(r)([r.examples[j] for j in rows], r.prompt_ids[i], r.prompt_mask[i], r.ids[i], r.mask[i], r.finished[i], [r.offsets[j] for j in rows], r.temperature)
+
+def moved(t):
+    with torch.no_grad():
+        for p in t.policy.trainable().values(): p.add_(.02*torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+    t.opt.step = lambda *a: None
+    return t
+
+def gradients(t, x, n):
+    stats = t.minibatch(x, torch.arange(n))
+    return [p.grad.clone() for p in t.policy.trainable().values()],stats
+
+@pytest.mark.parametrize('kw', [dict(), dict(reward='scalar'), dict(samples_per_prompt=2, micro_batch_size=2), dict(entropy_coef=.1, micro_batch_size=1), dict(missing_eos_penalty=.5)],
+                         ids=lambda d: '-'.join(d) or 'defaults')
+@pytest.mark.parametrize('unjudged', [{0}, {1,2}, {0,1,3}])
+def test_row_12_a_batch_with_unjudged_rows_is_the_batch_of_the_judged_ones(unjudged, kw):
+    cfg = replace(small, max_grad_norm=1e9, **kw)
+    t = moved(make(cfg, critic=some(unjudged)))
+    r = judge(t.rollout(), t.critic)
+    rows = [i for i in range(4) if i not in unjudged]
+    x,y = t.experience(r),t.experience(part(r, rows))
+    assert (x.advantages[list(unjudged)]==0).all()
+    torch.testing.assert_close(x.advantages[rows], y.advantages, atol=1e-5, rtol=1e-5)
+    assert abs(x.stats['explained_variance']-y.stats['explained_variance'])<1e-4
+    (ga,sa),(gb,sb) = gradients(t, x, 4),gradients(t, y, len(rows))
+    for a,b in zip(ga, gb): torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-3)
+    assert sa.keys()==sb.keys() and all(abs(sa[k]-sb[k])<1e-4*max(1, abs(sb[k])) for k in sa)
+
+def test_row_12_silence_of_the_critic_is_not_praised():
+    "In a batch that is blamed, a score of 0 is the best there is; no judgement is none"
+    blame = lambda fill: lambda es: [fill if i%2 else Critique('x', [Span(j, j+1, -1.) for j in range(0, len(e.response), 3)]) for i,e in enumerate(es)]
+    big = replace(small, batch_size=8)
+    a,b = (experience(make(big, critic=blame(f))) for f in (Critique('', ()), None))
+    odd = torch.arange(8)%2==1
+    assert a.judged.all() and a.advantages[odd][a.mask[odd]].mean()>.3
+    assert (b.judged==~odd).all() and (b.advantages[odd]==0).all() and not torch.equal(a.advantages, b.advantages)
+
+def test_row_12_nobody_judged_moves_nothing_even_with_momentum():
+    t = make(critic=lambda es: e_critic(es) if t.step==0 else [None]*len(es))
+    t.fit(1)
+    before,state = weights(t),[s['step'].item() for s in t.opt.state.values()]
+    t.fit(3)
+    assert equal(before, weights(t)) and [s['step'].item() for s in t.opt.state.values()]==state
+    assert t.stats['updates']==0 and t.stats['judged']==0 and np.isnan(t.stats['policy_loss'])
+
+def test_row_12_a_reward_that_gives_none_is_no_judgement_either(tmp_path):
+    t = SpanPPO(Policy.create(*tiny_lm(), lora=dict(r=4, alpha=8)), e_critic, prompts, small, reward=lambda r,cfg: [1., None, [.1]*int(r.lengths[2]), None], callbacks=[RunFolder(tmp_path/'run')])
+    x = t.experience(judge(t.rollout(), e_critic))
+    assert x.judged.tolist()==[True,False,True,False] and (x.advantages[[1,3]]==0).all()
+    t.reward = lambda r,cfg: [None]*4
+    t.fit(1)
+    assert read_jsonl(tmp_path/'run'/'metrics.jsonl')[0]['policy_loss'] is None
+
+# ---- the same total, whatever the clip
+
+@pytest.mark.parametrize('how', [dict(), dict(reward_clip=.3), dict(reward_scale=25.), dict(reward_scale=-25.), dict(reward_clip=None, reward_scale=30.),
+    dict(reward_scale=40., spread='mean', overlap='max'), dict(reward_clip=.5, missing_eos_penalty=3., empty_penalty=9.), dict(reward_scale=0.)], ids=lambda d: '-'.join(d) or 'defaults')
+def test_row_9_span_and_scalar_pay_the_same_total_whatever_the_clip(how):
+    rng = np.random.default_rng(0)
+    def critic(es):
+        cut = lambda n: sorted(rng.integers(0, n+1, 2).tolist())
+        return [Critique('x', [Span(*cut(len(e.response)), float(rng.uniform(-1, 1))) for _ in range(20)]+[Span(0, len(e.response), -1.)]) for e in es]
+    judged = judge(make(replace(small, max_new_tokens=48)).rollout(), critic)
+    pay = lambda kind: make(replace(small, kl_coef=0., reward=kind, **how)).experience(judged)
+    a,b = pay('span'),pay('scalar')
+    torch.testing.assert_close(a.rewards.sum(1), b.rewards.sum(1), atol=1e-3, rtol=1e-5)
+    assert a.stats['reward_clipped']==b.stats['reward_clipped']
+
+def test_a_clip_that_bites_is_said_once(caplog):
+    for kind in ('span','scalar'):
+        caplog.clear()
+        t = make(replace(small, reward=kind, reward_clip=.3)).fit()
+        said = [m for m in caplog.messages if 'reward_clip=0.3' in m]
+        assert len(said)==1 and 'the largest is 0.5' in said[0] and 'lower reward_scale' in said[0]
+    caplog.clear()
+    assert make().fit().stats['reward_clipped']==0 and not caplog.messages
+
+# ---- refused or told at the start
+
+@pytest.mark.parametrize('kind', ['k2','k3'])
+def test_k2_and_k3_in_the_reward_are_told(kind, caplog):
+    make(replace(small, kl_kind=kind))
+    assert any(f"kl_kind='{kind}'" in m and "Use 'k1'" in m for m in caplog.messages)
+    caplog.clear()
+    make(replace(small, kl_kind=kind, kl_coef=0.))
+    make()
+    assert not caplog.messages
+
+def test_a_policy_without_a_value_head_is_refused_at_once():
+    with pytest.raises(ValueError, match='has no value head.*value_head=True'): make(value_head=False)
+
+def test_row_29_each_group_keeps_its_own_rate():
+    p = Policy.create(*tiny_lm(), lora=dict(r=4, alpha=8))
+    for n,x in p.named_parameters(): x.requires_grad_(n.startswith('value_head'))
+    t = SpanPPO(p, e_critic, prompts, replace(small, lr=1e-4, value_lr=1e-2, steps=2))
+    assert not t.policy_params and len(t.opt.param_groups)==1
+    t.one_step()
+    assert t.opt.param_groups[0]['lr']==1e-2
+    t = make(replace(small, lr=1e-4, value_lr=1e-2, steps=2)).fit()
+    assert [g['lr'] for g in t.opt.param_groups]==[1e-4/2, 1e-2/2]
+
+def test_a_setting_that_an_older_version_did_not_have_does_not_stop_a_resume(tmp_path, caplog):
+    make(callbacks=[RunFolder(tmp_path)]).fit(1)
+    was = asdict(small)
+    for k in ('target_kl','kl_horizon'): was.pop(k)
+    rewrite(latest_checkpoint(tmp_path/'checkpoints')[0], config=was)
+    with pytest.raises(CheckpointError, match='target_kl is None there and 0.5 here'): make(replace(small, target_kl=.5), callbacks=[RunFolder(tmp_path, resume=True)]).fit()
+    assert make(callbacks=[RunFolder(tmp_path, resume=True)]).fit(2).step==2 and 'did not have: ' in caplog.text and 'target_kl' in caplog.text

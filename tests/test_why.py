@@ -37,10 +37,11 @@ def as_trained(t, critique, cfg, finished):
     T = len(t)
     row,flag = lambda x: torch.tensor(np.array(x, dtype=np.float32))[None],lambda x: torch.tensor([x])
     delta = np.array(rewards(critique.spans, t.offsets, overlap=cfg.overlap, spread=cfg.spread) if critique else [0.]*T)
-    if cfg.reward=='scalar': delta = np.append(np.zeros(T-1), sum(delta))
+    most = cfg.reward_clip/cfg.reward_scale
+    if cfg.reward=='scalar': delta = np.append(np.zeros(T-1), sum(min(max(d, -most), most) for d in delta))
     silent = critique is not None and not t.response.strip()
     mask = torch.ones(1, T, dtype=torch.bool)
-    return delta,token_advantages(row(delta), row(t['kl']), row(t['value']), flag(finished), flag(silent), mask, cfg)
+    return delta,token_advantages(row(delta), row(t['kl']), row(t['value']), flag(finished), flag(silent), mask, cfg, judged=flag(critique is not None))
 
 @pytest.mark.parametrize('seed', range(6))
 def test_500_ledgers_have_the_trainers_advantage_and_add_up_to_it(seed):

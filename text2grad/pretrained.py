@@ -7,8 +7,8 @@ Docs: https://text2grad.github.io/text2grad/pretrained.html.md"""
 # %% auto #0
 __all__ = ['CHATML', 'HUB_ID', 'WHEEL', 'LORA', 'tiny_lm', 'ModelError', 'read_json', 'check_safetensors', 'check_folder',
            'cache_dir', 'progress_bars', 'default_model', 'no_dropout', 'best_device', 'load_model', 'peft_quietly',
-           'lora_config', 'trained', 'trained_tensors', 'load_trained', 'base_lm', 'lm_states', 'lm_logits',
-           'check_logits', 'base_tensors', 'weights_id', 'tokenizer_id']
+           'lora_config', 'trained', 'trained_tensors', 'load_trained', 'base_lm', 'plain_generation', 'lm_states',
+           'lm_logits', 'check_logits', 'base_tensors', 'weights_id', 'tokenizer_id']
 
 # %% ../nbs/02_pretrained.ipynb #d2e3dc68
 import hashlib,os,re,shutil,subprocess,sys,tempfile,time,warnings,zipfile
@@ -267,11 +267,12 @@ def _folder(name):
 def no_dropout(
     model:nn.Module, # Changed in place
 )->nn.Module:
-    "Switch every dropout off, in train mode too"
+    "Switch every dropout off, in train mode too: of layers, of whole layers and paths, and of configs that a forward pass reads"
     for m in model.modules():
         if isinstance(m, nn.modules.dropout._DropoutNd): m.p = 0.
-        for k,v in vars(m).items():
-            if 'dropout' in k and isinstance(v, float): setattr(m, k, 0.)
+        for o in (m, getattr(m, 'config', None)):
+            for k,v in list(vars(o).items()) if hasattr(o, '__dict__') else ():
+                if 'drop' in k and isinstance(v, float) and v: setattr(o, k, 0.)
     return model
 
 def best_device()->str:
@@ -360,10 +361,22 @@ def load_trained(
 # %% ../nbs/02_pretrained.ipynb #6c5c4cb1
 def base_lm(
     model, # A causal LM, or a `PeftModel` of one
-):         # The causal LM, adapter layers and all
+):         # The causal LM, adapter layers and all; of such an LM, itself
     "The language model inside an adapter"
-    return model.get_base_model() if hasattr(model, 'peft_config') else model
+    return model.get_base_model() if hasattr(model, 'get_base_model') else model
 
+@contextmanager
+def plain_generation(
+    model, # A causal LM, or a `PeftModel` of one
+):
+    "A model whose own `generation_config` adds nothing to what a call of `generate` asks for, for the length of a `with` block"
+    from transformers import GenerationConfig
+    lm = base_lm(model)
+    own,lm.generation_config = lm.generation_config,GenerationConfig()
+    try: yield model
+    finally: lm.generation_config = own
+
+# %% ../nbs/02_pretrained.ipynb #ca17c747
 def lm_states(
     model, # A causal LM, or a `PeftModel` of one
     ids,   # (B, L)
@@ -371,7 +384,11 @@ def lm_states(
 )->torch.Tensor: # (B, L, d)
     "Last hidden states; positions count the tokens that are there, so left padding moves nothing"
     pos = (mask.cumsum(1)-1).clamp(min=0)
-    return base_lm(model).base_model(input_ids=ids, attention_mask=mask, position_ids=pos, use_cache=False).last_hidden_state
+    out = base_lm(model).base_model(input_ids=ids, attention_mask=mask, position_ids=pos, use_cache=False)
+    if not hasattr(out, 'last_hidden_state'):
+        raise ModelError(f'{base_lm(model).config.model_type}: this architecture gives no hidden states without its output layer; '
+                         'use a model of another family')
+    return out.last_hidden_state
 
 def lm_logits(
     model, # A causal LM, or a `PeftModel` of one
@@ -382,6 +399,7 @@ def lm_logits(
     z,cap = lm.get_output_embeddings()(h),getattr(lm.config.get_text_config(), 'final_logit_softcapping', None)
     return torch.tanh(z/cap)*cap if cap else z
 
+# %% ../nbs/02_pretrained.ipynb #c687eec1
 @torch.no_grad()
 def check_logits(
     model, # A causal LM, or a `PeftModel` of one
@@ -389,9 +407,15 @@ def check_logits(
     "`ModelError` if the model's logits are not the `lm_logits` of its `lm_states`"
     ids = torch.arange(4, device=next(model.parameters()).device)[None]
     mask = torch.ones_like(ids)
-    ours,its = lm_logits(model, lm_states(model, ids, mask)),model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    if base_lm(model).get_output_embeddings() is None:
+        raise ModelError(f'{base_lm(model).config.model_type}: this architecture has no output layer, so it cannot write; use a causal LM')
+    kind = base_lm(model).config.model_type
+    try: ours,its = lm_logits(model, lm_states(model, ids, mask)),model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    except (torch.OutOfMemoryError, ModelError): raise
+    except (AttributeError, TypeError, ValueError, RuntimeError) as e:
+        with_lora = ', or name other target_modules for the LoRA' if hasattr(model, 'get_base_model') else ''
+        raise ModelError(f'{kind}: this model cannot read four tokens ({type(e).__name__}: {e}); use another one{with_lora}') from e
     if not torch.allclose(ours.float(), its.float(), atol=1e-2, rtol=1e-2):
-        kind = base_lm(model).config.model_type
         raise ModelError(f'{kind}: this architecture changes its logits after the output layer in a way that is not known here')
 
 # %% ../nbs/02_pretrained.ipynb #e6a2974b

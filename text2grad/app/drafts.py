@@ -17,7 +17,7 @@ from pathlib import Path
 from rapidfuzz.fuzz import ratio
 
 # %% ../../nbs/app/02_drafts.ipynb #5bf238d8
-from ..alignment.critiques import quotes_of,align,parse_critique
+from ..alignment.critiques import quotes_of,align,parse_critique,why_unreadable
 from ..core import Critique,Example,Quote,Span,dumps,from_record,loads,problems,read_records,to_record,write_jsonl
 from ..text import sentences
 from ..alignment.linking import UNTOLD,content_stems,link_phrases,points_of,quoted_words
@@ -74,7 +74,7 @@ def _of_text(text, response):
     if not text.strip(): return
     if (d := parse_critique(text)) is not None: yield from _of_quotes(quotes_of(d), response, 'text'); return
     if align(response, text) is None:
-        raise ValueError('this begins like JSON but cannot be read as a critique; finish it, or write prose')
+        raise ValueError(f'this looks like JSON but cannot be read as a critique ({why_unreadable(text)}); finish it, or write prose')
     found = link_phrases(text, response)
     for name in dict.fromkeys((p.about.strip(), p.reason, p.kind, p.instead, p.score) for p in points_of(text)):
         about,reason,kind,instead,score = name
@@ -269,10 +269,10 @@ def draft_of(
     plain = Draft(ex.prompt, ex.response, base=ex.critique, meta=meta, reference=ex.reference)
     try:
         d = r['draft']
-        places = lambda f: None if f['at'] is None else tuple(map(tuple, f['at']))
+        places = lambda f: None if f.get('at') is None else tuple(map(tuple, f['at']))
         fixes = {k:Fix(places(f), bool(f['flip'])) for k,f in d['fixes'].items()}
         marks = tuple(Span(**s) for s in d['marks'])
-        whole = replace(plain, text=d['text'], base=_critique_from(d['base']), marks=marks, fixes=fixes)
+        whole = replace(plain, text=d['text'], base=_critique_from(d.get('base')), marks=marks, fixes=fixes)
         return whole if critique_of(whole)==ex.critique else plain
     except (AttributeError,KeyError,TypeError,ValueError): return plain
 

@@ -305,14 +305,14 @@ def judge(self:Workbench,
     words:str|None=None, # Your own words
 )->Critique|None:    # `None`: there was nothing to judge; `InputError` says why a critic failed
     "Have a response judged"
-    from text2grad.alignment.critiques import align
+    from text2grad.alignment.critiques import align,why_unreadable
     from text2grad.critics.base import judgements_of
     name = choice(critic, 'critic', [*self.critics, OWN_WORDS])
     if not example.response.strip():
         raise InputError('response: is empty, so there is nothing to judge; generate one or paste one')
     if name==OWN_WORDS:
         c = align(example.response, text(words, 'your own words'))
-        if c is None: raise InputError('your own words: look like JSON but cannot be read as a critique; '
+        if c is None: raise InputError(f'your own words: look like JSON but cannot be read as a critique ({why_unreadable(words)}); '
                                        'it needs "critique", "good_spans" and "poor_spans". Plain prose works too')
         return replace(c, source='you')
     c = self.critics[name]

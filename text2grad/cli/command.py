@@ -42,7 +42,7 @@ def align_command(
     args, # As the parser of `align` reads them
 )->int:   # 0
     "`text2grad align RESPONSE --critique FILE|-`"
-    from text2grad.alignment.critiques import MAX_TEXT,align
+    from text2grad.alignment.critiques import MAX_TEXT,align,why_unreadable
     from text2grad.alignment.quotes import time_limit
     from text2grad.alignment.tokens import token_rewards
     from text2grad.core import Example,to_record
@@ -55,8 +55,8 @@ def align_command(
         raise CommandError(f'{args.critique}: the critique has {len(text):,} characters; prose may have {MAX_TEXT:,}. '
                            'Give it in parts')
     if c is None:
-        raise CommandError('the critique looks like JSON but cannot be read as a critique: it needs "critique", "good_spans" and '
-                           '"poor_spans" (or the paper\'s "textual_feedback"). Plain prose works too')
+        raise CommandError(f'{args.critique}: looks like JSON but cannot be read as a critique ({visible(why_unreadable(text))}): it needs '
+                           '"critique", "good_spans" and "poor_spans" (or the paper\'s "textual_feedback"). Plain prose works too')
     offsets = _tokenizer_offsets(args.model, args.response) if args.model else pieces(args.response, blanks=True)
     rewards = token_rewards(c.spans, offsets, overlap=args.overlap, spread=args.spread)
     tokens = [args.response[a:b] for a,b in offsets]

@@ -151,6 +151,7 @@ def _reply_ids(self:ModelCritic, prompts, responses):
     "What the model writes after each prompt, as lists of ids, and the mask that it wrote under"
     import torch
     from transformers import GenerationConfig
+    from text2grad.pretrained import plain_generation
     (model,tok),n = self.loaded,max(map(len, prompts))
     x = torch.tensor([[tok.eos_token_id]*(n-len(p))+p for p in prompts])
     mask = torch.tensor([[0]*(n-len(p))+[1]*len(p) for p in prompts])
@@ -163,7 +164,7 @@ def _reply_ids(self:ModelCritic, prompts, responses):
     was = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), plain_generation(model):
             out = model.generate(input_ids=x.to(model.device), attention_mask=mask.to(model.device), generation_config=cfg,
                                  logits_processor=[rows] if rows else None)
     finally: model.train(was)

@@ -214,6 +214,7 @@ def _defines(name):
     bound = re.compile(rf'^{re.escape(name)}[ \t]*(?::[^=\n]+)?=(?!=)', re.M)
     return lambda code: 2 if made.search(code) else 1 if bound.search(code) else 0
 
+# %% ../../nbs/data/02_tasks.ipynb #ce62d950
 def extract_code(
     response:str,         # What the model wrote
     entry_point:str=None, # Name of the function asked for, to choose among several blocks

@@ -59,7 +59,7 @@ def _packages(
 class Limits:
     "What a box may use"
     cpu:int=2                # Seconds of processor time, of each process
-    memory_mb:int=1024       # Address space of each process
+    memory_mb:int=1024       # Address space of each process, and memory of all of them together
     file_mb:int=16           # Size of a file
     files:int=64             # Open files
     processes:int=16         # Processes and threads together
@@ -218,7 +218,7 @@ exec(receive(), dict(receive=receive, send=send, alarm=alarm, give_stdin=give_st
 
 # %% ../../nbs/sandbox/01_box.ipynb #9f43b6da
 class BoxError(RuntimeError):
-    "How a box ended: `kind` is 'start' (before any untrusted code was in it), 'timeout', 'exit', 'output' or 'protocol'"
+    "How a box ended: `kind` is 'start' (before any untrusted code was in it), 'timeout', 'exit', 'memory', 'output' or 'protocol'"
     def __init__(self, kind, text):
         super().__init__(text)
         self.kind = kind
@@ -239,7 +239,7 @@ class Box:
     ):
         self.tier,self.limits,self.name = tier,limits,f'text2grad-{secrets.token_hex(8)}'
         self.stdout,self.stderr,self._in,self._out = bytearray(),bytearray(),bytearray(),bytearray()
-        self.buffers,self._pid,self.proc = {},None,None
+        self.buffers,self._pid,self.proc,self._weighed = {},None,None,time.monotonic()
         try: self._start(source)
         except BaseException:
             self.close()
@@ -311,6 +311,37 @@ def readable(
     p.register(fd, select.POLLIN)
     return bool(p.poll(seconds*1000))
 
+# %% ../../nbs/sandbox/01_box.ipynb #f7d20a1e
+def _family(pid):
+    "A process and all that it and they have started"
+    todo,found = [pid],[]
+    while todo and len(found)<1000:
+        found.append(pid := todo.pop())
+        with suppress(OSError):
+            for t in os.listdir(f'/proc/{pid}/task'): todo += map(int, Path(f'/proc/{pid}/task/{t}/children').read_text().split())
+    return found
+
+def _held(pid, seen):
+    "Bytes that a process holds: its share of memory, and files in memory that it has open and that are not in `seen`"
+    n = 0
+    with suppress(OSError, ValueError, IndexError):
+        n += int(next(l for l in Path(f'/proc/{pid}/smaps_rollup').read_text().splitlines() if l.startswith('Pss:')).split()[1])<<10
+    with suppress(OSError):
+        for e in os.scandir(f'/proc/{pid}/fd'):
+            if not os.readlink(e.path).startswith('/memfd:'): continue
+            st = os.stat(e.path)
+            if st.st_ino not in seen: n += st.st_blocks*512
+            seen.add(st.st_ino)
+    return n
+
+@patch
+def _weigh(self:Box):
+    "`BoxError` of kind 'memory' if all that is in the box holds more than one process may have"
+    if time.monotonic()-self._weighed<.1 or self.tier.name in ('docker','podman') or not os.path.isdir('/proc/self'): return
+    self._weighed,seen = time.monotonic(),set()
+    if sum(_held(pid, seen) for pid in _family(self.proc.pid))>self.limits.memory_mb<<20:
+        raise BoxError('memory', f'took more than {self.limits.memory_mb} MB in all its processes')
+
 # %% ../../nbs/sandbox/01_box.ipynb #18d08785
 @patch
 def _send(self:Box, message):
@@ -344,7 +375,8 @@ def _line(self:Box, seconds):
         if len(self._in)>self.limits.reply: raise BoxError('protocol', f'answered with more than {self.limits.reply//1024} KB')
         left = deadline-time.monotonic()
         if left<=0: raise BoxError('timeout', f'gave no answer within {seconds:.3g} s')
-        for fd,_ in self._poll.poll(left*1000):
+        self._weigh()
+        for fd,_ in self._poll.poll(min(left, .1)*1000):
             if not self._serve(fd) and self.buffers[fd] is self._in: raise BoxError('exit', self._ended())
     line = bytes(self._in[:i])
     del self._in[:i+1]
@@ -368,7 +400,9 @@ def ready(self:Box,
 )->Box:                # Itself
     "Wait until the limits are set; `BoxError` of kind 'start' if the box does not come up"
     try:
-        if json.loads(self._line(seconds))=={'ready':1}: return self
+        if json.loads(self._line(seconds))=={'ready':1}:
+            self._hold()
+            return self
         text = 'did not say that it is ready'
     except (BoxError,ValueError) as e: text = str(e)
     self.drain()
@@ -391,21 +425,29 @@ def ask(self:Box,
 
 # %% ../../nbs/sandbox/01_box.ipynb #004617f7
 @patch
-def kill(self:Box):
-    "End everything in the box"
-    if not self.proc or self.proc.poll() is not None: return
-    if self.tier.name in ('docker','podman'):
-        subprocess.run([self.tier.program,'kill',self.name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=20)
+def _hold(self:Box):
+    "Take hold of the first process of the box, while it is there: its number may later be another's"
     if self._pid is None and len(self._ends)>1 and readable(self._ends[1], .2):
         with suppress(ValueError, KeyError, OSError): self._pid = os.pidfd_open(json.loads(os.read(self._ends[1], 4096))['child-pid'])
+
+@patch
+def kill(self:Box):
+    "End everything in the box"
+    if not self.proc: return
+    ended = self.proc.poll() is not None
+    if not ended and self.tier.name in ('docker','podman'):
+        subprocess.run([self.tier.program,'kill',self.name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=20)
+    if not ended: self._hold()
     with suppress(ProcessLookupError, PermissionError):
         if self._pid is not None: signal.pidfd_send_signal(self._pid, signal.SIGKILL)
-        else: os.killpg(self.proc.pid, signal.SIGKILL)
+        elif not ended: os.killpg(self.proc.pid, signal.SIGKILL)
+    if self._pid is not None: readable(self._pid, 5)   # its end, when all others in the box have ended
     try: self.proc.wait(5)
     except subprocess.TimeoutExpired:
         self.proc.kill()
         self.proc.wait()
 
+# %% ../../nbs/sandbox/01_box.ipynb #30e5c9d7
 @patch
 def drain(self:Box):
     "Take what is left in the pipes, without waiting"

@@ -80,6 +80,7 @@ def packed(
     if type(v) in (list,tuple,set,frozenset): return type(v)([packed(o) for o in v])
     return {packed(k):packed(o) for k,o in v.items()} if type(v) is dict else v
 
+# %% ../../nbs/sandbox/04_grading.ipynb #09b3f5da
 def decode(
     v,       # Parsed JSON
     depth=0, # How deep we are
@@ -201,6 +202,7 @@ def _value_uses(tree):
         elif isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id in _takes_data: data += n.args
     return {n.id for n in data if isinstance(n, ast.Name)}
 
+# %% ../../nbs/sandbox/04_grading.ipynb #3c9be810
 def _called(s):
     "The name that a statement calls, where it is nothing but a call of a name; else ''"
     call = s.value if isinstance(s, ast.Expr) else None
@@ -502,6 +504,7 @@ def _mark_handlers(tree):
             n.body.insert(0, ast.parse('_t2g_caught()').body[0])
     return tree
 
+# %% ../../nbs/sandbox/04_grading.ipynb #7ad1c4e2
 def _is_main(s): return isinstance(s, ast.If) and '__name__' in ast.unparse(s.test)
 
 def _boxed_tests(tree, source, wanted, entry):

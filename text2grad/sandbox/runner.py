@@ -194,6 +194,7 @@ def _failed(t, program, name, text, of_call, last, right=False, sides=()):
     if t.relation and all(sides) and len(sides)==2: told = difference(t, *(decode(json.loads(o)) for o in sides), right)
     return Failure(t.text, 'assertion', call, error=text, **told)
 
+# %% ../../nbs/sandbox/05_runner.ipynb #c81d0e37
 def _vacant(p, reached):
     "Failures for tests that were never reached, though the program was to see to that"
     ran = {p.tests[k].group for k in reached if type(k) is int}
@@ -242,6 +243,7 @@ def _verdict(program, box, p, code, setup, stdin, timeout):
     if odd: raise Ours(f'the tests need an object that cannot leave the box: {p.objects}, and the program {odd}')
     return out
 
+# %% ../../nbs/sandbox/05_runner.ipynb #e4c7f391
 def _once(tier, p, code, setup, stdin, timeout, memory_mb, live):
     "One run; `BoxError` of kind 'start' if a box does not come up"
     limits = Limits(cpu=max(1, math.ceil(timeout/2)), memory_mb=memory_mb)
@@ -281,13 +283,14 @@ def run(
     setup:str='',         # Trusted source that runs before the program and before the tests: imports, helpers of the tests
     stdin:str='',         # What the program reads from standard input
     timeout:float=4.,     # Seconds that the program may take, of all calls together; it has half of that in processor time
-    memory_mb:int=1024,   # Address space of each of its processes
+    memory_mb:int=1024,   # Address space of each of its processes, and memory of all of them together
     sandbox:str='auto',   # See `self_test`
 )->Result:                # `SandboxUnavailable` where there is no box
     "Run a program and judge it by its tests"
     job = dict(code=code, tests=tests, entry_point=entry_point, setup=setup, stdin=stdin)
     return _run(job | dict(timeout=timeout, memory_mb=memory_mb, sandbox=sandbox), set())
 
+# %% ../../nbs/sandbox/05_runner.ipynb #d2a95b60
 def _run(job, live):
     _check(**job)
     tier,start = self_test(job['sandbox']),time.monotonic()

@@ -52,6 +52,7 @@ def _data(v, drain=True):
         if _is(v, module, name): return name,str(v)
     if drain and hasattr(t, '__next__') and hasattr(t, '__iter__'): return 'iter',_drained(v)
 
+# %% ../../nbs/sandbox/03_worker.ipynb #80d4c6f2
 def _drained(v):
     "`(values, end)` of an iterator: `None` if it came to its end, else the name and text of what stopped it"
     values,until = [],time.monotonic()+.25
@@ -482,6 +483,7 @@ def _tests(nonce, source, setup, known, units):
     except BaseException as e: body = '"unsupported":'+quote(f'the tests raise {type(e).__name__}: {str(e)[:300]}')
     send('{"nonce":"%s",%s}' % (run.nonce, body))
 
+# %% ../../nbs/sandbox/03_worker.ipynb #a5e1907b
 def _line(e):
     "Line of the tests that raised"
     line,tb = 0,e.__traceback__

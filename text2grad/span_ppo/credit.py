@@ -35,11 +35,11 @@ def _numbers(name, x, n):
     if len(bad): raise ValueError(f'{name} of token {bad[0]}: is {v[bad[0]]}, and a sum with it says nothing; measure the response again')
     return v
 
-def _advantages(scores, kl, values, settings, finished=True, silent=False):
+def _advantages(scores, kl, values, settings, finished=True, silent=False, judged=True):
     "`losses.token_advantages` of one response, in single precision as in training"
     row,flag = lambda x: torch.tensor(np.array(x, dtype=np.float32))[None],lambda x: torch.tensor([bool(x)])
     mask = torch.ones(1, len(scores), dtype=torch.bool)
-    return token_advantages(row(scores), row(kl), row(values), flag(finished), flag(silent), mask, settings)
+    return token_advantages(row(scores), row(kl), row(values), flag(finished), flag(silent), mask, settings, judged=flag(judged))
 
 def _flat(x): return x[0].double().numpy()
 
@@ -149,23 +149,30 @@ def _scores(table, critique, s):
     return _scalar(given) if s.reward=='scalar' and len(given) else given
 
 # %% ../../nbs/span_ppo/08_credit.ipynb #b6e1f27c
+def _due_and_kept(s, scores, paid, critique):
+    "(T,) what the critique asks for, and what `reward_clip` leaves of it: the score of each token, before a scalar reward adds them up"
+    kept = s.reward_scale*scores
+    if s.reward!='scalar': return kept,kept if s.reward_clip is None else kept.clip(-s.reward_clip, s.reward_clip)
+    due = kept if critique is None else s.reward_scale*paid.sum(0)
+    return np.where(np.isclose(due, kept, rtol=1e-9, atol=1e-12), kept, due),kept
+
 def _terms(table, critique, config, finished=None, batch=None):
     "Every term of every token: `x` as training has it, the rest taken apart in double precision"
     s,T = ledger_settings(config),len(table)
     if finished is None: finished = bool(T) and table.offsets[-1][0]==table.offsets[-1][1] and not table.tokens[-1]
     silent,scores = critique is not None and not table.response.strip(),_scores(table, critique, s)
     kl,v = (_numbers(k, table.channels.get(k), T) for k in ('kl','value'))
-    x = _advantages(scores, kl, v, s, finished, silent)
+    judged = critique is not None or bool(np.any(scores))
+    x = _advantages(scores, kl, v, s, finished, silent, judged)
     mean,scale = batch or map(float, whitening(x.raw, torch.ones_like(x.raw)))
-    adv = _flat(x.advantages if batch is None else (x.raw-mean)*scale)
+    adv = _flat(x.advantages if batch is None or not judged else (x.raw-mean)*scale)
     paid,over,share = _by_span(table, critique, s)
     fines = _fines(s, finished, silent)
-    raw = s.reward_scale*scores+(np.arange(T)==T-1)*sum(fines.values())
-    kept = raw if s.reward_clip is None else raw.clip(-s.reward_clip, s.reward_clip)
-    d = kept-s.kl_coef*kl+s.gamma*np.append(v[1:], 0.)[:T]-v
     given = scores if critique is None else np.zeros(T)
-    return SimpleNamespace(s=s, x=x, paid=paid, over=over, share=share, given=given, scores=scores, fines=fines, raw=raw, kept=kept,
-                           kl=kl, v=v, d=d, gae=_flat(x.raw), adv=adv, mean=mean, scale=scale)
+    due,kept = _due_and_kept(s, scores, paid, critique)
+    d = kept+(np.arange(T)==T-1)*sum(fines.values())-s.kl_coef*kl+s.gamma*np.append(v[1:], 0.)[:T]-v
+    return SimpleNamespace(s=s, x=x, paid=paid, over=over, share=share, given=given, scores=scores, fines=fines, due=due, kept=kept,
+                           kl=kl, v=v, d=d, gae=_flat(x.raw), adv=adv, mean=mean, scale=scale, judged=judged)
 
 # %% ../../nbs/span_ppo/08_credit.ipynb #83175552
 def recomputed(
@@ -197,7 +204,8 @@ def _reward_rows(t, i, critique):
         rows.append(Row('reward', f'span {k+1}: {_short(o.reason or o.quote or "no reason given")}', w*t.paid[k,i], how+times, span=k))
     if t.given[i]: rows.append(Row('reward', 'reward as given', w*t.given[i], 'not from a critique'+times))
     if i==len(t.d)-1: rows += [Row('reward', k, v, 'on the last token') for k,v in t.fines.items()]
-    if t.kept[i]!=t.raw[i]: rows.append(Row('reward', 'clip', t.kept[i]-t.raw[i], f'the score stays within ±{s.reward_clip:g}'))
+    if t.kept[i]!=t.due[i]:
+        rows.append(Row('reward', 'clip', t.kept[i]-t.due[i], f'the score of each token stays within ±{s.reward_clip:g}'))
     return rows+[Row('reward', 'price of the KL', -s.kl_coef*t.kl[i], f'−β·kl = −{s.kl_coef:g} × {t.kl[i]:.3g}')]
 
 def _later_rows(t, i, tokens):
@@ -208,6 +216,13 @@ def _later_rows(t, i, tokens):
     return [row(l) for l in range(1, len(t.d)-i)] if g else []
 
 # %% ../../nbs/span_ppo/08_credit.ipynb #8ecb6403
+def _whitening_rows(t, i, alone):
+    "Part 4: against the others, or nothing at all where nobody judged the response"
+    if not t.judged: return [Row('whitening', 'nobody judged it', -t.gae[i], 'so this response is not trained')]
+    return [Row('whitening', 'minus the mean', -t.mean, 'over the tokens of this response' if alone else 'over the batch'),
+            Row('whitening', 'scaled', (t.gae[i]-t.mean)*(t.scale-1), f'{t.gae[i]-t.mean:+.4g} × ({t.scale:.4g} − 1)')]
+
+# %% ../../nbs/span_ppo/08_credit.ipynb #9108e8ed
 @dataclass(frozen=True)
 class Ledger:
     "The advantage of one token as a sum of named parts"
@@ -260,8 +275,7 @@ def ledger(
     rows += [Row('surprise', 'value expected next', g*nextv, f'γ·V(t+1) = {g:g} × {nextv:.4g}'),
              Row('surprise', 'value expected here', -t.v[i], '−V(t)')]
     rows += _later_rows(t, i, table.tokens)
-    rows += [Row('whitening', 'minus the mean', -t.mean, 'over the tokens of this response' if whitening is None else 'over the batch'),
-             Row('whitening', 'scaled', (t.gae[i]-t.mean)*(t.scale-1), f'{t.gae[i]-t.mean:+.4g} × ({t.scale:.4g} − 1)')]
+    rows += _whitening_rows(t, i, whitening is None)
     told = float(table.channels['advantage'][i]) if 'advantage' in table.channels else None
     return Ledger(i, table.tokens[i], _marks(t, i, table, critique), tuple(rows), float(t.adv[i]), told)
 

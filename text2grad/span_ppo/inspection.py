@@ -88,7 +88,7 @@ def case_advantages(
     row = lambda x: torch.as_tensor(np.array(x), dtype=torch.float32)[None]
     scores,judged = (x.cpu() for x in rollout_scores(rollout, cfg))
     silent = rollout.blank.cpu()&judged
-    return token_advantages(scores, row(kl), row(values), rollout.finished.cpu(), silent, rollout.mask.cpu(), cfg)
+    return token_advantages(scores, row(kl), row(values), rollout.finished.cpu(), silent, rollout.mask.cpu(), cfg, judged=judged)
 
 def _row(x): return x[0].cpu().double().numpy()
 

@@ -93,15 +93,15 @@ def kl_penalty(
     logp:torch.Tensor,     # (B, T) of the sampled tokens under the policy
     ref_logp:torch.Tensor, # (B, T) under the reference
     kind:str='k1',         # 'k1', 'k2', 'k3' or 'k3+'
-)->torch.Tensor:           # (B, T)
+)->torch.Tensor:           # (B, T); but for 'k1' at most 10
     "Estimate the KL from the reference at each sampled token"
     d = logp-ref_logp
     if kind=='k1': return d
-    if kind=='k2': return d**2/2
     c = _bounded(d)
-    k3 = torch.expm1(-c)+c
+    k2,k3 = c**2/2,(torch.expm1(-c)+c).clamp(max=10.)
+    if kind=='k2': return k2+(k2.clamp(max=10.)-k2).detach()
     if kind=='k3': return k3
-    if kind=='k3+': return d**2/2+(k3-d**2/2).detach()
+    if kind=='k3+': return k2+(k3-k2).detach()
     raise ValueError(f"kl kind {kind!r}: must be 'k1', 'k2', 'k3' or 'k3+'")
 
 # %% ../../nbs/span_ppo/01_losses.ipynb #164664c2
@@ -163,7 +163,7 @@ def whitening(
 def whiten(
     x:torch.Tensor,       # (B, T)
     mask:torch.Tensor,    # (B, T)
-    shift_mean:bool=True, # Centre at 0; `False` keeps the mean
+    shift_mean:bool=True, # Centre at 0; `False` keeps the mean, unscaled, so a 0 does not stay 0: not for sparse rewards
     reduce=None,          # As for `whitening`
 )->torch.Tensor:          # (B, T) with variance 1 over the tokens that exist, 0 where masked
     "Scale to unit variance over all tokens of the batch"
@@ -198,7 +198,7 @@ class Objective:
     overlap:str='sum'          # What a token under several spans gets; see `alignment.token_rewards` [11]
     spread:str='all'           # How a span's score is laid on its tokens; see `alignment.token_rewards` [10]
     reward_scale:float=1.      # w in r_t = w delta_t - beta kl_t
-    reward_clip:float=10.      # Bound on each score, before KL [18]
+    reward_clip:float|None=10. # Bound on each token's score, before penalties and KL; `None`: no bound [18]
     empty_penalty:float=2.     # Taken off a judged response that says nothing, since there is no word to blame
     missing_eos_penalty:float=0. # Taken off the last token of a response that was cut off [8]
     gamma:float=1.             # Discount
@@ -224,13 +224,16 @@ def token_advantages(
     objective,             # `Objective`, or anything with its names
     beta:float|None=None,  # Price of one nat now, if it is steered; `None`: the objective's `kl_coef`
     reduce=None,           # As for `whitening`
+    judged:torch.Tensor|None=None, # (B,) true where somebody judged the response, from `token_scores`; `None`: all of them
 )->SimpleNamespace:        # (B, T) each: `rewards` r_t, `raw` advantages, `returns`, whitened `advantages`
     "From scores to advantages, in the order of the equations"
-    o = objective
-    paid = o.reward_scale*scores+missing_eos(finished, mask, o.missing_eos_penalty)+missing_eos(~silent, mask, o.empty_penalty)
-    rewards = shape_rewards(paid, kl, mask, o.kl_coef if beta is None else beta, clip=o.reward_clip)
+    o,paid = objective,objective.reward_scale*scores
+    if o.reward_clip is not None and o.reward!='scalar': paid = paid.clamp(-o.reward_clip, o.reward_clip)
+    paid = paid+missing_eos(finished, mask, o.missing_eos_penalty)+missing_eos(~silent, mask, o.empty_penalty)
+    rewards = shape_rewards(paid, kl, mask, o.kl_coef if beta is None else beta)
     raw,returns = gae(rewards, values, mask, o.gamma, o.lam)
-    return SimpleNamespace(rewards=rewards, raw=raw, returns=returns, advantages=whiten(raw, mask, reduce=reduce))
+    counts = mask if judged is None else mask.bool() & judged.bool()[:,None]
+    return SimpleNamespace(rewards=rewards, raw=raw, returns=returns, advantages=whiten(raw, counts, reduce=reduce))
 
 # %% ../../nbs/span_ppo/01_losses.ipynb #746ce272
 def policy_loss(

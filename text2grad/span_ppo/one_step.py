@@ -95,7 +95,7 @@ def step_advantages(
     lam:float|None=0.,   # GAE's lambda; `None`: that of the case
 )->torch.Tensor:         # (1, T) fp32; `ValueError` if the critique marks nothing
     "The advantages of a step on this response alone: GAE over values of 0, not whitened"
-    if not any(token_scores_of(case.rollout, case.config)) and case.response.strip():
+    if case.critique is None or (not any(token_scores_of(case.rollout, case.config)) and case.response.strip()):
         raise ValueError('critique: pays no word of the response, so there is no step to take; mark some words, or have it judged')
     cfg = case.config if lam is None else replace(case.config, lam=lam)
     return case_advantages(case.rollout, case.table['kl'], np.zeros(len(case)), cfg).raw
@@ -113,6 +113,7 @@ class _Lens:
 class _Stepper(SpanPPO):
     def save_nonfinite(self, x, rows, what): raise NonFiniteError(what)
 
+# %% ../../nbs/span_ppo/07_one_step.ipynb #4ea542a7
 def take_steps(
     policy,            # With `adapter` attached
     adapter:dict,      # Changed in place
@@ -124,13 +125,15 @@ def take_steps(
 )->list:               # Per step what `SpanPPO.minibatch` says; `NonFiniteError` if it went wrong
     "Span-PPO steps on one response"
     own = {f.name:getattr(case.config, f.name) for f in fields(Objective)}
-    cfg = SpanPPOConfig(**own|dict(lr=lr, value_coef=0., temperature=case.rollout.temperature, batch_size=1, minibatch_size=1))
+    how = dict(lr=lr, kl_kind='k1', value_coef=0., temperature=case.rollout.temperature, batch_size=1, minibatch_size=1)
+    cfg = SpanPPOConfig(**own|how)
     ppo = _Stepper(_Lens(policy, adapter), None, [case.example], cfg)
     adv = step_advantages(case, lam).to(policy.device)
     zero,out = torch.zeros_like(adv),[]
     for _ in range(steps):
         old = ppo.logps(case.rollout).logps if old is None else old
-        x = SimpleNamespace(rollout=case.rollout, mask=case.rollout.mask, logps=old, advantages=adv, values=zero, returns=zero)
+        x = SimpleNamespace(rollout=case.rollout, mask=case.rollout.mask, logps=old, advantages=adv, values=zero, returns=zero,
+                            judged=torch.ones(1, dtype=torch.bool, device=adv.device))
         out.append(ppo.minibatch(x, torch.arange(1)))
         old = None
     return out

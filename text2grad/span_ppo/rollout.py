@@ -11,6 +11,7 @@ __all__ = ['response_mask', 'within_limits', 'Rollout', 'OffPolicyError', 'check
 import torch
 from dataclasses import dataclass,replace
 from ..core import Critique,UserError
+from ..pretrained import plain_generation
 from ..alignment.tokens import decode_with_offsets
 from ..critics.base import held_to_limit
 
@@ -97,7 +98,8 @@ def _generate(policy, ids, mask, max_new_tokens, temperature, options):
     how = dict(do_sample=True, temperature=float(temperature), top_k=0, top_p=1.) if temperature else dict(do_sample=False)
     cfg = GenerationConfig(**(dict(max_new_tokens=max_new_tokens, num_beams=1, use_cache=True, pad_token_id=policy.pad_id, 
                                    eos_token_id=list(policy.eos_ids), **how) | options))
-    with torch.no_grad():
+    policy.lm.eval()
+    with torch.no_grad(), plain_generation(policy.lm):
         read = policy.read_prompts(policy.model, ids[:,:-1], mask[:,:-1]) if ids.shape[1]>1 and mask[:,:-1].any(1).all() else None
         if read: read[0].batch_select_indices(read[2])
         out = policy.model.generate(input_ids=ids, attention_mask=mask.long(), generation_config=cfg, past_key_values=read and read[0])

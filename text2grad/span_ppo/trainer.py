@@ -6,7 +6,7 @@ Docs: https://text2grad.github.io/text2grad/span_ppo/trainer.html.md"""
 
 # %% auto #0
 __all__ = ['REWARDS', 'SpanPPOConfig', 'derived_seed', 'permutation', 'prompt_rows', 'span_reward', 'scalar_reward',
-           'rollout_scores', 'SpanPPO', 'NonFiniteError']
+           'score_bound', 'rollout_scores', 'SpanPPO', 'NonFiniteError']
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #46afeb69
 import hashlib,json,logging,math,platform,time
@@ -108,9 +108,18 @@ def scalar_reward(
     cfg,      # `SpanPPOConfig`
 )->list:      # Per response the sum of its token scores, or `None` if nobody judged it
     "The baseline: the same total in one number per response"
-    tok = lambda c,offs: sum(token_rewards(c.spans, offs, overlap=cfg.overlap, spread=cfg.spread))
+    most = score_bound(cfg)
+    tok = lambda c,offs: sum(min(max(s, -most), most) for s in token_rewards(c.spans, offs, overlap=cfg.overlap, spread=cfg.spread))
     return [None if c is None else float(tok(c, o)) for c,o in zip(rollout.critiques, rollout.offsets)]
 
+def score_bound(
+    cfg, # Its `reward_clip` and `reward_scale`
+)->float: # Infinite if there is no bound
+    "The largest score of a token (delta_t) that `reward_clip` leaves as it is"
+    clip,w = getattr(cfg, 'reward_clip', None),abs(getattr(cfg, 'reward_scale', 1.))
+    return math.inf if clip is None or not w else clip/w
+
+# %% ../../nbs/span_ppo/05_trainer.ipynb #957d5a24
 REWARDS = dict(span=span_reward, scalar=scalar_reward)
 
 def rollout_scores(
@@ -124,6 +133,11 @@ def rollout_scores(
     return token_scores(said, rollout.offsets, rollout.mask, dtype, overlap=cfg.overlap, spread=cfg.spread)
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #a012f480
+_log = logging.getLogger('text2grad')
+_NO_PENALTY = ('kl_kind=%r in the reward holds the policy back only when it is far from the reference: near it, its policy gradient '
+               "is almost 0. Use 'k1', whose gradient is that of the KL")
+
+# %% ../../nbs/span_ppo/05_trainer.ipynb #152346a9
 class SpanPPO:
     "Span-level PPO (arXiv 2505.22338): sample, critique, align, update"
     def __init__(self,
@@ -137,15 +151,18 @@ class SpanPPO:
         self.policy,self.critic,self.config,self.callbacks = policy,critic,config or SpanPPOConfig(),list(callbacks)
         self.examples = list(getattr(task, 'train', task))
         if not self.examples: raise ValueError('the task has no training examples')
-        self.reward = reward or REWARDS[self.config.reward]
+        self.reward,cfg = reward or REWARDS[self.config.reward],self.config
+        if getattr(policy, 'value_head', True) is None:
+            raise ValueError('the policy has no value head, and PPO needs one: make it with Policy.create(..., value_head=True)')
+        if cfg.kl_kind!='k1' and cfg.kl_coef>0: _log.warning(_NO_PENALTY, cfg.kl_kind)
         named = policy.trainable()
         value = [p for n,p in named.items() if n.startswith('value_head')]
         self.policy_params = [p for n,p in named.items() if not n.startswith('value_head')]
-        groups = [dict(params=ps, lr=lr) for ps,lr in ((self.policy_params, self.config.lr), (value, self.config.value_lr)) if ps]
+        groups = [dict(params=ps, lr=lr, initial_lr=lr) for ps,lr in ((self.policy_params, cfg.lr), (value, cfg.value_lr)) if ps]
         self.opt = torch.optim.Adam(groups, eps=1e-5)
-        cfg = self.config
         self.kl_ctl = FixedKL(cfg.kl_coef) if cfg.kl_target is None else AdaptiveKL(cfg.kl_coef, cfg.kl_target, cfg.kl_horizon)
-        self.step,self.stop,self.seconds,self.stats,self.total = 0,False,{},{},self.config.steps
+        self.step,self.stop,self.seconds,self.stats,self.total = 0,False,{},{},cfg.steps
+        self.warned = False
 
     def seed(self, *what)->int: return derived_seed(self.config.seed, self.step, *what)
     def call(self, event):
@@ -207,7 +224,8 @@ def micro_batches(self:SpanPPO,
 )->list:               # Tensors of rows that are of like length, so that little is computed on padding
     "Cut rows into parts that fit in memory; the responses to one prompt stay together"
     k,n = self.config.samples_per_prompt,(rollout.prompt_mask.sum(1)+rollout.lengths).cpu()
-    groups = sorted(rows.cpu().split(k), key=lambda g: int(n[g].max()))
+    one = (rows.cpu()//k).unique_consecutive(return_counts=True)[1].tolist()
+    groups = sorted(rows.cpu().split(one), key=lambda g: int(n[g].max()))
     return list(torch.cat(groups).to(rows.device).split(max(1, self.config.micro_batch_size//k)*k))
 
 @patch
@@ -234,14 +252,31 @@ def experience(self:SpanPPO,
     ref = self.logps(rollout, ref=True, with_values=False)
     scores,judged = rollout_scores(rollout, cfg, self.reward)
     kl = kl_penalty(old.logps, ref.logps, cfg.kl_kind)*m
-    a = token_advantages(scores, kl, old.values, rollout.finished, rollout.blank&judged, m, cfg, self.kl_ctl.coef)
+    a = token_advantages(scores, kl, old.values, rollout.finished, rollout.blank&judged, m, cfg, self.kl_ctl.coef, judged=judged)
     x = SimpleNamespace(rollout=rollout, mask=m, scores=scores, judged=judged, kl=kl, rewards=a.rewards, logps=old.logps,
                         values=old.values, entropy=old.entropy, advantages=a.advantages, returns=a.returns)
-    x.stats = _experience_stats(x, self.kl_ctl.coef)
+    x.stats = _experience_stats(x, self.kl_ctl.coef) | dict(reward_clipped=self.clipped(x))
     self.kl_ctl.update(x.stats['kl'], len(rollout))
     return x
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #98ba86d4
+@patch
+def clipped(self:SpanPPO,
+    x:SimpleNamespace, # From `experience`
+)->int:
+    "How many token scores `reward_clip` cuts; the first time that it does, the log says so"
+    cfg,most = self.config,score_bound(self.config)
+    if most==math.inf or (cfg.reward=='scalar' and self.reward is not scalar_reward): return 0
+    scores = rollout_scores(x.rollout, cfg, span_reward)[0] if self.reward is scalar_reward else x.scores
+    high = (scores.abs()*x.mask)[x.judged]
+    n = int((high>most).sum())
+    if n and not self.warned:
+        self.warned = True
+        _log.warning('step %d: reward_clip=%g bounds the scores of %d tokens, the largest is %g: a larger blame or praise is paid no more. '
+                     'Raise reward_clip, or lower reward_scale', self.step, cfg.reward_clip, n, float(high.max())*abs(cfg.reward_scale))
+    return n
+
+# %% ../../nbs/span_ppo/05_trainer.ipynb #3076b5ba
 def _experience_stats(x, coef):
     n,j = x.mask.sum(1).clamp(min=1),x.judged
     per_token = (x.scores*x.mask).sum(1)/n
@@ -251,7 +286,8 @@ def _experience_stats(x, coef):
                 spans=sum(len(c.spans) for c in cs), unresolved=sum(len(c.unresolved) for c in cs),
                 marked=float(masked_mean((x.scores!=0).float(), x.mask)), length=mean(x.rollout.lengths), finished=mean(x.rollout.finished),
                 kl=mean((x.kl*x.mask).sum(1)), kl_token=float(masked_mean(x.kl, x.mask)), kl_coef=float(coef),
-                entropy=float(masked_mean(x.entropy, x.mask)), explained_variance=float(explained_variance(x.values, x.returns, x.mask)))
+                entropy=float(masked_mean(x.entropy, x.mask)),
+                explained_variance=float(explained_variance(x.values, x.returns, x.mask & j[:,None])))
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #4bb630d1
 class NonFiniteError(UserError): "A loss or gradient is not finite; the optimizer has not stepped and the responses are saved"
@@ -261,8 +297,10 @@ def minibatch(self:SpanPPO,
     x:SimpleNamespace, # From `experience`
     rows:torch.Tensor, # Which responses
 )->dict:
-    "One optimizer step"
+    "One optimizer step over those of the responses that were judged; no step if none was"
+    rows = rows[x.judged[rows]]
     cfg,n,sums = self.config,x.mask[rows].sum(),{}
+    if not len(rows): return {}
     self.opt.zero_grad(set_to_none=True)
     for r in self.micro_batches(x.rollout, rows):
         args = x.rollout.forward_args(r)
@@ -283,20 +321,23 @@ def minibatch(self:SpanPPO,
     return sums | dict(grad_norm=float(norm))
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #03551d18
+_UPDATE = ('approx_kl','clipfrac','ratio','value_clipfrac','value_error','policy_loss','value_loss','grad_norm')
+
 @patch
 def update(self:SpanPPO,
     x:SimpleNamespace, # From `experience`
 )->dict: # Means over the minibatches of losses and diagnostics
-    "Several passes of minibatch steps over one batch of responses"
+    "Several passes of minibatch steps over one batch of responses; without a judgement there is none"
     cfg,k,done = self.config,self.config.samples_per_prompt,[]
     left = 1-self.step/max(self.total, 1)
-    for g,lr in zip(self.opt.param_groups, (cfg.lr, cfg.value_lr)): g['lr'] = lr*left
+    for g in self.opt.param_groups: g['lr'] = g['initial_lr']*left
     for epoch in range(cfg.epochs):
         order = permutation(len(x.rollout)//k, self.seed('minibatches', epoch))
         order = (order[:,None]*k+torch.arange(k)).flatten().to(x.mask.device)
-        done += [self.minibatch(x, rows) for rows in order.split(cfg.minibatch_size)]
-        if cfg.target_kl is not None and done[-1]['approx_kl']>cfg.target_kl: break
-    return {k:float(np.mean([d[k] for d in done])) for k in done[0]} | dict(lr=cfg.lr*left, updates=len(done))
+        done += [d for rows in order.split(cfg.minibatch_size) if (d := self.minibatch(x, rows))]
+        if cfg.target_kl is not None and done and done[-1]['approx_kl']>cfg.target_kl: break
+    means = {k:float(np.mean([d[k] for d in done])) for k in done[0]} if done else dict.fromkeys(_UPDATE, math.nan)
+    return means | dict(lr=cfg.lr*left, updates=len(done))
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #f9e4d521
 @patch
@@ -317,8 +358,6 @@ def save_nonfinite(self:SpanPPO,
                          'that is far too large')
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #c7437472
-_log = logging.getLogger('text2grad')
-
 def _hash(*what): return hashlib.sha256(dumps(what).encode()).hexdigest()[:16]
 
 def _plain(v):
@@ -352,7 +391,8 @@ def identity(self:SpanPPO)->dict: # Thing -> its name and hashes, for `checkpoin
     tok,on = p.tokenizer,getattr(p.model, 'active_adapter', None)
     scales = sorted({float(m.scaling[on]) for m in p.model.modules() if isinstance(getattr(m, 'scaling', None), dict) and on in m.scaling})
     d = dict(base=p.base_id(), tokenizer=dict(name=tok.name_or_path, vocabulary=tokenizer_id(tok)),
-             adapter=dict(name=f'scaled by {scales}, detach_value {p.detach_value}', settings=_hash(scales, p.detach_value)),
+             adapter=dict(name=f'scaled by {scales}, detach_value {p.detach_value}, template {p.template}',
+                          settings=_hash(scales, p.detach_value, p.template)),
              data=_data_id(self.examples), critic=_judge_id(self.critic))
     if ref=='adapter': d['reference'] = dict(name='adapter') | weights_id({k:v for k,v in p.named_parameters() if '.reference.' in k})
     if self.reward not in REWARDS.values(): d['reward'] = _judge_id(self.reward)
@@ -387,7 +427,8 @@ def _other_config(own, was):
     "What differs, but for what changes no number; a run may be made longer"
     longer = type(was.get('steps')) is int and was['steps']<own['steps']
     free = ('save_every','keep', *(['steps'] if longer else []))
-    return [f'{k} is {was.get(k)!r} there and {v!r} here' for k,v in own.items() if k not in free and was.get(k)!=v]
+    new = [k for k,v in asdict(SpanPPOConfig()).items() if k not in was and own[k]==v] # made by a version that did not have them
+    return [f'{k} is {was.get(k)!r} there and {v!r} here' for k,v in own.items() if k not in (*free, *new) and was.get(k)!=v],new
 
 @patch
 def load_state(self:SpanPPO,
@@ -396,8 +437,9 @@ def load_state(self:SpanPPO,
     "Put the state of a run back; `CheckpointError` if it is of another config, model or data, or cannot be read"
     from safetensors.torch import load_file
     state = read_state(path, step=int, total=int, kl=dict, config=dict)
-    differ = _other_config(asdict(self.config), state['config'])
+    differ,new = _other_config(asdict(self.config), state['config'])
     if differ: raise CheckpointError(f'{path}: made by a run with another config: {"; ".join(differ)}. Resume with the same options')
+    if new: _log.warning('%s: resumed without comparing what its version did not have: %s', path, ', '.join(new))
     self.check_identity(state.get('identity'), path)
     with putting_back(path):
         self.policy.load_state_dict(load_file(path/'policy.safetensors'))
