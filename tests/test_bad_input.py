@@ -331,6 +331,13 @@ def test_a_row_without_end(here, capsys, monkeypatch, name, data):
     assert main(['train-rm', '--data', str(p), '--kind', 'span'])==1 and 'longer than 1 MB' in capsys.readouterr().err
     assert main(['align', 'x', '--critique', str(p)])==1 and 'longer than 1 MB' in capsys.readouterr().err
 
+@pytest.mark.skipif(not Path('/dev/urandom').exists(), reason='no such device here')
+def test_an_endless_device_of_noise(here, capsys):
+    assert main(['annotate', '/dev/urandom', '--critic', 'rules', '--out', 'o.jsonl'])==1 and 'none of the first 10000 rows can be read' in capsys.readouterr().err
+    rows = [good]+[b'x']*10_001
+    with pytest.raises(RecordError) as e: read_records(write(here, rows))
+    assert len(e.value.problems)==10_001
+
 def test_the_bound_is_64_mb_and_a_long_row_below_it_is_read(tmp_path):
     assert core.MAX_ROW==64*2**20
     r = dict(good, document='x'*2**20)

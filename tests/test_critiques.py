@@ -128,3 +128,14 @@ def test_json_is_not_taken_for_prose(text): assert align(R, text) is None
     (dict(score=3), 'none of the known keys'), ('Fine.', 'no known key'), (None, 'no text'), (whole, ''), (J, '')])
 def test_it_says_why_it_could_not_be_read(critique, why):
     assert why in why_unreadable(critique) and bool(why)==bool(why_unreadable(critique))
+
+def test_a_list_may_be_written_as_a_string():
+    for form in (json.dumps(whole['poor_spans']), json.dumps([POOR]), json.dumps(whole['poor_spans'][0])): assert signs(whole | dict(poor_spans=form))==both
+    for form in (f"['{POOR}']", f'[("{POOR}", -1)]', f'["{POOR}", ]', json.dumps(dict(items=[POOR]))): assert signs(whole | dict(poor_spans=form)) is None, form
+    assert parse_critique(dict(wrong_code='[x for x in y]'))['poor_spans'][0]['quote']=='[x for x in y]'
+
+def test_a_mark_that_says_the_other_sign_is_refused():
+    for more in (dict(type='bad'), dict(label='Negative'), dict(sentiment='poor'), dict(score=-1), dict(sign='weakness')):
+        assert signs(dict(good_spans=[dict(quote=POOR) | more])) is None, more
+        assert signs(dict(poor_spans=[dict(quote=POOR) | more]))==[(POOR, -1)]
+    assert signs(dict(poor_spans=[dict(quote=POOR, label='good')])) is None and signs(dict(poor_spans=[dict(quote=POOR, reason='error')]))==[(POOR, -1)]

@@ -209,7 +209,7 @@ def test_rules_and_praise_beside_blame_are_held_too(policy):
     from text2grad.critics.base import RuleCritic
     from text2grad.core import Quote
     from text2grad.span_ppo.inspection import as_rollout
-    text = 'ไม่มีช่องว่าง '*6+'31415926535897932384'*4
+    text = 'ไม่มีช่องว่าง '*6+'31415926535897932384 '*4
     rule = lambda e: [Quote(w, s, 'so') for w,s in (('ไม่มีช่องว่าง', 1.), ('31415926535897932384', -1.))]
     rule.__name__ = 'rule'
     r = judge(as_rollout(policy, [Example('p', text)]), RuleCritic([rule], 'mine', limit=3.))

@@ -200,6 +200,8 @@ def test_a_constant_of_the_program_is_judged():
     ('def N(): pass\ndef f(x): return x', 'def test():\n    for i in range(N + 1): assert f(i) == i'),
     ('N = False\ndef f(x): return x', 'def test():\n    if N: assert f(1) == 2'),
     ('f = 8', 'def test():\n    for x in (1, 2): assert f(x) == x'),
+    ('def CASES(): pass\ndef f(x): return x', 'import pytest\n@pytest.mark.parametrize("a", CASES)\ndef test(a): assert f(a) == a'),
+    ('def E(): pass\ndef f(x): return x', 'def test():\n    try: raise E("x")\n    except E: pass\n    for i in (1, 2): assert f(i) == i'),
     ('f = [1]', 'class TestF:\n    def test_f(self):\n        for x in (1, 2): assert f(x) == x'),
     ('class E(Exception):\n    def __init__(self, *a): self.args = a\nE.__name__ = "x"*400_000\ndef f(x): raise E', 'def test_a():\n    y = f(1)\ndef test_b():\n    y = f(1)\n')])
 def test_nothing_that_a_program_defines_masks_it(code, tests):
@@ -360,6 +362,9 @@ def test_style(style):
     wrong = run(GOOD.replace('xs.pop(0)', 'None'), STYLES[style], entry_point='first')
     assert wrong.passed is (True if style=='try' else False), wrong
     if style=='try': assert run(GOOD.replace('raise Empty', 'return str'), STYLES[style], entry_point='first').passed is False
+
+def test_a_parameter_with_a_default_is_no_fixture():
+    assert run('def f(x): return x', 'def test(n=3):\n    for i in range(n): assert f(i) == i').passed is True
 
 # Values that are no plain data. (program, tests): right programs that pass
 DATA = {

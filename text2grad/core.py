@@ -254,13 +254,21 @@ def _parse_row(raw):
     except UnicodeDecodeError as e: return None, f'not UTF-8 at byte {e.start}: save the file as UTF-8'
     except ValueError as e: return None, f'not valid JSON: {e}'
 
-def _json_lines(lines): return ((i, *_parse_row(raw)) for i,raw in lines if raw.strip())
+def _json_lines(lines, path, most=10_000):
+    "`(row, value, problem)`; a file whose first `most` rows are all bad is no JSON Lines, and may have no end"
+    good = n = 0
+    for i,raw in lines:
+        if not raw.strip(): continue
+        v,p = _parse_row(raw)
+        good,n = good or not p,n+1
+        if n>=most and not good: raise RecordError(path, [f'none of the first {n} rows can be read, this one because it is {p}'])
+        yield i,v,p
 
 def json_rows(
     path:str|Path, # JSON Lines, also zipped
 )->Iterator[tuple]:# `(row, value, problem)` of each line that is not blank; rows count from 1
     "Read JSON Lines with all that is wrong with them; `RecordError` if the file cannot be read as a whole"
-    with open_bytes(path) as f: yield from _json_lines(_lines(f, path))
+    with open_bytes(path) as f: yield from _json_lines(_lines(f, path), path)
 
 
 # %% ../nbs/00_core.ipynb #480f8ac6
@@ -291,7 +299,7 @@ def _whole(f, path, listed, lines):
         raise RecordError(path, [f'not UTF-8 at byte {e.start}: save the file as UTF-8']) from None
     except ValueError as e:
         one = data.lstrip().split(b'\n', 1)[0]
-        if lines and not _parse_row(one)[1]: return _json_lines(_lines(io.BytesIO(data), path))
+        if lines and not _parse_row(one)[1]: return _json_lines(_lines(io.BytesIO(data), path), path)
         raise RecordError(path, [f'not valid JSON: {e}; if it holds one object a line, call it .jsonl']) from None
     if listed and not isinstance(v, list):
         raise RecordError(path, ['must be a list of objects; or write one object a line and call the file .jsonl'])
@@ -365,7 +373,7 @@ def file_rows(
     with open_bytes(path) as f:
         if kind=='json': yield from _whole(f, path, listed, lines)
         elif kind in ('csv','tsv'): yield from _table(f, path)
-        else: yield from _json_lines(_lines(f, path))
+        else: yield from _json_lines(_lines(f, path), path)
 
 # %% ../nbs/00_core.ipynb #5e66a82f
 def plain(
@@ -520,8 +528,11 @@ def record(
     r:dict, # A row of any origin
 )->dict:    # With the same fields; `ValueError` if it is nested too deeply
     "A row as the format has it: null is absent, a number as `id` is its text, one text as `reference` is a list of one"
-    try: r = plain(r)
+    try: return _formed(plain(r))
     except RecursionError: raise ValueError('nested too deeply') from None
+
+def _formed(r):
+    "`record` of a row that is plain; changed in its place"
     if isinstance(r.get('reference'), str): r['reference'] = [r['reference']]
     n = r.get('id')
     if is_number(n): r['id'] = str(int(n) if n==int(n) else n)
@@ -563,11 +574,14 @@ def _span_problems(i, s, response, n_feedback):
 
 # %% ../nbs/00_core.ipynb #0e3ac012
 def problems(
-    r:dict, # A record, as `read_jsonl` gives it
+    r:dict, # A row, of any origin
 )->list[str]: # One line for each thing that is wrong; empty if it is sound
     "Check a record against `text2grad/span-feedback/1`"
-    try: r = record(r)
+    try: return _problems(record(r))
     except ValueError as e: return [str(e)]
+
+def _problems(r):
+    "What is wrong with a record from `record`"
     ps = []
     if r.get('schema')!=SCHEMA: ps.append(f'schema: must be {SCHEMA!r}, got {_got(r.get("schema"))}')
     for k in ('prompt','response'):
@@ -597,8 +611,8 @@ def read_records(
     "Read all feedback records, or say all that is wrong with them"
     out,ps,ids = [],[],{}
     for i,v,p in rows(source):
-        v = v and record(v)
-        ps += [f'row {i}: {p}' for p in ([p] if p else problems(v))]
+        v = v and _formed(v)
+        ps += [f'row {i}: {p}' for p in ([p] if p else _problems(v))]
         key = v.get('id') if v else None
         if isinstance(key, str) and ids.setdefault(key, i)!=i:
             ps.append(f'row {i}: id: {key!r} is also the id of row {ids[key]}')
@@ -631,9 +645,9 @@ def from_record(
     r:dict, # A record that passes `problems`
 )->Example: # The same as an `Example`; fields without a place of their own are in `meta`
     "Turn a record into an `Example`"
-    ps = problems(r)
-    if ps: raise RecordError('record', ps)
     r = record(r)
+    ps = _problems(r)
+    if ps: raise RecordError('record', ps)
     meta = {k:v for k,v in r.items() if k not in _native}
     return Example(r['prompt'], r['response'], _critique(r), r.get('reference'), meta)
 

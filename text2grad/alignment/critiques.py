@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import lru_cache
 from typing import Annotated,Any
-from ..core import Critique,Quote,Span,STRICT_JSON
+from ..core import Critique,Quote,Span,STRICT_JSON,is_number
 from .linking import linked
 from .quotes import find_spans
 
@@ -130,18 +130,31 @@ def _first(d, *names):
         if v is not None and got.setdefault(_bare(k), v)!=v: raise ValueError(f'{k!r} stands there twice')
     return next((got[n] for n in names if n in got), None)
 
-def _entry(x, severity=3):
+def _check_sign(key, x, good):
+    "`ValueError` if a mark says that it is of the other sign than its list"
+    said = _named(_bare(x), True) if isinstance(x, str) and _bare(key) not in ('reason','explanation','comment',*_quote_names) else None
+    below = good and _bare(key) in ('score','sign','polarity') and is_number(x) and x<0
+    if below or said in ('good_spans','poor_spans') and (said=='good_spans')!=good:
+        raise ValueError(f'a mark under {"praise" if good else "blame"} has {str(key)[:60]} {str(x)[:60]!r}')
+
+def _entry(x, severity=3, good=False):
     "One marked span in the wire format"
     if isinstance(x, str): x = dict(quote=x)
     if not isinstance(x, dict): raise ValueError('a span must be a string or an object')
     for k,v in x.items():
         if isinstance(v, (list,dict)): _check_unknown(k, v)
+        _check_sign(k, v, good)
     sev = _first(x, 'severity', 'severitylevel')
     if isinstance(sev, str) and sev.strip() in ('1','2','3'): sev = int(sev)
     return dict(quote=_first(x, *_quote_names), reason=_first(x, 'reason', 'explanation', 'comment') or '',
                 severity=severity if sev is None else sev, occurrence=_first(x, 'occurrence'))
 
 # %% ../../nbs/alignment/04_critiques.ipynb #c41f0a27
+def _listed(x):
+    "What a key of ours holds, as a list; a list may be written as a string of JSON"
+    if isinstance(x, str) and re.fullmatch(r"""\s*(?:\[\s*["'{(].*\]|\{\s*["'].*\})\s*""", x, re.S): x = STRICT_JSON.decode(x)
+    return x if isinstance(x, list) else [x]
+
 def _wire(d):
     "Any of the accepted forms in the wire format; `ValueError` if it is none of them, or may hold marks that would be lost"
     got,seen = {k:{} for k in ('critique',*_span_roles,'missing')},False
@@ -152,11 +165,11 @@ def _wire(d):
         elif v is not None and v not in ('',[],{}) and got[role].setdefault(_bare(k), v)!=v:
             raise ValueError(f'{k!r} stands there twice')
     if not seen: raise ValueError('none of the known keys')
-    items = lambda role: [o for v in got[role].values() for o in (v if isinstance(v, list) else [v])]
+    items = lambda role: [o for v in got[role].values() for o in _listed(v)]
     missing = [_first(o, *_quote_names) if isinstance(o, dict) else o for o in items('missing')]
     poor = [_entry(o) for o in items('poor_spans')]+[_entry(o, 1) for o in items('improvable')]
     prose = [got['critique'].get('critique'), *got['critique'].values(), _first(d, 'feedback', 'review', 'comments'), '']
-    d = dict(critique=next(o for o in prose if o is not None), good_spans=[_entry(o) for o in items('good_spans')],
+    d = dict(critique=next(o for o in prose if o is not None), good_spans=[_entry(o, good=True) for o in items('good_spans')],
              poor_spans=poor, missing=missing)
     return _wire_model().model_validate(d).model_dump(exclude_none=True)
 

@@ -8,12 +8,12 @@ Docs: https://text2grad.github.io/text2grad/cli/command.html.md"""
 __all__ = ['align_command', 'annotate_command', 'quickstart_command', 'summary_text', 'app_command', 'main']
 
 # %% ../../nbs/cli/03_command.ipynb #80ab4fbd
-import argparse,contextlib,logging,os,signal,sys,threading,time
+import argparse,contextlib,logging,signal,sys,threading,time
 from dataclasses import asdict
 from pathlib import Path
 from ..core import RecordError,STRICT_JSON,UserError,check_out,dumps,loads,read_text,versions,write_file
 from .doctor import CommandError,INTEGER,NUMBER,PACKAGES,TEXT,WHOLE,device_here,doctor_command,enough_room,kept_options
-from .doctor import one_of,peak_mb,positive,printable,refuse_changes,run_folder,typed_options
+from .doctor import one_of,peak_mb,positive,printable,refuse_changes,run_folder,say_it_waits,typed_options
 from .train_rm import train_rm_parser
 
 # %% ../../nbs/cli/03_command.ipynb #03c857ae
@@ -24,6 +24,7 @@ def _read_critique(where):
         p = Path(where)
         if not p.exists(): raise CommandError(f'{where}: no such file; give the critique in a file, or - to type or pipe it in')
         if p.is_dir(): raise CommandError(f'{where} is a folder; --critique takes a file')
+        say_it_waits(p)
         text = read_text(p)
     if not text.strip(): raise CommandError(f'{"standard input" if where=="-" else where}: the critique is empty')
     return text
@@ -167,8 +168,7 @@ def annotate_command(
         try:
             where = contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()
             with where, Reread(args.input, args.limit) as again:
-                if again.once and not os.path.isdir(args.input):
-                    print(f'reading rows from {printable(args.input)} until its writer ends', file=sys.stderr)
+                say_it_waits(args.input)
                 s = annotate(again, _critic(args, again), args.out, **options)
         except ImportError as e: raise CommandError(str(e)) from None
         except Stopped as e:

@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 from ..core import RecordError,is_number
 from .doctor import CommandError,INTEGER,TEXT,WHOLE,device_here,enough_room,kept_options,one_of,positive,printable
-from .doctor import refuse_changes,run_folder,typed_options
+from .doctor import refuse_changes,run_folder,say_it_waits,typed_options
 
 # %% ../../nbs/cli/02_train_rm.ipynb #6ccdc48f
 def read_all(
@@ -24,8 +24,7 @@ def read_all(
     found,problems = [],[]
     counts = Counter()
     for p in paths:
-        if not os.path.isfile(p) and os.path.exists(p) and not os.path.isdir(p):
-            print(f'reading rows from {printable(p)} until its writer ends', file=sys.stderr)
+        say_it_waits(p)
         try: found += read_feedback(p, counts)
         except RecordError as e: problems.append(str(e))
     if problems: raise CommandError('\n'.join([*problems, 'Nothing was trained. Mend these rows, or take them out']))

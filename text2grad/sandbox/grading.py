@@ -200,6 +200,7 @@ def _value_uses(tree):
         elif isinstance(n, (ast.If,ast.While,ast.IfExp,ast.Assert)): data.append(n.test)
         elif isinstance(n, ast.Compare): data += [n.left, *n.comparators]
         elif isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id in _takes_data: data += n.args
+        elif isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and n.func.attr=='parametrize': data += n.args
     return {n.id for n in data if isinstance(n, ast.Name)}
 
 # %% ../../nbs/sandbox/04_grading.ipynb #3c9be810
@@ -278,7 +279,17 @@ def _object_uses(tree, names):
         elif isinstance(n, (ast.Import,ast.ImportFrom)):
             tops = [n.module or ''] if isinstance(n, ast.ImportFrom) else [a.name for a in n.names]
             why += [f'they import {t}' for t in tops if t.partition('.')[0] in _of_objects]
-    return (why[0] if why else ''),frozenset(classes)
+    return (why[0] if why else ''),frozenset(classes-_raised(tree))
+
+def _raised(tree):
+    "Names that stand for exceptions in the tests"
+    out = []
+    for n in ast.walk(tree):
+        if isinstance(n, ast.ExceptHandler) and n.type: out.append(n.type)
+        elif isinstance(n, ast.Raise) and n.exc: out.append(n.exc.func if isinstance(n.exc, ast.Call) else n.exc)
+        elif isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and n.func.attr in ('raises','assertRaises','assertRaisesRegex'):
+            out += n.args[:1]
+    return {o.id if isinstance(o, ast.Name) else o.attr for e in out for o in ast.walk(e) if isinstance(o, (ast.Name,ast.Attribute))}
 
 def _short(n): return ' '.join(ast.unparse(n).split())[:60]
 

@@ -394,10 +394,11 @@ def _pytest(run):
 # %% ../../nbs/sandbox/03_worker.ipynb #9840e7f8
 def _cases(run, f):
     "Arguments for a test function: its parameters, its fixtures"
-    names = f.__code__.co_varnames[:f.__code__.co_argcount]
+    def asked(f): return f.__code__.co_varnames[:f.__code__.co_argcount-len(f.__defaults__ or ())]
+    names = asked(f)
     def value(n):
         if n not in run.fixtures: raise Unsupported(f'the tests use the fixture {n}, which does not exist here')
-        v = run.fixtures[n](*(value(m) for m in run.fixtures[n].__code__.co_varnames[:run.fixtures[n].__code__.co_argcount]))
+        v = run.fixtures[n](*(value(m) for m in asked(run.fixtures[n])))
         return next(v) if hasattr(v, '__next__') else v
     return [[c[n] if n in c else value(n) for n in names if n!='self'] for c in getattr(f, 'cases', [{}])]
 
