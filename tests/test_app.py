@@ -1,6 +1,6 @@
 "The app as a program on this machine sees it: what it does for a session, how it starts and how it ends; test_app_faults.py has load, bad input and hostile requests"
 
-import os,signal,socket,subprocess,sys,urllib.error,urllib.request
+import asyncio,os,signal,socket,subprocess,sys,time,urllib.error,urllib.request
 import pytest
 from pathlib import Path
 from text2grad.app.page import app,critics_of
@@ -71,3 +71,34 @@ def test_critics_are_named_and_loaded_late():
     assert list(critics_of('api:judge'))==['api:judge'] and list(critics_of('no/such/folder'))==['reward model folder']
     def praise(es): return [None for _ in es]
     assert critics_of(praise)=={'praise':praise} and critics_of(None)=={}
+
+def test_wrong_passwords_cost_time():
+    from text2grad.app.page import Gate,Logins
+    tried = []
+    async def app(scope, receive, send):
+        tried.append(scope['client'][0])
+        await send(dict(type='http.response.start', status=200 if scope['right'] else 400, headers=[]))
+    gate = Gate(app)
+    def login(address, right=False, path='/login'):
+        said = []
+        async def send(m): said.append(m)
+        scope = dict(type='http', method='POST', path=path, client=(address, 1), right=right, headers=[(b'host', b'127.0.0.1:7860')])
+        asyncio.run(gate(scope, None, send))
+        return said[0]['status']
+    assert [login('10.0.0.1', path=p) for p in ['/login','/login/']*30]==[400]*5+[429]*55 and len(tried)==5
+    assert login('10.0.0.1', right=True)==429 and login('10.0.0.2', right=True)==200 # each address by itself
+    for _ in range(20): assert login('10.0.0.3', right=True)==200 # the right one is never slowed down
+    waits,doors = [],Logins()
+    for _ in range(12):
+        doors.wait('a')
+        n,until = doors.wrong['a']
+        waits.append(round(until-time.monotonic()))
+        doors.wrong['a'] = n,time.monotonic()-1
+    assert waits==[0,0,0,0,1,2,4,8,16,32,64,128]
+    for i in range(doors.most+5): doors.wait(str(i))
+    assert len(doors.wrong)==doors.most
+
+def test_whoever_shares_the_app_is_told(tmp_path):
+    from text2grad.app.page import app
+    said = lambda auth: ' '.join(str(b.value) for b in app(tmp_path, auth=auth, launch=False).blocks.values() if type(b).__name__=='Markdown')
+    assert 'Whoever has the password' in said('ann:correct horse') and 'Whoever has the password' not in said(None)

@@ -117,10 +117,24 @@ def test_only_this_machine_can_connect(served):
 
 @pytest.mark.parametrize('headers,code', [
     ({}, 200), (dict(Host='evil.example'), 400), (dict(Host='127.0.0.1.evil.example'), 400), (dict(Origin='http://evil.example'), 403), (dict(Origin='null'), 403),
-    (dict(Sec_Fetch_Site='cross-site', Sec_Fetch_Mode='no-cors'), 403), (dict(Sec_Fetch_Site='cross-site', Sec_Fetch_Mode='navigate'), 200)])
+    (dict(Sec_Fetch_Site='cross-site', Sec_Fetch_Mode='no-cors'), 403),
+    (dict(Sec_Fetch_Site='cross-site', Sec_Fetch_Mode='navigate', Sec_Fetch_Dest='document'), 200), (dict(Sec_Fetch_Site='none', Sec_Fetch_Mode='navigate', Sec_Fetch_Dest='document'), 200),
+    *((dict(Sec_Fetch_Site=s, Sec_Fetch_Mode='navigate', Sec_Fetch_Dest=d), 403) for s in ('cross-site','same-site') for d in ('iframe','frame','embed','object','fencedframe'))])
 @pytest.mark.parametrize('path', ['', 'config', 'gradio_api/info'])
 def test_foreign_hosts_and_pages_are_refused(served, headers, code, path):
     assert send(served.url+path, **headers)[0]==code
+
+@pytest.mark.parametrize('headers', [{}, dict(Host='evil.example'), dict(Origin='null')])
+def test_no_answer_may_be_framed(served, headers):
+    r = urllib.request.Request(served.url, headers=headers)
+    try: got = urllib.request.build_opener(urllib.request.ProxyHandler({})).open(r, timeout=30).headers
+    except urllib.error.HTTPError as e: got = e.headers
+    assert got['X-Frame-Options']=='DENY' and "frame-ancestors 'none'" in got.get_all('Content-Security-Policy')
+
+@pytest.mark.parametrize('name', ['X_Forwarded_Host', 'X_Gradio_Server', 'X_Forwarded_Server', 'x_forwarded_host'])
+@pytest.mark.parametrize('path', ['', 'config', 'gradio_api/info'])
+def test_a_proxy_that_nobody_set_up_is_not_believed(served, name, path):
+    for value in ('evil.example', 'http://evil.example', 'evil.example, 127.0.0.1'): assert 'evil.example' not in send(served.url+path, **{name:value})[1]
 
 def test_a_foreign_page_cannot_make_it_run(served):
     body = b'{"data":["kl","raw","token"]}'
@@ -211,6 +225,48 @@ def test_who_cancels_or_leaves_does_not_hold_the_model(served):
     start = time.monotonic()
     assert '1 span marked' in c.predict(PROMPT, RESPONSE, 'your own words', WORDS, *LOOK, api_name='/judge')[2]
     assert time.monotonic()-start<15
+
+SLOW = ('e'+'\u0301\u0323'*9900, '\n'.join(f'“e\u0301{i}” is bad.' for i in range(800))[:11_900])  # aligning these takes longer than it may
+HEAVY = { # Response and critique, as large as may be
+    'the same two words': ('a b '*5000, '"a b" is bad 1.\n'*700), 'words in a thousand places': ('a b '*900, '"a b" is bad 1.\n'*700),
+    'quotations without an end': ('The cat sat. '*1500, "'x "*3900), 'blanks': ('The cat sat.', 'bad'+' '*11_000+'x'), 'one sentence': ('the cat '*2500, 'and that the cat, '*650),
+    'quotes that are not there': ('这个答案很好但是不对。'*1800, '\n'.join(f'“答案很不{i}对”不好。' for i in range(700))), 'marks': SLOW}
+
+@pytest.mark.parametrize('what', HEAVY)
+def test_a_heavy_critique_is_answered_or_refused_and_holds_up_nobody(served, what):
+    response,words = HEAVY[what]
+    assert len(response)<=20_000 and len(words)<=12_000
+    a,b = client(served),client(served)
+    start = time.monotonic()
+    job = a.submit(PROMPT, response, 'your own words', words, *LOOK, api_name='/judge')
+    time.sleep(.3)
+    assert '1 span marked' in b.predict(PROMPT, RESPONSE, 'your own words', WORDS, *LOOK, api_name='/judge')[2]
+    assert time.monotonic()-start<15
+    try: job.result(timeout=30-(time.monotonic()-start))
+    except Exception as e: assert re.search('takes? over|took over|shorten|are taken|model', str(e)), e
+    assert time.monotonic()-start<30
+    assert 'went wrong inside' not in served.log.read_text()
+
+def cpu(s): return sum(map(int, Path(f'/proc/{s.process.pid}/stat').read_text().rsplit(') ', 1)[1].split()[11:13]))/os.sysconf('SC_CLK_TCK')
+
+def test_work_ends_when_the_visitor_leaves(served):
+    args = (PROMPT, SLOW[0], 'your own words', SLOW[1], *LOOK)
+    event = json.loads(send(f'{served.url}gradio_api/call/judge', json.dumps(dict(data=args)).encode(), Content_Type='application/json')[1])['event_id']
+    a = http.client.HTTPConnection('127.0.0.1', served.port, timeout=20)
+    a.request('GET', f'/gradio_api/call/judge/{event}')
+    stream = a.getresponse()
+    time.sleep(1)
+    busy,start = cpu(served),time.monotonic()
+    time.sleep(.5)
+    assert cpu(served)-busy>.05 # it is being aligned
+    stream.close()
+    a.close()
+    quiet = False
+    while not quiet and time.monotonic()-start<7: # by itself it would end after ten seconds and more
+        busy = cpu(served)
+        time.sleep(1)
+        quiet = cpu(served)-busy<.2
+    assert quiet
 
 def test_stop_ends_a_response_and_keeps_it(served):
     a = client(served)

@@ -598,3 +598,13 @@ def test_the_page_is_built_and_names_its_endpoints(bench, monkeypatch):
     assert fns['measured'].concurrency_id=='model' and fns['measured'].concurrency_limit==1
     ids = [c.elem_id for c in demo.blocks.values() if c.elem_id]
     assert len(ids)==len(set(ids)) and all(i.startswith('t2g-runs-') for i in ids) and ui['heat'].elem_id=='t2g-runs-heat'
+
+@pytest.mark.parametrize('name', [' a', 'a ', ' ', '\ta\t', 'a\n', 'deep/ a '])
+def test_a_name_may_begin_or_end_with_a_blank(tmp_path, name):
+    for n in (name, 'a'):
+        (tmp_path/n).mkdir(parents=True, exist_ok=True)
+        (tmp_path/n/'config.json').write_text('{}')
+    base = RunBase(tmp_path)
+    assert name in list_runs(base) and base.find(name)==name and Shelf(tmp_path).open(name).name==name
+    assert base.find(' a  ')=='a' and base.find(str(tmp_path/name))==name # what somebody types may have blanks around it
+    with pytest.raises(RunError, match='choose a run'): RunBase(tmp_path/'a').find(' ')

@@ -1,6 +1,7 @@
 "What guards the second view: fixes, saving, and handlers against users and files that misbehave"
 
 import gzip,json,threading
+from dataclasses import replace
 import pytest
 from hypothesis import given,settings,strategies as st
 from pathlib import Path
@@ -8,7 +9,7 @@ from text2grad.alignment.critiques import align
 from text2grad.data.annotation import annotate
 from text2grad.core import Critique,Example,Quote,RecordError,Span,dumps,from_record,problems,read_examples,read_records,to_record,write_jsonl
 from text2grad.reward_model.preprocessing import read_feedback,token_labels
-from text2grad.app.drafts import (SEVERITY,Draft,Fix,candidates,critique_of,draft_of,feedback_id,phrases,record_of,save_record,saved_draft)
+from text2grad.app.drafts import (SEVERITY,UNDECIDED,Draft,Fix,candidates,critique_of,draft_of,feedback_id,phrases,record_of,save_record,saved_draft)
 from text2grad.app.view_critique import (begin_with,desk_of,fix_phrase,inspector_html,mark_words,measure_text,open_case,phrase_choices,pick_phrase,
     pick_words,place_choices,render,save_critique,type_feedback,use_text,word_table)
 from text2grad.app.workbench import InputError,Workbench
@@ -259,3 +260,61 @@ def test_the_app_imports_no_gradio():
     import subprocess,sys
     code = 'import sys,text2grad.app.view_critique,text2grad.app.drafts; sys.exit("gradio" in sys.modules)'
     assert subprocess.run([sys.executable, '-c', code]).returncode==0
+
+# What nobody can tell, and what looks like JSON
+
+UNTOLD_TEXTS = ['"American astronaut", once more.', '“the Moon” 12.', "Line 1.", '`far away`: see above.']
+
+@pytest.mark.parametrize('text', UNTOLD_TEXTS)
+def test_a_phrase_without_a_sign_is_asked_about_and_a_person_decides(bench, text):
+    use_text(bench, 'a', '', R)
+    d = type_feedback(bench, 'a', text)
+    p = phrases(d.draft)[0]
+    assert (p.state, p.score, d.key)==(UNDECIDED, 0., p.key) and p.spans
+    assert critique_of(d.draft).spans==() and [q.score for q in critique_of(d.draft).unresolved]==[0.]
+    table = inspector_html(d.draft)
+    assert 'praise or blame?' in table and 'Cannot tell' not in table and 'unaligned' not in table
+    assert 'praise or blame?' in phrase_choices(d.draft)[0][0]
+    for sign,said in ((-1., 'blame'), (1., 'praise'), (-1., 'blame')):
+        d = fix_phrase(bench, 'a', p.key, 'flip')
+        assert said in d.note and {s.score for s in critique_of(d.draft).spans}=={sign} and not critique_of(d.draft).unresolved
+        assert {(s.start, s.end) for s in critique_of(d.draft).spans}=={(s.start, s.end) for s in p.spans}
+        assert draft_of(record_of(d.draft))==replace(d.draft, meta=draft_of(record_of(d.draft)).meta)
+    d = fix_phrase(bench, 'a', p.key, 'automatic')
+    assert phrases(d.draft)[0].state==UNDECIDED
+    d = fix_phrase(bench, 'a', p.key, 'remove')
+    assert phrases(d.draft)[0].state=='removed' and not critique_of(d.draft).spans
+
+def test_a_sign_that_a_file_cannot_have_is_none():
+    d = Draft(P, R, UNTOLD_TEXTS[0])
+    r = record_of(d.flipped(phrases(d)[0].key))
+    for odd in (5, 'very', None, True):
+        for f in r['draft']['fixes'].values(): f['sign'] = odd
+        assert draft_of(r).base is not None # the file's spans win
+
+@pytest.mark.parametrize('text', ['`dry` is wrong. Write\n```python\nx = 1\n```', '[minor] "dry" is wrong.', '{x} "dry" is wrong', '[1] "dry" is wrong.', '```\n"dry" is wrong.\n```\n"dry" is wrong.',
+    '- [ ] "dry" is wrong', '"dry" is wrong {see above}'])
+def test_prose_with_brackets_and_fences_is_prose(bench, text):
+    use_text(bench, 'a', '', R)
+    d = type_feedback(bench, 'a', text)
+    assert not d.broken and [(R[s.start:s.end], s.score) for s in critique_of(d.draft).spans]==[('dry', -1.)]
+
+@pytest.mark.parametrize('text', ['{"critique": "x", "good_spans": [', '{"poor_spans": ["dry"'])
+def test_what_is_json_and_broken_says_so(bench, text):
+    use_text(bench, 'a', '', R)
+    assert 'looks like JSON' in type_feedback(bench, 'a', text).broken
+
+def test_too_much_is_told_and_stays_on_the_page(bench):
+    use_text(bench, 'a', '', 'a b '*5000)
+    d = type_feedback(bench, 'a', '"a b" is bad.')
+    assert '5,000 places' in d.broken and '1,000 are taken' in d.broken
+    assert render(d, *ALL)['table'] is None
+    assert not type_feedback(bench, 'a', 'It is bad.').broken
+
+def test_a_saved_critique_says_whose_it_may_be(bench):
+    use_text(bench, 'a', '', R)
+    type_feedback(bench, 'a', '"dry" is wrong.')
+    save_critique(bench, 'a')
+    assert use_text(bench, 'b', '', R).note.startswith('Your critique was opened')
+    bench.shared = True
+    assert use_text(bench, 'c', '', R).note.startswith('A critique that somebody saved was opened')

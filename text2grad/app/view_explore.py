@@ -87,7 +87,7 @@ def _under_lens(s, prompt, response):
     return c if c is not None and c.response==response and user_text(c.example.prompt)==prompt else None
 
 def _measured(bench, example, ids=None):
-    with bench.model_lock: return as_input_error(ValueError, measure, bench.policy, example, ids=ids)
+    with bench.lent(): return as_input_error(ValueError, measure, bench.policy, example, ids=ids)
 
 def judge_response(
     bench,        # The workbench
@@ -205,6 +205,7 @@ def _wire(gr, tab, bench, session, ui):
     asked = ['prompt','temperature','seed','longest','critic','words',*_lens]
     on(ui['generate'].click, generate_response, asked, out, 'generate', **ONE_MODEL)
     on(ui['stop'].click, stop_writing, [], ['note'], 'stop')
-    on(ui['judge'].click, judge_response, ['prompt','response','critic','words',*_lens], out[1:], 'judge', **ONE_MODEL)
+    on(ui['judge'].click, judge_response, ['prompt','response','critic','words',*_lens], out[1:], 'judge',
+       concurrency_limit=8)
     for k in _lens: on(ui[k].input, show_again, _lens, out[1:], 'look' if k=='channel' else None, **latest)
     on(tab.select, show_again, _lens, out[1:])

@@ -38,6 +38,7 @@ def run_names(bench)->list:
 
 def _run(bench, name): return _asked(shelf_of(bench).open, bench.text(name, 'run', 500))
 
+# %% ../../nbs/app/07_view_runs.ipynb #a71e00b2
 def _stamp(run):
     "What tells whether anything is new, and the newest step with samples"
     last = run.metrics[-1]['step'] if run.metrics else None
@@ -206,6 +207,7 @@ def _text(bench, run, step, i, held, which):
     if e is not None: return e
     raise InputError('text: the held-out prompts are answered again when the training ends; choose the answer before')
 
+# %% ../../nbs/app/07_view_runs.ipynb #a71e00a2
 def measure_checkpoints(
     bench,         # The workbench: its model is lent, under its lock
     name,          # Of the run

@@ -39,9 +39,11 @@ class RunBase:
         name:str, # A folder below the base, such as `summarize-span-seed0`; its whole path does too
     )->str:       # The same, relative to the base; `RunError` if it leads out of it or is no folder
         "Resolve the name of a run"
-        if not isinstance(name, str) or not name.strip() or len(name)>MAX_NAME or '\0' in name or not _writable(name):
+        if not isinstance(name, str) or not name or len(name)>MAX_NAME or '\0' in name or not _writable(name):
             raise RunError('run: choose a run, or type the name of its folder')
-        root,tries = self.real(),[self.path/name.strip(), Path(name.strip())]
+        root,names = self.real(),[n for n in dict.fromkeys((name, name.strip())) if n] # a name may begin or end with a blank
+        if not name.strip() and not (self.path/name).is_dir(): raise RunError('run: choose a run, or type the name of its folder')
+        tries = [f(n) for n in names for f in (self.path.joinpath, Path)]
         reals = [r for r in map(os.path.realpath, tries) if r==root or r.startswith(root+os.sep)]
         if not reals:
             raise RunError(f'run {name!r}: lies outside {self.path}, and only runs in there can be opened; move or copy its folder there')
