@@ -1,5 +1,5 @@
 "The command: the main job on the tiny model as a process, stopped and resumed; annotate, align and doctor"
-import json,os,re,signal,subprocess,sys,threading,time
+import json,os,re,shutil,signal,subprocess,sys,threading,time
 from http.server import BaseHTTPRequestHandler,ThreadingHTTPServer
 from pathlib import Path
 import pytest
@@ -77,7 +77,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
 sys.exit(main(['quickstart','--model',{str(tiny)!r},'--steps','2','--batch-size','2','--heldout','2','--out',{str(tmp_path/"r")!r}]))'''
     r = subprocess.run([sys.executable,'-c',code], capture_output=True, text=True, cwd=root)
-    assert r.returncode==1 and 'Traceback' not in r.stderr and 'File too large' in r.stderr
+    assert r.returncode==1 and 'Traceback' not in r.stderr and re.search(r'/r/\S+: File too large; make room, then go on with:\n  text2grad quickstart --resume --out .*/r\n', r.stderr), r.stderr
     assert not list(tmp_path.glob('r/checkpoints/ckpt*')) and not (tmp_path/'r/summary.json').exists()
 
 def test_device_that_is_not_here(tiny, tmp_path, capsys):
@@ -284,3 +284,115 @@ def test_help_loads_no_other_part_of_the_library():
 def test_the_package_is_the_command():
     r = subprocess.run([sys.executable,'-m','text2grad','--version'], capture_output=True, text=True)
     assert r.returncode==0 and r.stdout.startswith('text2grad ') and not r.stderr
+
+# ---- resumed: what was typed, what the folder says, and who else is at work
+
+@pytest.fixture(scope='module')
+def done(tiny, tmp_path_factory):
+    "A finished run, to be copied"
+    d = tmp_path_factory.mktemp('done')/'r'
+    assert quickstart(tiny, d)==0
+    return d
+
+def copied(done, tmp_path):
+    shutil.copytree(done, tmp_path/'r')
+    return tmp_path/'r'
+def resume(out, *more): return main(['quickstart','--resume','--out',str(out),*map(str, more)])
+
+@pytest.mark.parametrize('typed,says', [(['--lr','1'], '--lr 1.0: the run was started with 0.0005'), (['--task','code'], '--task code: the run was started with summarize'), (['--reward','scalar'], '--reward scalar'), (['--seed','3'], '--seed 3'),
+    (['--heldout','5'], '--heldout 5'), (['--batch-size','8'], '--batch-size 8: the run was started with 4'), (['--kl-coef','0'], '--kl-coef 0.0'), (['--model','elsewhere'], '--model elsewhere'), (['--steps','2'], '--steps 2: the run was started with 3, and can only be made longer')])
+def test_an_option_typed_on_resuming_that_differs_is_refused_by_name(done, tmp_path, capsys, typed, says):
+    out = copied(done, tmp_path)
+    before = {p:p.read_bytes() for p in out.rglob('*') if p.is_file()}
+    assert resume(out, *typed)==1
+    err = capsys.readouterr().err
+    assert says in err and 'Traceback' not in err and {p:p.read_bytes() for p in out.rglob('*') if p.is_file()}==before
+
+def test_options_typed_again_as_they_were_are_no_fault_and_steps_make_a_run_longer(tiny, done, tmp_path, capsys):
+    out = copied(done, tmp_path)
+    assert resume(out, '--steps', 5, '--lr', '5e-4', '--seed', 0, '--batch-size', 4, '--task', 'summarize', '--model', tiny, '--device', 'cpu')==0
+    assert '5 steps' in capsys.readouterr().out
+    rows = read_jsonl(out/'metrics.jsonl')
+    assert [r['step'] for r in rows]==[1,2,3,4,5] and all(r['lr']>0 for r in rows)
+    c = json.loads((out/'config.json').read_text())
+    assert c['quickstart']['steps']==c['ppo']['steps']==5
+    assert resume(out)==0 and '5 steps' in capsys.readouterr().out
+
+def spoil(out, change):
+    c = json.loads((out/'config.json').read_text())
+    (out/'config.json').write_text(json.dumps(change(c)))
+def put(k, v): return lambda c: c | dict(quickstart=c['quickstart'] | {k:v})
+@pytest.mark.parametrize('change', [lambda c: [], lambda c: None, lambda c: 'x', lambda c: 3, lambda c: {}, lambda c: dict(quickstart={}), lambda c: dict(quickstart=[]), lambda c: dict(quickstart=None), put('task', 'poetry'), put('task', ['code']), put('model', 3),
+    put('model', {}), put('steps', '3'), put('steps', 0), put('steps', True), put('steps', 2.5), put('heldout', 'x'), put('heldout', None), put('lr', 'x'), put('lr', None), put('kl_coef', []), put('seed', 'x'), put('batch_size', -1),
+    lambda c: dict(quickstart={k:v for k,v in c['quickstart'].items() if k!='lr'})])
+def test_a_config_of_another_shape_is_refused_by_its_name(done, tmp_path, capsys, change):
+    out = copied(done, tmp_path)
+    spoil(out, change)
+    assert resume(out)==1
+    err = capsys.readouterr().err
+    assert 'config.json' in err and 'Traceback' not in err
+
+def test_a_run_is_not_resumed_on_another_base_model(done, tmp_path, capsys):
+    from text2grad.pretrained import tiny_lm
+    out = copied(done, tmp_path)
+    model,tok = tiny_lm(5)
+    model.save_pretrained(tmp_path/'m'); tok.save_pretrained(tmp_path/'m')
+    spoil(out, put('model', str(tmp_path/'m')))
+    assert resume(out)==1 and 'base is' in capsys.readouterr().err
+    shutil.rmtree(out/'checkpoints') # killed before the first checkpoint: the folder itself knows
+    assert resume(out)==1 and 'base is' in capsys.readouterr().err
+
+@pytest.mark.parametrize('text', ['', '[1]\n', '{}\n', '{"example": 3}\n', '{"example": {"prompt": "p"}}\n', 'junk\n'])
+def test_a_damaged_measurement_is_named(done, tmp_path, capsys, text):
+    out = copied(done, tmp_path)
+    (out/'heldout-before.jsonl').write_text(text)
+    assert resume(out)==1
+    err = capsys.readouterr().err
+    assert 'heldout-before.jsonl' in err and 'Traceback' not in err
+    (out/'heldout-before.jsonl').unlink()
+    assert resume(out)==0 and json.loads((out/'summary.json').read_text())['table']==json.loads((done/'summary.json').read_text())['table']
+
+def test_old_run_folders_resume_with_a_warning(done, tmp_path, capsys, caplog):
+    from test_span_ppo import rewrite
+    out = copied(done, tmp_path)
+    spoil(out, lambda c: {k:v for k,v in c.items() if k!='identity'})
+    rewrite(sorted((out/'checkpoints').glob('ckpt-*'))[-1], identity=...)
+    assert resume(out, '--steps', 4)==0 and caplog.text.count('resumed without comparing base')==1
+
+def test_two_starts_on_one_new_folder_leave_one_run_that_can_be_resumed(tiny, tmp_path):
+    "The lock comes before config.json; the one that is refused writes nothing"
+    for i in range(3):
+        out = tmp_path/f'r{i}'
+        both = [start(tiny, out, '--seed', str(s)) for s in (1, 2)]
+        until = time.time()+120
+        while time.time()<until and all(p.poll() is None for p in both): time.sleep(.02)
+        lost = next(p for p in both if p.poll() is not None)
+        won = next(p for p in both if p is not lost)
+        err = lost.communicate()[1]
+        assert lost.returncode==1 and ('another process' in err or 'already holds a run' in err) and 'Traceback' not in err, err
+        while time.time()<until and not any((out/'checkpoints').glob('ckpt-[0-9]*')): time.sleep(.02)
+        won.send_signal(signal.SIGTERM)
+        assert won.wait(120)==143
+        won.communicate()
+        at = sorted((out/'checkpoints').glob('ckpt-*'))[-1]
+        assert json.loads((out/'config.json').read_text())['quickstart']['seed']==json.loads((at/'state.json').read_text())['config']['seed']==1+both.index(won)
+    r = start(tiny, out, '--resume')
+    assert r.wait(300)==0, r.communicate()[1]
+    r.communicate()
+
+def test_the_folder_is_held_until_the_summary_is_written(tiny, tmp_path, monkeypatch, capsys):
+    import text2grad.cli.command as c
+    from text2grad.checkpoints import RunFolderError,lock_folder
+    seen = []
+    def spy(name):
+        f = getattr(c, name)
+        def spied(*a, **kw):
+            with pytest.raises(RunFolderError, match='another process'): lock_folder(tmp_path/'r')
+            seen.append(name)
+            r = f(*a, **kw)
+            with pytest.raises(RunFolderError, match='another process'): lock_folder(tmp_path/'r')
+            return r
+        monkeypatch.setattr(c, name, spied)
+    for name in ('_begin','_evaluate','_save_rows','_fit','_finish'): spy(name)
+    assert quickstart(tiny, tmp_path/'r')==0 and set(seen)=={'_begin','_evaluate','_save_rows','_fit','_finish'}
+    lock_folder(tmp_path/'r').close()

@@ -139,3 +139,7 @@ def test_a_mark_that_says_the_other_sign_is_refused():
         assert signs(dict(good_spans=[dict(quote=POOR) | more])) is None, more
         assert signs(dict(poor_spans=[dict(quote=POOR) | more]))==[(POOR, -1)]
     assert signs(dict(poor_spans=[dict(quote=POOR, label='good')])) is None and signs(dict(poor_spans=[dict(quote=POOR, reason='error')]))==[(POOR, -1)]
+
+def test_a_comment_or_a_string_does_not_swallow_a_key():
+    for text in ('{"good_spans": ["%s"], "poor_spans": //[{"quote": "%s"}]}', '{"good_spans": ["%s"//], "poor_spans": ["%s"]}', '{"good_spans": ["%s", /* "poor_spans": ["%s"]}', '{"good_spans": ["%s"], "critique": //x", "poor_spans": ["%s"]}', '{"good_spans": [{"quote": "%s", "reason": ""U}], "critiqu"e: "x", "poor_spans": ["%s"]}'):
+        assert signs(text%(GOOD, POOR)) in (None, both), text

@@ -1,5 +1,5 @@
 "Training: a run killed at any moment ends like one that was not, what stops a run, what is kept, and what is said of it"
-import json,multiprocessing,os,random,re,signal,time
+import hashlib,json,multiprocessing,os,random,re,signal,time
 from dataclasses import dataclass,replace
 from pathlib import Path
 import pytest,torch
@@ -53,7 +53,7 @@ def example(i, n): return Example(f'Question {i}', f'the {"good " if i%2 else "b
 train,dev = [example(i, i%7) for i in range(21)],[example(i, i%5) for i in range(100, 106)]
 cfg = TrainConfig(epochs=4, batch_size=8, micro_batch_size=2, lr=.02, save_every=2, patience=0, eval_every=3, shown=2)
 def run(model, out, cfg=cfg, **kw): return train_reward_model(model, train, dev, out, cfg, progress=False, **kw)
-def weights(r): return load_file(sorted(Path(r.path).glob('checkpoints/ckpt-*'))[-1]/'trained.safetensors')
+def weights(r): return load_file(sorted(Path(r.path).glob('checkpoints/ckpt-[0-9]*'))[-1]/'trained.safetensors')
 def same(a, b): return a.keys()==b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 def log(r): return [{k:v for k,v in o.items() if k!='seconds'} for o in read_jsonl(r.path/'metrics.jsonl')]
 
@@ -301,3 +301,67 @@ def test_the_generative_model_trains_by_the_same_call(tmp_path):
     r = train_reward_model(m, rows[:8], rows[8:], tmp_path/'r', TrainConfig(epochs=3, batch_size=4, micro_batch_size=2, lr=1e-2, shown=1), progress=False)
     losses = [o['loss'] for o in log(r) if 'loss' in o]
     assert len(losses)==6 and losses[-1]<losses[0] and RewardModel.from_pretrained(tmp_path/'r/model', device='cpu', model=tiny_lm()[0]).kind=='generative'
+
+# ---- whose run it is, and what else lies in its folder
+
+def test_another_base_or_tokenizer_of_the_same_shape_is_refused(tmp_path, caplog):
+    few = replace(cfg, epochs=1)
+    run(toy(), tmp_path/'r', few)
+    with torch.no_grad(): (one := tiny_lm())[0].model.layers[0].mlp.up_proj.weight[0,0] += 1e-6
+    (other := tiny_lm())[1].chat_template += ' '
+    for model,says in ((one, 'base is'), (tiny_lm(5), 'base is'), (other, 'tokenizer is')):
+        with pytest.raises(CheckpointError, match=says): run(Toy.create(*model, ToyConfig()), tmp_path/'r', few, resume=True)
+    assert not caplog.text and run(toy(), tmp_path/'r', few, resume=True)
+
+def rewrite(at, name, change):
+    "Change a JSON file of a checkpoint, and its manifest with it"
+    d = change(json.loads((at/name).read_text()))
+    (at/name).write_text(json.dumps(d))
+    m = json.loads((at/'MANIFEST.json').read_text())
+    m['files'][name] = dict(sha256=hashlib.sha256((at/name).read_bytes()).hexdigest(), size=(at/name).stat().st_size)
+    (at/'MANIFEST.json').write_text(json.dumps(m))
+
+def test_a_checkpoint_of_an_older_version_goes_on_with_a_warning(tmp_path, whole, caplog):
+    m,n = toy(),iter(range(1000))
+    forward = m.forward
+    def dies(**batch):
+        if next(n)==20: raise KeyboardInterrupt
+        return forward(**batch)
+    m.forward = dies
+    with pytest.raises(KeyboardInterrupt): run(m, tmp_path/'r')
+    rewrite(latest_checkpoint(tmp_path/'r/checkpoints')[0], 'state.json', lambda d: {k:v for k,v in d.items() if k not in ('identity','best_sha256')})
+    r = run(toy(), tmp_path/'r', resume=True)
+    assert re.search('resumed without comparing base .*; tokenizer', caplog.text) and same(weights(r), weights(whole)) and log(r)==log(whole)
+
+@pytest.mark.parametrize('name,change', [('state.json', lambda d: []), ('state.json', lambda d: None), ('state.json', lambda d: d | dict(stale='x')), ('state.json', lambda d: d | dict(best=3)), ('state.json', lambda d: d | dict(best=dict(step='1'))),
+    ('state.json', lambda d: d | dict(settings=[])), ('state.json', lambda d: d | dict(scheduler=None)), ('trainer_state.json', lambda d: []), ('trainer_state.json', lambda d: {}), ('trainer_state.json', lambda d: d | dict(global_step=7)),
+    ('trainer_state.json', lambda d: d | dict(global_step='7')), ('trainer_state.json', lambda d: d | dict(epoch=None)), ('trainer_state.json', lambda d: d | dict(no_such_key=1))])
+def test_a_whole_checkpoint_with_an_odd_state_is_an_error_that_names_it(tmp_path, name, change):
+    run(toy(), tmp_path/'r', replace(cfg, epochs=1))
+    at = latest_checkpoint(tmp_path/'r/checkpoints')[0]
+    rewrite(at, name, change)
+    with pytest.raises(CheckpointError, match=at.name): run(toy(), tmp_path/'r', replace(cfg, epochs=1), resume=True)
+
+def test_what_the_user_put_beside_the_checkpoints_stays(tmp_path, whole):
+    root = tmp_path/'r/checkpoints'
+    for n in ('ckpt-best','ckpt-old','ckpt.tmp-mine'): (root/n).mkdir(parents=True)
+    for n in ('best-mine.safetensors','best-of-all.safetensors','best-zz.safetensors'): (root/n).write_text('x')
+    r = run(toy(), tmp_path/'r')
+    assert same(weights(r), weights(whole)) and {'ckpt-best','ckpt-old','ckpt.tmp-mine','best-mine.safetensors','best-of-all.safetensors','best-zz.safetensors'}<={p.name for p in root.iterdir()}
+    assert len(list(root.glob('ckpt-0*')))==2 and (root/f'best-{r.best_step:06d}.safetensors').exists()
+
+def test_damaged_best_weights_are_refused(tmp_path):
+    r = run(toy(), tmp_path/'r')
+    p = tmp_path/f'r/checkpoints/best-{r.best_step:06d}.safetensors'
+    data = bytearray(p.read_bytes())
+    data[-2] ^= 1
+    p.write_bytes(data)
+    with pytest.raises(CheckpointError, match='the best weights so far are not the file that was saved'): run(toy(), tmp_path/'r', resume=True)
+
+@pytest.mark.parametrize('text', ['[]', 'null', '{', ''])
+def test_a_damaged_config_is_written_anew(tmp_path, whole, caplog, text):
+    run(toy(), tmp_path/'r')
+    (tmp_path/'r/config.json').write_text(text)
+    with open(tmp_path/'r/metrics.jsonl', 'a') as f: f.write('[1]\n{"step": 1, "dev": 3}\n')
+    assert log(run(toy(), tmp_path/'r', resume=True))[:-1]==log(whole)
+    assert json.loads((tmp_path/'r/config.json').read_text())['lr']==cfg.lr and 'written anew' in caplog.text and '1 lines are no rows' in caplog.text

@@ -1,17 +1,20 @@
 "Span PPO: the rows of the PPO checklist that concern the trainer, faults, and runs that are killed"
-import os,random,signal,subprocess,sys,time
+import hashlib,json,os,random,re,shutil,signal,subprocess,sys,tempfile,time
 from dataclasses import asdict,replace
 from pathlib import Path
 import numpy as np, pytest, torch
+from hypothesis import HealthCheck,given,settings,strategies as st
+from safetensors.torch import save as save_tensors
 from text2grad.core import Critique,Example,Span,read_jsonl
 from text2grad.span_ppo.losses import masked_mean
 from text2grad.span_ppo.policy import Policy
-from text2grad.pretrained import tiny_lm
+from text2grad.critics.base import rule_critic
+from text2grad.pretrained import ModelError,tiny_lm
 from text2grad.span_ppo.rollout import judge
 from text2grad.span_ppo.trainer import *
 from text2grad.checkpoints import CheckpointError,StopOnSignal,check_checkpoint,latest_checkpoint
 from text2grad.span_ppo.callbacks import RunFolder
-from text2grad.checkpoints import check_checkpoint,latest_checkpoint
+from text2grad.checkpoints import clear_leftovers,trim_log,write_checkpoint
 
 prompts = [Example(f'Write {n} letters.', '') for n in 'one two three four five six seven'.split()]
 small = SpanPPOConfig(steps=4, batch_size=4, minibatch_size=4, micro_batch_size=4, max_new_tokens=8, lr=1e-3, save_every=1)
@@ -382,6 +385,217 @@ def test_samples_hold_every_channel(tmp_path):
         assert ''.join(t['text'] for t in r['tokens'])==r['response']
         assert set(r['tokens'][0])=={'text','reward','value','advantage','kl','logp_old','logp_new'}
 
+# ---- what is in the folder of the checkpoints, and whose run it is
+
+def state_of(step): return {'state.json':f'{{"step": {step}}}'.encode()}
+def left(root): return sorted(p.name for p in root.iterdir())
+
+def test_every_one_bit_change_of_a_manifest_is_passed_over_or_changes_nothing(tmp_path):
+    for step in (13, 14): write_checkpoint(tmp_path, step, {'state.json':b'{}','policy.safetensors':b'weights'})
+    f = tmp_path/'ckpt-000014/MANIFEST.json'
+    data,passed = f.read_bytes(),0
+    for i in range(len(data)*8):
+        f.write_bytes(data[:i//8]+bytes([data[i//8]^(1<<i%8)])+data[i//8+1:])
+        path,skipped = latest_checkpoint(tmp_path, ('state.json','policy.safetensors'))
+        assert path.name=='ckpt-000013' and skipped[0].startswith('ckpt-000014: ') or json.loads(f.read_bytes())==json.loads(data)
+        passed += bool(skipped)
+    assert passed>=len(data)*7
+
+@pytest.mark.parametrize('text', ['[]', 'null', '"x"', '3', 'true', '{}', '{"format":1}', '{"format":1,"step":2}', '{"format":1,"step":2,"files":null}', '{"format":1,"step":2,"files":[]}', '{"format":true,"step":2,"files":{}}',
+    '{"format":1,"step":2,"files":{"state.json":null}}', '{"format":1,"step":2,"files":{"state.json":{"size":"2","sha256":"0"}}}', '{"format":1,"step":2,"files":{"state.json":{"size":2}}}', '{"format":1,"step":2,"files":{}}',
+    '{"format":1,"step":"2","files":{}}', '{"format":1,"step":2,"files":{"../a/state.json":{"size":2,"sha256":"0"}}}', '{"format":1,"step":2,"files":{"\\u0000":{"size":2,"sha256":"0"}}}', '['*100_000, '{"format":1,"step":2,"files":{"'+'n'*5000+'":{"size":2,"sha256":"0"}}}'])
+def test_a_manifest_that_is_json_and_no_manifest_is_passed_over(tmp_path, text):
+    for step in (1, 2): write_checkpoint(tmp_path, step, state_of(step))
+    (tmp_path/'ckpt-000002/MANIFEST.json').write_text(text)
+    path,skipped = latest_checkpoint(tmp_path, ('state.json',))
+    assert path.name=='ckpt-000001' and 'ckpt-000002: ' in skipped[0]
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(names=st.lists(st.sampled_from(['ckpt-best','ckpt-old','ckpt-','ckpt-000002-copy','ckpt-copy','ckpt-1x','ckpt-²','ckpt.best','ckpt.tmp-mine','best','ckpt-000002.bak','~ckpt-000001']), unique=True), keep=st.integers(1, 4), steps=st.lists(st.integers(1, 3_000_000), min_size=1, max_size=6, unique=True))
+def test_a_save_deletes_nothing_but_older_checkpoints(names, keep, steps):
+    "Folders, files and links of the user's stay; so does what was just written; the newest `keep` by number stay"
+    with tempfile.TemporaryDirectory() as d:
+        root,away = Path(d)/'checkpoints',Path(d)/'away'
+        for n in names: (root/n).mkdir(parents=True); (root/n/'mine').write_text('x')
+        write_checkpoint(away, 4_000_000, state_of(4_000_000))
+        root.mkdir(exist_ok=True)
+        (root/'ckpt-000000').symlink_to(away/'ckpt-4000000')
+        (root/'ckpt-4').write_text('a file')
+        for s in sorted(steps):
+            write_checkpoint(root, s, state_of(s), keep)
+            assert not check_checkpoint(root/f'ckpt-{s:06d}')
+        assert set(left(root))=={*names, 'ckpt-000000', 'ckpt-4', *(f'ckpt-{s:06d}' for s in sorted(steps)[-keep:])}
+        assert all((root/n/'mine').exists() for n in names) and not check_checkpoint(away/'ckpt-4000000')
+        assert latest_checkpoint(root)[0].name==f'ckpt-{max(steps):06d}'
+
+def test_a_save_after_a_fall_back_keeps_what_it_wrote(tmp_path):
+    for s in (12, 13, 14): write_checkpoint(tmp_path, s, state_of(s))
+    for keep in (1, 2):
+        write_checkpoint(tmp_path, 13, state_of(13), keep)
+        assert not check_checkpoint(tmp_path/'ckpt-000013') and (tmp_path/'ckpt-000014').exists()
+
+def test_a_link_or_file_in_the_place_of_a_checkpoint_is_an_error_that_says_so(tmp_path):
+    write_checkpoint(tmp_path/'away', 1, state_of(1))
+    (tmp_path/'r').mkdir()
+    (tmp_path/'r/ckpt-000001').symlink_to(tmp_path/'away/ckpt-000001')
+    (tmp_path/'r/ckpt-000002').write_text('x')
+    for s in (1, 2):
+        with pytest.raises(CheckpointError, match='is a link or a file'): write_checkpoint(tmp_path/'r', s, state_of(s))
+    assert left(tmp_path/'r')==['ckpt-000001','ckpt-000002'] and not check_checkpoint(tmp_path/'away/ckpt-000001')
+
+def test_a_checkpoint_is_known_by_its_step_not_by_its_name(tmp_path):
+    for s in (11, 12): write_checkpoint(tmp_path, s, state_of(s))
+    shutil.copytree(tmp_path/'ckpt-000012', tmp_path/'ckpt-000077')
+    shutil.copytree(tmp_path/'ckpt-000011', tmp_path/'ckpt-1000000')
+    path,skipped = latest_checkpoint(tmp_path)
+    assert path.name=='ckpt-000012' and [s.split(':')[0] for s in skipped]==['ckpt-1000000','ckpt-000077'] and 'renamed or copied' in skipped[0]
+
+def test_leftovers_are_removed_and_what_looks_like_them_is_not(tmp_path):
+    (tmp_path/'away').mkdir()
+    for n in ('ckpt.tmp-17','ckpt.tmp-mine'): (tmp_path/n).mkdir()
+    (tmp_path/'ckpt.tmp-18').symlink_to(tmp_path/'away')
+    (tmp_path/'ckpt.tmp-19').write_text('x')
+    clear_leftovers(tmp_path)
+    assert left(tmp_path)==['away','ckpt.tmp-18','ckpt.tmp-19','ckpt.tmp-mine']
+
+@pytest.mark.parametrize('line', ['[1]', 'null', '3', '"x"', '{}', '{"step": null}', '{"step": "1"}', '{"step": [1]}', '{"step": 1.5}', '{"step": true}', '{"step": NaN}', '{"stop": 1}', '{"step": -1}', '{"step": 1', '\udcff', '['*50_000, '{"step": '+'1'*5000+'}'])
+def test_lines_of_a_log_that_are_no_rows_are_left_out_and_named(tmp_path, caplog, line):
+    f = tmp_path/'metrics.jsonl'
+    f.write_bytes(b'{"step": 1}\n'+line.encode(errors='surrogateescape')+b'\n\n{"step": 2}\n{"step": 3}\n{"step": 2')
+    trim_log(f, 2)
+    assert f.read_bytes()==b'{"step": 1}\n{"step": 2}\n'
+    assert f'{f}: 1 lines are no rows with a step and are left out: 2' in caplog.text
+
+def test_logs_that_were_edited_do_not_stop_a_run(tmp_path, caplog):
+    make(callbacks=[RunFolder(tmp_path)]).fit(2)
+    for n in ('metrics.jsonl','samples.jsonl'):
+        with open(tmp_path/n, 'a') as f: f.write('[1]\n')
+    make(callbacks=[RunFolder(tmp_path, resume=True)]).fit(3)
+    assert [r['step'] for r in read_jsonl(tmp_path/'metrics.jsonl')]==[1,2,3] and 'samples.jsonl: 1 lines are no rows' in caplog.text
+
+def rewrite(at, **change):
+    "Change `state.json` of a checkpoint and its manifest with it"
+    state = json.loads((at/'state.json').read_text())
+    data = json.dumps(change.pop('whole') if 'whole' in change else {k:v for k,v in (state | change).items() if v is not Ellipsis}).encode()
+    (at/'state.json').write_bytes(data)
+    m = json.loads((at/'MANIFEST.json').read_text())
+    m['files']['state.json'] = dict(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+    (at/'MANIFEST.json').write_text(json.dumps(m))
+
+@pytest.mark.parametrize('change', [dict(step='1'), dict(step=None), dict(step=True), dict(total=[]), dict(kl=[]), dict(kl=None), dict(config=[1]), dict(config=None), dict(step=...), dict(whole=[]), dict(whole=None), dict(whole='x'), dict(config=dict(lr=3))])
+def test_a_whole_checkpoint_with_an_odd_state_is_an_error_that_names_it(tmp_path, change):
+    make(callbacks=[RunFolder(tmp_path)]).fit(1)
+    at = latest_checkpoint(tmp_path/'checkpoints')[0]
+    rewrite(at, **change)
+    with pytest.raises(CheckpointError, match='ckpt-000001'): make(callbacks=[RunFolder(tmp_path, resume=True)]).fit(2)
+    shutil.rmtree(at)
+    assert make(callbacks=[RunFolder(tmp_path, resume=True)]).fit(2).step==2 # and the remedy works, in the same process
+
+@pytest.mark.parametrize('name', ['policy.safetensors','optimizer.safetensors','rng.safetensors'])
+@pytest.mark.parametrize('data', [b'', b'junk', save_tensors({}), save_tensors({'torch':torch.zeros(3)}), save_tensors({'0.exp_avg':torch.zeros(7), '99.step':torch.zeros(())})], ids=range(5))
+def test_a_whole_checkpoint_with_odd_tensors_is_an_error_that_names_it(tmp_path, name, data):
+    make(callbacks=[RunFolder(tmp_path)]).fit(1)
+    at = latest_checkpoint(tmp_path/'checkpoints')[0]
+    (at/name).write_bytes(data)
+    m = json.loads((at/'MANIFEST.json').read_text())
+    m['files'][name] = dict(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+    (at/'MANIFEST.json').write_text(json.dumps(m))
+    if name.startswith('optimizer') and data==save_tensors({}): return # what an optimizer holds before its first step
+    with pytest.raises(CheckpointError, match='ckpt-000001: cannot be put back'): make(callbacks=[RunFolder(tmp_path, resume=True)]).fit(2)
+
+def other_base(change):
+    def trainer(**kw):
+        model,tok = tiny_lm()
+        with torch.no_grad(): change(model)
+        return SpanPPO(Policy.create(model, tok, lora=dict(r=4, alpha=8)), e_critic, prompts, small, **kw)
+    return trainer
+def one_weight(model): model.model.layers[1].mlp.down_proj.weight[3,5] += 1e-6
+def all_weights(model):
+    for p in model.parameters(): p.add_(.05)
+def other_tokenizer(**kw):
+    model,tok = tiny_lm()
+    tok.chat_template = tok.chat_template.replace('assistant', 'bot')
+    return SpanPPO(Policy.create(model, tok, lora=dict(r=4, alpha=8)), e_critic, prompts, small, **kw)
+def adapter(alpha, **own):
+    def trainer(**kw): return SpanPPO(Policy.create(*tiny_lm(), lora=dict(r=4, alpha=alpha), **own), e_critic, prompts, small, **kw)
+    return trainer
+def other_data(data):
+    def trainer(**kw): return SpanPPO(Policy.create(*tiny_lm(), lora=dict(r=4, alpha=8)), e_critic, data, small, **kw)
+    return trainer
+
+@pytest.mark.parametrize('trainer,says', [(other_base(one_weight), 'base is'), (other_base(all_weights), 'base is'), (other_tokenizer, 'tokenizer is'), (adapter(16), 'adapter is'), (adapter(8, detach_value=True), 'adapter is'),
+    (other_data(prompts[1:]), "data is '7 examples' there and '6 examples' here"), (other_data(prompts[::-1]), 'data is'), (other_data([*prompts[:-1], Example('Write 8 letters.', '')]), 'data is'),
+    (other_data([replace(e, meta=dict(document='d')) for e in prompts]), 'data is'), (other_data([replace(e, reference='r') for e in prompts]), 'data is')])
+def test_a_run_that_stands_on_something_else_is_refused_by_name(tmp_path, trainer, says):
+    make(callbacks=[RunFolder(tmp_path)]).fit(1)
+    logs = (tmp_path/'metrics.jsonl').read_bytes()
+    with pytest.raises(CheckpointError, match=says): trainer(callbacks=[RunFolder(tmp_path, resume=True)]).fit()
+    assert (tmp_path/'metrics.jsonl').read_bytes()==logs and make(callbacks=[RunFolder(tmp_path, resume=True)]).fit(2).step==2
+
+def test_a_policy_trained_whole_knows_its_base_by_its_reference(tmp_path):
+    def trainer(seed, **kw): return SpanPPO(Policy.create(*tiny_lm(seed), lora=None), e_critic, prompts, small, **kw)
+    trainer(0, callbacks=[RunFolder(tmp_path)]).fit(1)
+    with pytest.raises(CheckpointError, match='base is'): trainer(5, callbacks=[RunFolder(tmp_path, resume=True)]).fit(2)
+    assert trainer(0, callbacks=[RunFolder(tmp_path, resume=True)]).fit(2).step==2
+
+def few(examples): return [Critique('Fewer e.', spans(e.response, -.1, .5)) for e in examples]
+class Callable:
+    def __call__(self, examples): return few(examples)
+@pytest.mark.parametrize('critic', [few, lambda es: e_critic(es), Callable(), rule_critic('summarize')])
+def test_another_critic_is_named_in_the_log(tmp_path, caplog, critic):
+    make(callbacks=[RunFolder(tmp_path)]).fit(1)
+    make(callbacks=[RunFolder(tmp_path, resume=True)]).fit(2)
+    assert not caplog.text
+    t = make(critic=critic, callbacks=[RunFolder(tmp_path, resume=True)])
+    t.fit(2)
+    assert "critic" in caplog.text and "'e_critic' there" in caplog.text
+
+def test_rule_critics_are_told_apart_by_their_fingerprints(tmp_path, caplog):
+    def trainer(c, **kw): return SpanPPO(Policy.create(*tiny_lm(), lora=dict(r=4, alpha=8)), c, prompts, small, **kw)
+    t = trainer(rule_critic('summarize'))
+    t.check_identity(t.identity(), 'here')
+    assert not caplog.text
+    t.check_identity(trainer(rule_critic('answer')).identity(), 'here')
+    assert re.search("another judge than before: critic is 'rules/answer/.*' there and 'rules/summarize/.*' here", caplog.text)
+
+@pytest.mark.parametrize('was', [..., None, [], {}, dict(base=None), dict(base=dict(name='x'))])
+def test_a_checkpoint_of_an_older_version_is_resumed_with_a_warning(tmp_path, caplog, was):
+    a = make(callbacks=[RunFolder(tmp_path/'a')]).fit()
+    make(callbacks=[RunFolder(tmp_path/'b')]).fit(2)
+    rewrite(latest_checkpoint(tmp_path/'b/checkpoints')[0], identity=was)
+    b = make(callbacks=[RunFolder(tmp_path/'b', resume=True)]).fit()
+    assert equal(weights(a), weights(b)) and re.search('resumed without comparing base .*; tokenizer .*; adapter .*; data .*; critic', caplog.text)
+
+def test_a_base_in_another_dtype_is_the_same_base(tmp_path, caplog):
+    half = lambda seed: SpanPPO(Policy.create(tiny_lm(seed)[0].bfloat16(), tiny_lm()[1], lora=dict(r=4, alpha=8)), e_critic, prompts, small)
+    t = make()
+    t.check_identity(half(0).identity(), 'there')
+    assert not caplog.text
+    with pytest.raises(CheckpointError, match='base is'): t.check_identity(half(1).identity(), 'there')
+
+def test_meta_that_is_no_json_can_be_trained_on(tmp_path):
+    data = [replace(e, meta=dict(seen={1}, f=len)) for e in prompts]
+    def trainer(**kw): return SpanPPO(Policy.create(*tiny_lm()), e_critic, data, small, **kw)
+    trainer(callbacks=[RunFolder(tmp_path)]).fit(1)
+    assert trainer(callbacks=[RunFolder(tmp_path, resume=True)]).fit(2).step==2
+
+def test_a_policy_is_loaded_on_its_own_base_or_not_at_all(tmp_path, caplog):
+    for name,lora in (('adapter',dict(r=4, alpha=8)), ('whole',None)):
+        Policy.create(*tiny_lm(), lora=lora).save_pretrained(tmp_path/name)
+        assert not caplog.text and Policy.load(tmp_path/name, model=tiny_lm()[0])
+        with pytest.raises(ModelError, match='another base model of the same shape'): Policy.load(tmp_path/name, model=tiny_lm(5)[0])
+        about = json.loads((tmp_path/name/'policy.json').read_text())
+        (tmp_path/name/'policy.json').write_text(json.dumps({k:v for k,v in about.items() if k!='base_weights'}))
+        assert Policy.load(tmp_path/name, model=tiny_lm()[0]) and 'without comparing its base model' in caplog.text
+        caplog.clear()
+
+def test_a_run_made_longer_goes_on_with_a_rate_above_0(tmp_path):
+    make(replace(small, steps=2), callbacks=[RunFolder(tmp_path)]).fit()
+    t = make(replace(small, steps=4), callbacks=[RunFolder(tmp_path, resume=True)]).fit()
+    assert t.step==4 and [r['lr'] for r in read_jsonl(tmp_path/'metrics.jsonl')]==pytest.approx([1e-3, 5e-4, 5e-4, 2.5e-4])
+    with pytest.raises(CheckpointError, match='steps is 4 there and 3 here'): make(replace(small, steps=3), callbacks=[RunFolder(tmp_path, resume=True)]).fit()
+    t = make(replace(small, steps=4), callbacks=[RunFolder(tmp_path, resume=True)]).fit(6)
+    assert t.step==6 and all(r['lr']>0 for r in read_jsonl(tmp_path/'metrics.jsonl'))
 # ---- responses that nobody judged
 
 def some(unjudged, fill=None):
@@ -490,3 +704,11 @@ def test_row_29_each_group_keeps_its_own_rate():
     assert t.opt.param_groups[0]['lr']==1e-2
     t = make(replace(small, lr=1e-4, value_lr=1e-2, steps=2)).fit()
     assert [g['lr'] for g in t.opt.param_groups]==[1e-4/2, 1e-2/2]
+
+def test_a_setting_that_an_older_version_did_not_have_does_not_stop_a_resume(tmp_path, caplog):
+    make(callbacks=[RunFolder(tmp_path)]).fit(1)
+    was = asdict(small)
+    for k in ('target_kl','kl_horizon'): was.pop(k)
+    rewrite(latest_checkpoint(tmp_path/'checkpoints')[0], config=was)
+    with pytest.raises(CheckpointError, match='target_kl is None there and 0.5 here'): make(replace(small, target_kl=.5), callbacks=[RunFolder(tmp_path, resume=True)]).fit()
+    assert make(callbacks=[RunFolder(tmp_path, resume=True)]).fit(2).step==2 and 'did not have: ' in caplog.text and 'target_kl' in caplog.text

@@ -1,5 +1,5 @@
 "`text2grad train-rm` as a process and in this one: data, options, stopping, and messages that name the remedy"
-import json,re,signal,subprocess,sys,time
+import json,re,shutil,signal,subprocess,sys,time
 from pathlib import Path
 import pytest
 from text2grad.cli.command import main
@@ -80,3 +80,40 @@ def test_it_says_what_is_wrong(tiny, tmp_path, capsys, monkeypatch, args, says):
 
 def test_an_unknown_kind_or_rank_is_a_bad_argument(capsys):
     assert train_rm('--kind', 'scalar')==2 and train_rm('--lora', 'half')==2 and train_rm('--batch-size', '0')==2
+
+@pytest.fixture(scope='module')
+def done(tiny, tmp_path_factory):
+    d = tmp_path_factory.mktemp('done')
+    assert train_rm('--data', write(d/'a.jsonl'), '--kind', 'span', '--model', tiny, '--lora', 'frozen', '--epochs', 1, *small, '--out', d/'r')==0
+    return d
+
+def test_options_typed_on_resuming_are_those_of_the_run_or_refused_by_name(tiny, done, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(done)
+    write(tmp_path/'b.jsonl')
+    for typed,says in ((['--lr','1'], '--lr 1.0: the run was started with 0.0002'), (['--epochs','9'], '--epochs 9.0'), (['--kind','generative'], '--kind generative'), (['--lora','8'], '--lora 8: the run was started with frozen'),
+                       (['--data',tmp_path/'b.jsonl'], '--data'), (['--dev',tmp_path/'b.jsonl'], 'started without it'), (['--batch-size','16'], '--batch-size 16'), (['--max-length','7'], '--max-length 7'), (['--seed','1'], '--seed 1'), (['--model','m'], '--model m')):
+        assert train_rm('--resume', '--out', 'r', *typed)==1
+        err = capsys.readouterr().err
+        assert says in err and 'Traceback' not in err
+    assert train_rm('--resume', '--out', 'r', '--data', 'a.jsonl', '--kind', 'span', '--lora', 'frozen', '--seed', 0, '--batch-size', 4, '--model', tiny)==0
+
+@pytest.mark.parametrize('change', [lambda c: {}, lambda c: [], lambda c: None, lambda c: dict(train_rm=[]), *(lambda c, k=k, v=v: c | dict(train_rm=c['train_rm'] | {k:v}) for k,v in dict(kind='x', data=None, epochs='3', batch_size='4', lr=[], lora=0, seed=None, max_length='7', dev=3, model=3).items())])
+def test_a_config_of_another_shape_is_refused_by_its_name(done, tmp_path, capsys, change):
+    shutil.copytree(done/'r', tmp_path/'r')
+    (tmp_path/'r/config.json').write_text(json.dumps(change(json.loads((done/'r/config.json').read_text()))))
+    assert train_rm('--resume', '--out', tmp_path/'r')==1
+    err = capsys.readouterr().err
+    assert 'config.json' in err and 'Traceback' not in err
+
+def test_a_full_disk_names_the_file_and_the_way_on(tiny, tmp_path):
+    "A limit on file size stands in for the full disk"
+    code = f'''
+import resource,signal,sys
+from text2grad.cli.command import main
+import torch,transformers,peft
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
+sys.exit(main(['train-rm','--data',{str(write(tmp_path/"a.jsonl"))!r},'--kind','span','--model',{str(tiny)!r},'--lora','frozen','--epochs','1','--max-length','500','--batch-size','4','--out',sys.argv[2]]))'''
+    for n,limit in enumerate((500, 20_000)):
+        r = subprocess.run([sys.executable,'-c',code,str(limit),str(tmp_path/f'r{n}')], capture_output=True, text=True, cwd=root)
+        assert r.returncode==1 and 'Traceback' not in r.stderr and re.search(fr'/r{n}/\S+: File too large; make room, then go on with:\n  text2grad train-rm --resume --out', r.stderr), r.stderr

@@ -491,7 +491,7 @@ def write_file(
     path:str|Path, # Where to; its folder is made if it is not there
     data:bytes,    # All of it
 ):
-    "Write `data` to `path` as a whole or not at all"
+    "Write `data` to `path` as a whole or not at all; an `OSError`, as of a full disk, names `path`"
     path = check_out(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     fd,tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
@@ -502,8 +502,9 @@ def write_file(
             os.fsync(f.fileno())
         os.chmod(tmp, 0o644)
         os.replace(tmp, path)
-    except BaseException:
+    except BaseException as e:
         Path(tmp).unlink(missing_ok=True)
+        if isinstance(e, OSError) and e.filename is None: raise OSError(e.errno, e.strerror, str(path)) from None
         raise
 
 # %% ../nbs/00_core.ipynb #52473fb8

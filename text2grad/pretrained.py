@@ -8,7 +8,7 @@ Docs: https://text2grad.github.io/text2grad/pretrained.html.md"""
 __all__ = ['CHATML', 'HUB_ID', 'WHEEL', 'LORA', 'tiny_lm', 'ModelError', 'read_json', 'check_safetensors', 'check_folder',
            'cache_dir', 'progress_bars', 'default_model', 'no_dropout', 'best_device', 'load_model', 'peft_quietly',
            'lora_config', 'trained', 'trained_tensors', 'load_trained', 'base_lm', 'plain_generation', 'lm_states',
-           'lm_logits', 'check_logits']
+           'lm_logits', 'check_logits', 'base_tensors', 'weights_id', 'tokenizer_id']
 
 # %% ../nbs/02_pretrained.ipynb #d2e3dc68
 import hashlib,os,re,shutil,subprocess,sys,tempfile,time,warnings,zipfile
@@ -417,3 +417,50 @@ def check_logits(
         raise ModelError(f'{kind}: this model cannot read four tokens ({type(e).__name__}: {e}); use another one{with_lora}') from e
     if not torch.allclose(ours.float(), its.float(), atol=1e-2, rtol=1e-2):
         raise ModelError(f'{kind}: this architecture changes its logits after the output layer in a way that is not known here')
+
+# %% ../nbs/02_pretrained.ipynb #e6a2974b
+def _bare(name, wraps):
+    "A tensor's name in the bare model; `None` for a tensor of an adapter"
+    parts,out = name.split('.'),[]
+    for i,o in enumerate(parts):
+        inner = wraps.get('.'.join(parts[:i]))
+        if inner is None: out.append(o)
+        elif o!=inner: return None
+    return '.'.join(out)
+
+def base_tensors(
+    model, # A causal LM, or a `PeftModel` of one
+)->dict:   # Name in the bare model -> tensor
+    "Weights of the language model inside an adapter, which the adapter leaves as they are"
+    lm,out = base_lm(model),{}
+    inner = lambda m: next((k for k in ('base_layer','original_module') if isinstance(getattr(m, k, None), nn.Module)), None)
+    wraps = {k:inner(m) for k,m in lm.named_modules() if inner(m)}
+    for k,m in lm.named_modules():
+        kept = {b:t for b,t in m.named_buffers(recurse=False) if b not in m._non_persistent_buffers_set}
+        for n,t in (dict(m.named_parameters(recurse=False)) | kept).items():
+            name = _bare(f'{k}.{n}' if k else n, wraps)
+            if name is not None: out[name] = t
+    return out
+
+def _hashed(tensors, dtype=None):
+    h = hashlib.sha256()
+    for k,t in sorted(tensors.items()):
+        t = t.detach() if dtype is None or not t.is_floating_point() else t.detach().to(dtype)
+        h.update(dumps([k, list(t.shape)]).encode())
+        h.update(t.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return h.hexdigest()[:16]
+
+def weights_id(
+    tensors:dict, # Name -> tensor, as from `base_tensors`
+)->dict:          # dtype -> hash of the values in it; empty where they cannot be read, as on the meta device
+    "What tells these weights from others of the same shapes"
+    own = '+'.join(sorted({str(t.dtype).removeprefix('torch.') for t in tensors.values()}))
+    try: return {own:_hashed(tensors)} | ({'bfloat16':_hashed(tensors, torch.bfloat16)} if own=='float32' else {})
+    except (RuntimeError,TypeError): return {}
+
+def tokenizer_id(
+    tok, # A tokenizer
+)->str:
+    "What tells a tokenizer from another: its tokens, its chat template, how it ends and pads"
+    what = [sorted(tok.get_vocab().items()), tok.chat_template, tok.bos_token_id, tok.eos_token_id, tok.pad_token_id]
+    return hashlib.sha256(dumps(what).encode()).hexdigest()[:16]

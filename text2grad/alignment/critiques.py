@@ -256,6 +256,7 @@ def _meant_as_json(text):
     end = _end_of(bare)[0]
     return end is None or not re.search(r'\w', bare[end:])
 
+# %% ../../nbs/alignment/04_critiques.ipynb #c41f0a2b
 def align(
     response:str,  # The text that was criticised, exactly as generated
     critique,      # What `parse_critique` reads, free-form prose, or a `Critique`, whose unresolved quotes are tried again
@@ -329,8 +330,9 @@ def _said(x):
     return re.findall(r'\w+', re.sub(r'\\[nrtbf]', ' ', x).lower())
 
 def _lost(text, d):
-    "Words of broken JSON that its repair `d` does not have, comments aside"
-    known = _said(re.findall(r'//[^\n]*|#[^\n]*|/\*(?:[^*]|\*(?!/))*', text))+_said(d)
+    "Words of broken JSON that its repair `d` does not have, comments without keys aside"
+    comments = re.findall(r'//[^\n]*|#[^\n]*|/\*(?:[^*]|\*(?!/))*', text)
+    known = _said([c for c in comments if not _keys_of_ours(c)])+_said(d)
     return Counter(_said(text))-Counter(known)-Counter(dict.fromkeys('null true false none nan'.split(), 1<<20))
 
 # %% ../../nbs/alignment/04_critiques.ipynb #c41f0a28
@@ -348,5 +350,6 @@ def _repair(text):
     if not isinstance(d, dict) or not (_holds(d) or any(_named(_bare(k)) not in (None,'critique') for k in d)):
         raise ValueError('breaks off before its spans')
     end = start+end if end else max(map(text.rfind, '"]}'))+1
+    if set(names)-{_bare(k) for k,_ in _lifted(d)}: raise ValueError('a comment or a string would swallow a key')
     if _lost(text[start:end], d) or _left_over(text, [(d, start, end)]): raise ValueError('a part of it would be lost')
     return d

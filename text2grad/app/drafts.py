@@ -299,7 +299,7 @@ def draft_of(
     plain = Draft(ex.prompt, ex.response, base=ex.critique, meta=meta, reference=ex.reference)
     try:
         d = r['draft']
-        places = lambda f: None if f['at'] is None else tuple(map(tuple, f['at']))
+        places = lambda f: None if f.get('at') is None else tuple(map(tuple, f['at']))
         sign = lambda f: dict(good=1., poor=-1.).get(f.get('sign'), 0.)
         fixes = {k:Fix(places(f), bool(f['flip']), sign(f)) for k,f in d['fixes'].items()}
         marks = tuple(Span(**s) for s in d['marks'])

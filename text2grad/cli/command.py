@@ -11,9 +11,9 @@ __all__ = ['align_command', 'annotate_command', 'quickstart_command', 'summary_t
 import argparse,contextlib,logging,signal,sys,threading,time
 from dataclasses import asdict
 from pathlib import Path
-from ..core import RecordError,STRICT_JSON,UserError,check_out,dumps,read_text,versions,write_file
-from .doctor import CommandError,INTEGER,NUMBER,PACKAGES,TEXT,WHOLE,device_here,doctor_command,kept_options,one_of,peak_mb
-from .doctor import positive,printable,run_folder,say_it_waits
+from ..core import RecordError,STRICT_JSON,UserError,check_out,dumps,loads,read_text,versions,write_file
+from .doctor import CommandError,INTEGER,NUMBER,PACKAGES,TEXT,WHOLE,device_here,doctor_command,enough_room,kept_options
+from .doctor import one_of,peak_mb,positive,printable,refuse_changes,run_folder,say_it_waits,typed_options
 from .train_rm import train_rm_parser
 
 # %% ../../nbs/cli/03_command.ipynb #03c857ae
@@ -178,9 +178,20 @@ def annotate_command(
     return int(not args.dry_run and bool(s.failed or s.left))
 
 # %% ../../nbs/cli/03_command.ipynb #7406a168
-_kept = ('task','reward','model','steps','seed','heldout','batch_size','lr','kl_coef')
+_defaults = dict(task='summarize', reward='span', model=None, steps=8, seed=0, heldout=32, batch_size=8, lr=5e-4, kl_coef=.05)
 _kinds = dict(task=one_of('summarize','answer','code'), reward=one_of('span','scalar'), model=TEXT, steps=WHOLE, seed=INTEGER,
               heldout=WHOLE, batch_size=WHOLE, lr=NUMBER, kl_coef=NUMBER)
+
+def _options(args, out):
+    "What the run was started with: from the command line, or on resuming from its folder; then `--steps` may make it longer"
+    typed,kept = typed_options(args, _defaults),kept_options(out, 'quickstart', args.resume, _kinds)
+    if kept is None: return _defaults | typed
+    kept = {k:kept.get(k) for k in _defaults}
+    refuse_changes(typed, kept, free=('steps',))
+    if typed.get('steps', kept['steps'])<kept['steps']:
+        raise CommandError(f'--steps {typed["steps"]}: the run was started with {kept["steps"]}, and can only be made longer; '
+                           'leave it out, or start another run under another --out')
+    return kept | typed
 
 def _trainer(policy, critic, task, opts):
     "A `SpanPPO` with the settings of the quickstart"
@@ -219,12 +230,12 @@ def _save_rows(path, rows):
     write_jsonl(path, [dict(r, example=to_record(r['example'])) for r in rows])
 
 # %% ../../nbs/cli/03_command.ipynb #ded9859d
-def _fit(trainer, out, resume):
+def _fit(trainer, out, resume, lock):
     "Train until the end or a signal; the exit code of a run that was stopped, else `None`"
     from text2grad.checkpoints import StopOnSignal
     from text2grad.span_ppo.callbacks import ProgressBar,RunFolder
     signals = StopOnSignal()
-    trainer.callbacks = [RunFolder(out, resume), ProgressBar(), signals]
+    trainer.callbacks = [RunFolder(out, resume, lock), ProgressBar(), signals]
     try: trainer.fit()
     except KeyboardInterrupt: pass
     if trainer.step>=trainer.config.steps: return None
@@ -232,26 +243,50 @@ def _fit(trainer, out, resume):
           f'  text2grad quickstart --resume --out {printable(out)}', file=sys.stderr)
     return 128+(signals.signal or 2)
 
+def _begin(trainer, opts, out, resume):
+    "Write down what the run is, or on resuming see that it is the same"
+    from text2grad.checkpoints import numbered
+    path,now = out/'config.json',dict(quickstart=opts, ppo=asdict(trainer.config))
+    if resume:
+        config = loads(read_text(path))
+        if not numbered(out/'checkpoints'): trainer.check_identity(config.get('identity'), path) # else they say it
+        if config['quickstart']!=opts: write_file(path, dumps(config | now).encode())
+        return
+    kept_options(out, 'quickstart', False) # again, now that nobody else can write
+    facts = dict(versions=versions(*PACKAGES), device=str(trainer.policy.device), identity=trainer.identity())
+    write_file(path, dumps(now | facts).encode())
+
+# %% ../../nbs/cli/03_command.ipynb #4b9d0e52
 def quickstart_command(
     args, # As the parser of `quickstart` reads them
 )->int:   # 0 done, 130 and 143 stopped by Ctrl-C and SIGTERM
     "`text2grad quickstart`: the main job, end to end"
+    from text2grad.checkpoints import lock_folder
     from text2grad.critics.base import rule_critic
     from text2grad.span_ppo.policy import Policy
     from text2grad.pretrained import load_model
     from text2grad.data.tasks import load_task
-    started,out = time.time(),run_folder(args.out, f'{args.task}-{args.reward}-seed{args.seed}', args.resume)
-    opts = kept_options(out, 'quickstart', args.resume, _kinds) or {k:getattr(args, k) for k in _kept}
-    task,seed = load_task(opts['task']),opts['seed']
-    critic,heldout = rule_critic(opts['task']),task.heldout[:opts['heldout']]
-    policy = Policy.create(*load_model(opts['model'], device=device_here(args.device)), seed=seed)
-    trainer = _trainer(policy, critic, task, opts)
-    config = dict(quickstart=opts, ppo=asdict(trainer.config), versions=versions(*PACKAGES), device=str(policy.device))
-    if not args.resume: write_file(out/'config.json', dumps(config).encode())
+    task,reward,seed = args.task or 'summarize',args.reward or 'span',args.seed or 0
+    started,out = time.time(),run_folder(args.out, f'{task}-{reward}-seed{seed}', args.resume)
+    opts,device = _options(args, out),device_here(args.device)
+    task = load_task(opts['task'])
+    policy = Policy.create(*load_model(opts['model'], device=device), seed=opts['seed'])
+    trainer = _trainer(policy, rule_critic(opts['task']), task, opts)
+    lock = lock_folder(out) # held until all is written
+    again = printable(f'text2grad quickstart --resume --out {out}')
+    try:
+        with enough_room(again): return _train(trainer, task, opts, out, args.resume, lock, started)
+    finally: lock.close()
+
+def _train(trainer, task, opts, out, resume, lock, started):
+    "Measure, train, measure again and report, in a folder that is locked"
+    from text2grad.checkpoints import numbered
+    policy,critic,heldout,seed = trainer.policy,trainer.critic,task.heldout[:opts['heldout']],opts['seed']
+    _begin(trainer, opts, out, resume)
     before_file = out/'heldout-before.jsonl'
     if before_file.exists(): before = _load_before(before_file, ('reward','length','kl',*task.metric_names[1:]), heldout)
     else: _save_rows(before_file, before := _evaluate('before', policy, critic, heldout, task, seed))
-    stopped = _fit(trainer, out, args.resume and any((out/'checkpoints').glob('ckpt-[0-9]*')))
+    stopped = _fit(trainer, out, resume and bool(numbered(out/'checkpoints')), lock)
     if stopped: return stopped
     after = _evaluate('after', policy, critic, heldout, task, seed)
     _save_rows(out/'heldout-after.jsonl', after)
@@ -330,19 +365,20 @@ def _app_parser(p):
 
 # %% ../../nbs/cli/03_command.ipynb #f6546bf7
 def _quickstart_parser(q):
-    q.add_argument('--task', default='summarize', choices=('summarize','answer','code'), help='which bundled task (default: summarize)')
-    q.add_argument('--reward', default='span', choices=('span','scalar'),
+    q.add_argument('--task', choices=('summarize','answer','code'), help='which bundled task (default: summarize)')
+    q.add_argument('--reward', choices=('span','scalar'),
                    help='one reward per token, or the same total on the last token (the baseline)')
     q.add_argument('--model', help='folder or hub name of a chat model (default: SmolLM2-135M-Instruct)')
-    q.add_argument('--steps', type=positive, default=8, help='rollout-and-update rounds (default: 8)')
-    q.add_argument('--batch-size', type=positive, default=8, help='responses a step, two to each prompt (default: 8)')
-    q.add_argument('--heldout', type=positive, default=32, help='held-out prompts measured before and after (default: 32)')
-    q.add_argument('--lr', type=float, default=5e-4, help='learning rate (default: 5e-4)')
-    q.add_argument('--kl-coef', type=float, default=.05, help='weight of the KL to the reference (default: 0.05)')
-    q.add_argument('--seed', type=int, default=0, help='of everything random (default: 0)')
+    q.add_argument('--steps', type=positive, help='rollout-and-update rounds (default: 8)')
+    q.add_argument('--batch-size', type=positive, help='responses a step, two to each prompt (default: 8)')
+    q.add_argument('--heldout', type=positive, help='held-out prompts measured before and after (default: 32)')
+    q.add_argument('--lr', type=float, help='learning rate (default: 5e-4)')
+    q.add_argument('--kl-coef', type=float, help='weight of the KL to the reference (default: 0.05)')
+    q.add_argument('--seed', type=int, help='of everything random (default: 0)')
     q.add_argument('--out', help='folder of the run (default: runs/TASK-REWARD-seedN)')
     q.add_argument('--device', help='cpu, cuda, mps (default: the best there is)')
-    q.add_argument('--resume', action='store_true', help='go on with the run in --out, with the options it was started with')
+    q.add_argument('--resume', action='store_true', 
+                   help='go on with the run in --out, with the options it was started with; a higher --steps makes it longer')
     q.set_defaults(run=quickstart_command)
 
 def _align_parser(a):

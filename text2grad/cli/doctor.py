@@ -6,10 +6,12 @@ Docs: https://text2grad.github.io/text2grad/cli/doctor.html.md"""
 
 # %% auto #0
 __all__ = ['WHOLE', 'INTEGER', 'NUMBER', 'TEXT', 'PACKAGES', 'CommandError', 'printable', 'say_it_waits', 'positive',
-           'device_here', 'run_folder', 'one_of', 'kept_options', 'peak_mb', 'checks', 'doctor_command']
+           'device_here', 'run_folder', 'one_of', 'kept_options', 'typed_options', 'refuse_changes', 'enough_room',
+           'peak_mb', 'checks', 'doctor_command']
 
 # %% ../../nbs/cli/01_doctor.ipynb #3fd2ab58
-import argparse,os,platform,shutil,sys
+import argparse,errno,os,platform,shutil,sys
+from contextlib import contextmanager
 from pathlib import Path
 from ..core import UserError,dumps,is_number,loads,read_text,versions
 
@@ -96,6 +98,40 @@ def kept_options(
     if isinstance(found, dict): return _as_kept(path, found, kinds)
     raise CommandError(f'{path}: not of a run of {command.replace("_", "-")}, or damaged; '
                        'it is needed to resume with the options the run was started with')
+
+# %% ../../nbs/cli/01_doctor.ipynb #d7a2f05c
+def typed_options(
+    args,  # As a parser reads them whose options are `None` where they were not typed
+    names, # Of the options
+)->dict:
+    "The options that were typed"
+    return {k:getattr(args, k) for k in names if getattr(args, k) is not None}
+
+def refuse_changes(
+    typed:dict, # From `typed_options`
+    kept:dict,  # From `kept_options`
+    free=(),    # Options that may be changed
+):
+    "`CommandError` names what was typed on resuming and is not what the run was started with"
+    odd = [k for k,v in typed.items() if k not in free and v!=kept[k]]
+    if not odd: return
+    flag,was = lambda k: '--'+k.replace('_', '-'),lambda v: 'without it' if v is None else f'with {v}'
+    said = '; '.join(f'{flag(k)} {typed[k]}: the run was started {was(kept[k])}' for k in odd)
+    raise CommandError(f'{said}. A run is resumed with the options it was started with: leave these out, '
+                       'or start another run under another --out')
+
+@contextmanager
+def enough_room(
+    again:str, # The command to go on with
+):
+    "A full disk is a `CommandError` that names the file and the way on"
+    from safetensors import SafetensorError
+    full = {e:os.strerror(e) for e in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
+    try: yield
+    except (OSError,SafetensorError) as e:
+        why = next((s for n,s in full.items() if getattr(e, 'errno', None)==n or f'os error {n})' in str(e)), None)
+        if not why: raise
+        raise CommandError(f'{getattr(e, "filename", None) or e}: {why}; make room, then go on with:\n  {again}') from None
 
 # %% ../../nbs/cli/01_doctor.ipynb #1e135f45
 PACKAGES = ('text2grad','torch','transformers','peft','datasets','rapidfuzz','scipy') # This library and those it stands on

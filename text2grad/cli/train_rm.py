@@ -12,8 +12,8 @@ import math,os,sys
 from collections import Counter
 from pathlib import Path
 from ..core import RecordError,is_number
-from .doctor import CommandError,INTEGER,TEXT,WHOLE,device_here,kept_options,one_of,positive,printable,run_folder
-from .doctor import say_it_waits
+from .doctor import CommandError,INTEGER,TEXT,WHOLE,device_here,enough_room,kept_options,one_of,positive,printable
+from .doctor import refuse_changes,run_folder,say_it_waits,typed_options
 
 # %% ../../nbs/cli/02_train_rm.ipynb #6ccdc48f
 def read_all(
@@ -40,7 +40,7 @@ def _split(opts):
     return train,dev,counts | dict(dev_rows=more, dev_without_critique=more-len(dev))
 
 # %% ../../nbs/cli/02_train_rm.ipynb #82dec7db
-_kept = ('data','dev','model','kind','epochs','batch_size','lr','max_length','lora','seed')
+_defaults = dict(data=None, dev=None, model=None, kind=None, epochs=3., batch_size=16, lr=2e-4, max_length=None, lora=16, seed=0)
 _paths = lambda v: isinstance(v, list) and bool(v) and all(isinstance(p, str) for p in v)
 _above = (lambda v: is_number(v) and v>0), 'a number above 0'
 _rank_ok = lambda v: v in ('full','frozen') or WHOLE[0](v)
@@ -50,17 +50,24 @@ _kinds = dict(data=(_paths, 'a list of files'), dev=TEXT, model=TEXT, kind=one_o
 
 def _options(args, out):
     "What the run was started with: from the command line, or on resuming from its folder"
-    kept = kept_options(out, 'train_rm', args.resume, _kinds)
-    if kept is not None: return kept
-    if not args.data: raise CommandError('--data: name one or more files of feedback records; `text2grad annotate` makes them')
-    if not args.kind:
-        raise CommandError('--kind: say span (token rewards from one pass) or generative (a critique, from which the rewards are read)')
-    if args.kind=='generative' and args.lora=='frozen':
-        raise CommandError('--lora frozen: a generative model has nothing else to train; give a rank, or full')
-    if not 0<args.lr<math.inf: raise CommandError(f'--lr {args.lr}: must be above 0')
-    if not 0<args.epochs<math.inf: raise CommandError(f'--epochs {args.epochs}: must be above 0')
     whole = lambda p: os.path.realpath(p) if os.path.isfile(p) else str(p)
-    return {k:getattr(args, k) for k in _kept} | dict(data=[whole(p) for p in args.data], dev=args.dev and whole(args.dev))
+    typed = typed_options(args, _defaults)
+    if 'data' in typed: typed['data'] = [whole(p) for p in typed['data']]
+    if 'dev' in typed: typed['dev'] = whole(typed['dev'])
+    kept = kept_options(out, 'train_rm', args.resume, _kinds)
+    if kept is not None:
+        kept = {k:kept.get(k) for k in _defaults}
+        refuse_changes(typed, kept)
+        return kept
+    opts = _defaults | typed
+    if not opts['data']: raise CommandError('--data: name one or more files of feedback records; `text2grad annotate` makes them')
+    if not opts['kind']:
+        raise CommandError('--kind: say span (token rewards from one pass) or generative (a critique, from which the rewards are read)')
+    if opts['kind']=='generative' and opts['lora']=='frozen':
+        raise CommandError('--lora frozen: a generative model has nothing else to train; give a rank, or full')
+    for k in ('lr','epochs'):
+        if not 0<opts[k]<math.inf: raise CommandError(f'--{k} {opts[k]}: must be above 0')
+    return opts
 
 # %% ../../nbs/cli/02_train_rm.ipynb #e83d5c21
 def _build(opts, device):
@@ -94,10 +101,11 @@ def train_rm_command(
     args, # As `train_rm_parser` reads them
 )->int:   # 0 done, 130 and 143 stopped by Ctrl-C and SIGTERM
     "`text2grad train-rm --data FILE --kind span|generative`"
-    out = run_folder(args.out, f'rm-{args.kind or "span"}-seed{args.seed}', args.resume)
+    out = run_folder(args.out, f'rm-{args.kind or "span"}-seed{args.seed or 0}', args.resume)
     opts = _options(args, out)
     again = printable(f'text2grad train-rm --resume --out {out}')
-    try: r = _train(args, out, opts)
+    try:
+        with enough_room(again): r = _train(args, out, opts)
     except KeyboardInterrupt:
         if (out/'config.json').exists(): print(f'\nStopped; what was saved is kept. Go on with:\n  {again}', file=sys.stderr)
         return 130
@@ -122,14 +130,14 @@ def train_rm_parser(
     p.add_argument('--model', help='folder or hub name of a chat model (default: SmolLM2-135M-Instruct)')
     p.add_argument('--kind', choices=('span','generative'), help='token rewards from one forward pass, or a written critique')
     p.add_argument('--out', help='folder of the run (default: runs/rm-KIND-seedN)')
-    p.add_argument('--epochs', type=float, default=3., help='passes over the data; stops early if span F1 does not rise (default: 3)')
-    p.add_argument('--batch-size', type=positive, default=16, help='examples an optimizer step (default: 16)')
-    p.add_argument('--lr', type=float, default=2e-4, help='learning rate (default: 2e-4)')
+    p.add_argument('--epochs', type=float, help='passes over the data; stops early if span F1 does not rise (default: 3)')
+    p.add_argument('--batch-size', type=positive, help='examples an optimizer step (default: 16)')
+    p.add_argument('--lr', type=float, help='learning rate (default: 2e-4)')
     p.add_argument('--max-length', type=positive, metavar='TOKENS',
                    help='of a row; the middle of longer prompts is cut (default: that of the model kind)')
-    p.add_argument('--lora', type=_rank, default=16, metavar='RANK',
+    p.add_argument('--lora', type=_rank, metavar='RANK',
                    help='rank of the adapter; or full, to train every weight; or frozen, to train only what is new (default: 16)')
-    p.add_argument('--seed', type=int, default=0, help='of everything random (default: 0)')
+    p.add_argument('--seed', type=int, help='of everything random (default: 0)')
     p.add_argument('--device', help='cpu, cuda, mps (default: the best there is)')
     p.add_argument('--resume', action='store_true', help='go on with the run in --out, with the options it was started with')
     p.set_defaults(run=train_rm_command)

@@ -8,7 +8,7 @@ Docs: https://text2grad.github.io/text2grad/reward_model/training.html.md"""
 __all__ = ['TrainConfig', 'usable', 'TrainingError', 'Trained', 'train_reward_model']
 
 # %% ../../nbs/reward_model/07_training.ipynb #bac029bb
-import hashlib,logging,math,platform,shutil,time
+import hashlib,logging,math,platform,re,time
 import torch
 from dataclasses import asdict,dataclass,field
 from pathlib import Path
@@ -16,9 +16,11 @@ from safetensors.torch import load_file,save
 from torch import nn
 
 # %% ../../nbs/reward_model/07_training.ipynb #4ec44986
-from ..checkpoints import CheckpointError,RunFolderError,StopOnSignal,append_log,latest_checkpoint,lock_folder,trim_log
+from ..checkpoints import CheckpointError,RunFolderError,StopOnSignal,append_log,clear_leftovers,compare_identity,latest_checkpoint
+from ..checkpoints import lock_folder,numbered,putting_back,read_state,trim_log
 from ..checkpoints import load_optimizer,load_rng,optimizer_tensors,rng_tensors,write_checkpoint
-from ..core import UserError,dumps,loads,prompt_text,read_jsonl,to_record,versions,write_examples,write_file
+from ..core import UserError,dumps,is_number,loads,prompt_text,read_jsonl,to_record,versions,write_examples,write_file
+from ..pretrained import base_tensors,tokenizer_id,weights_id
 from ..viz.html import columns_html,fold_html,note_html,page_html,section_html,spans_html,table_html
 from ..viz.plots import curve_svg
 from ..evaluation.run_html import clipped
@@ -123,7 +125,7 @@ class _Steps:
     def begin(self, model, train, dev, lengths, out, cfg):
         self.rm,self.cfg,self.out = model,cfg,out
         self.rows,self.dev,self.lengths = train,dev,lengths
-        self.best,self.stale,self.stop = None,0,False # best evaluation, evaluations since, a signal came
+        self.best,self.best_hash,self.stale,self.stop = None,None,0,False # best evaluation and its file, evaluations since, a signal came
         self.parts,self.at,self.bar = [],time.perf_counter(),None
         self.model_accepts_loss_kwargs,self.loss_is_scaled_for_ga = False,True
         return self
@@ -200,8 +202,9 @@ class _Evaluations:
         m = self.rm.evaluate(self.dev)
         f1 = m['span_f1']
         if f1 is not None and (self.best is None or f1>self.best['span_f1']):
-            write_file(self.out/'checkpoints'/f'best-{step:06d}.safetensors', save(self.rm.state()))
-            self.best,self.stale = dict(step=step, **m),0
+            data = save(self.rm.state())
+            write_file(self.out/'checkpoints'/f'best-{step:06d}.safetensors', data)
+            self.best,self.best_hash,self.stale = dict(step=step, **m),hashlib.sha256(data).hexdigest(),0
         else: self.stale += 1
         line = dict(step=step, epoch=round(self.state.epoch or 0, 4), dev=m, seconds=round(time.perf_counter()-t, 3))
         append_log(self.out/'metrics.jsonl', [line])
@@ -215,31 +218,63 @@ class _Evaluations:
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
 # %% ../../nbs/reward_model/07_training.ipynb #e2bcf43e
+_needs = ('trained.safetensors','optimizer.safetensors','rng.safetensors','trainer_state.json','state.json')
+
 class _Checkpoints:
     "Checkpoints without the frozen backbone and without a pickle"
     def _save_checkpoint(self, model, trial):
         root = self.out/'checkpoints'
-        mine = dict(best=self.best, stale=self.stale, scheduler=self.lr_scheduler.state_dict(), settings=self.settings)
+        mine = dict(best=self.best, best_sha256=self.best_hash, stale=self.stale, scheduler=self.lr_scheduler.state_dict(),
+                    settings=self.settings, identity=self.identity)
         tensors = dict(trained=self.rm.state(), optimizer=optimizer_tensors(self.optimizer), rng=rng_tensors())
         files = {f'{k}.safetensors':save(v) for k,v in tensors.items()}
         files |= {'trainer_state.json':dumps(asdict(self.state)).encode(), 'state.json':dumps(mine).encode()}
         write_checkpoint(root, self.state.global_step, files, self.cfg.keep)
-        for old in sorted(root.glob('best-*.safetensors'))[:-self.cfg.keep]: old.unlink()
+        kept = [(int(m[1]), p) for p in root.glob('best-*') if (m := re.fullmatch(r'best-([0-9]+)\.safetensors', p.name))]
+        for _,old in sorted(o for o in kept if self.best and o[0]<=self.best['step'])[:-self.cfg.keep]: old.unlink()
     def _load_from_checkpoint(self, path, model=None):
-        mine = loads((Path(path)/'state.json').read_text())
-        self.best,self.stale = mine['best'],mine['stale']
-        if self.best and not self.best_file().exists():
-            raise CheckpointError(f'{self.best_file()}: the best weights so far are gone; '
-                                  'put the file back, or start again under another name')
-        self.rm.load_state(load_file(Path(path)/'trained.safetensors'))
-    def best_file(self): return self.out/'checkpoints'/f'best-{self.best["step"]:06d}.safetensors'
+        mine = _read_mine(Path(path))
+        self.best,self.best_hash,self.stale = mine['best'],mine.get('best_sha256'),mine['stale']
+        if self.best: self.check_best()
+        with putting_back(Path(path)): self.rm.load_state(load_file(Path(path)/'trained.safetensors'))
+    def best_file(self): return self.best and self.out/'checkpoints'/f'best-{self.best["step"]:06d}.safetensors'
+    def check_best(self):
+        p = self.best_file()
+        if not p.exists(): odd = 'are gone'
+        elif self.best_hash not in (None, hashlib.sha256(p.read_bytes()).hexdigest()): odd = 'are not the file that was saved'
+        else: return
+        raise CheckpointError(f'{p}: the best weights so far {odd}; put the file back, or start again under another name')
     def _load_optimizer_and_scheduler(self, checkpoint):
         if checkpoint is None: return
-        load_optimizer(self.optimizer, load_file(Path(checkpoint)/'optimizer.safetensors'))
-        self.lr_scheduler.load_state_dict(loads((Path(checkpoint)/'state.json').read_text())['scheduler'])
-        for g,lr in zip(self.optimizer.param_groups, self.lr_scheduler.get_last_lr()): g['lr'] = lr
+        at = Path(checkpoint)
+        with putting_back(at):
+            load_optimizer(self.optimizer, load_file(at/'optimizer.safetensors'))
+            self.lr_scheduler.load_state_dict(_read_mine(at)['scheduler'])
+            for g,lr in zip(self.optimizer.param_groups, self.lr_scheduler.get_last_lr()): g['lr'] = lr
     def _load_rng_state(self, checkpoint):
-        if checkpoint is not None: load_rng(load_file(Path(checkpoint)/'rng.safetensors'))
+        if checkpoint is None: return
+        with putting_back(Path(checkpoint)): load_rng(load_file(Path(checkpoint)/'rng.safetensors'))
+
+# %% ../../nbs/reward_model/07_training.ipynb #0c4d7be6
+def _read_mine(path):
+    "The `state.json` of a checkpoint, checked"
+    mine = read_state(path, stale=int, scheduler=dict, settings=dict)
+    best = mine.get('best')
+    ok = best is None or isinstance(best, dict) and type(best.get('step')) is int and is_number(best.get('span_f1'))
+    if not ok:
+        raise CheckpointError(f'{path}/state.json: "best" must be an evaluation, got {best!r:.80}; '
+                              f'remove {path.name} to go on from the one before')
+    return mine | dict(best=best)
+
+def _read_trainer(path):
+    "The counters of `Trainer`"
+    from transformers.trainer_callback import TrainerState
+    with putting_back(path):
+        s,step = TrainerState.load_from_json(str(path/'trainer_state.json')),int(path.name.split('-')[1])
+        if type(s.global_step) is not int or s.global_step!=step: raise ValueError(f'trainer_state.json is of step {s.global_step!r}')
+        numbers = type(s.num_input_tokens_seen) is int and is_number(s.epoch)
+        if not numbers: raise ValueError('trainer_state.json: its counters must be numbers')
+        return s
 
 # %% ../../nbs/reward_model/07_training.ipynb #5a13a395
 def _arguments(out, cfg, device, rows):
@@ -296,12 +331,22 @@ def _settings(model, train, dev, cfg):
     of_model = {f'model.{k}':v for k,v in asdict(model.config).items()}
     return loads(dumps(dict(kind=model.kind, base=str(model.lm.name_or_path), **of_model, **own, data=h[:16])))
 
-def _same(at, settings):
-    "Raise `CheckpointError` if a checkpoint belongs to another run"
-    there = loads((at/'state.json').read_text())['settings']
+def _identity(model):
+    "What a run stands on that is not in its settings, for `compare_identity`"
+    return dict(base=dict(name=str(model.lm.name_or_path)) | weights_id(base_tensors(model.model)),
+                tokenizer=dict(name=str(model.tokenizer.name_or_path), vocabulary=tokenizer_id(model.tokenizer)))
+
+def _same(at, settings, identity):
+    "Raise `CheckpointError` if a checkpoint belongs to another run; a warning for what it does not say"
+    mine = _read_mine(at)
+    there = mine['settings']
     odd = [k for k in {**there, **settings} if there.get(k)!=settings.get(k)]
     differ = '; '.join(f'{k} is {there.get(k)!r} there and {settings.get(k)!r} here' for k in odd)
     if odd: raise CheckpointError(f'{at}: made by a run with other settings: {differ}. Resume with the same, or choose another folder')
+    differ,unknown = compare_identity(mine.get('identity'), identity)
+    if differ:
+        raise CheckpointError(f'{at}: made by another run: {"; ".join(differ.values())}. Resume with the same, or choose another folder')
+    if unknown: _log.warning('%s: resumed without comparing %s', at, '; '.join(unknown.values()))
 
 # %% ../../nbs/reward_model/07_training.ipynb #0933706a
 def train_reward_model(
@@ -319,15 +364,15 @@ def train_reward_model(
     lock = lock_folder(out)
     try:
         at = _start(out, resume)
-        settings = _settings(model, train, dev, cfg)
-        if at: _same(at, settings)
+        settings,identity = _settings(model, train, dev, cfg),_identity(model)
+        if at: _same(at, settings, identity)
         train,dev,counts = usable(model, train, dev)
         facts = dict(counts=counts, device=str(model.device), versions=_versions())
-        if not at: write_file(out/'config.json', dumps((notes or {}) | settings | facts).encode())
+        if not at or not _whole_config(out): write_file(out/'config.json', dumps((notes or {}) | settings | facts).encode())
         trim_log(out/'metrics.jsonl', int(at.name.split('-')[1]) if at else 0)
         model.prepare([*train, *dev])
         t = _trainer(model, train, dev, out, cfg)
-        t.settings = settings
+        t.settings,t.identity = settings,identity
         stopped = _run(t, at, progress)
         if not stopped: return _finish(t, counts, started)
         so_far = Trained(out, t.state.global_step, {}, seconds=time.perf_counter()-started, counts=counts, stopped=stopped)
@@ -340,20 +385,26 @@ def _versions(): return dict(python=platform.python_version(), **versions('text2
 def _start(out, resume):
     "The checkpoint to go on from; `None` if there is nothing yet"
     ckpts = out/'checkpoints'
-    for p in ckpts.glob('ckpt.tmp-*'): shutil.rmtree(p)
-    if not any(ckpts.glob('ckpt-[0-9]*')): return None
+    clear_leftovers(ckpts)
+    if not numbered(ckpts): return None
     if not resume: raise RunFolderError(f'{out} already holds a run; resume it, or choose another folder')
-    at,skipped = latest_checkpoint(ckpts)
+    at,skipped = latest_checkpoint(ckpts, _needs)
     if skipped: _log.warning('%s: passed over damaged checkpoints: %s', out, '; '.join(skipped))
     return at
+
+def _whole_config(out):
+    "Whether `config.json` is there and can be read; a warning if not, since it is written anew"
+    try: ok = isinstance(loads((out/'config.json').read_text()), dict)
+    except (OSError,ValueError): ok = False
+    if not ok: _log.warning('%s/config.json: missing or damaged, and written anew', out)
+    return ok
 
 # %% ../../nbs/reward_model/07_training.ipynb #44e1b068
 def _run(t, at, progress):
     "Train until the end or a signal; which signal, if any"
     from tqdm.auto import tqdm
-    from transformers.trainer_callback import TrainerState
     if at:
-        t.state = TrainerState.load_from_json(str(at/'trainer_state.json'))
+        t.state = _read_trainer(at)
         t._load_from_checkpoint(at)
         if t.finished(): return None
     steps = t.set_initial_training_values(t.args, t.get_train_dataloader())[-1]
@@ -369,7 +420,9 @@ def _run(t, at, progress):
 def _finish(t, counts, started):
     "The best weights, calibrated, saved, measured and shown"
     m,out = t.rm,t.out
-    if t.best: m.load_state(load_file(t.best_file()))
+    if t.best:
+        t.check_best()
+        with putting_back(t.best_file()): m.load_state(load_file(t.best_file()))
     else: _log.warning('no evaluation gave a span F1, so the last weights are kept')
     m.eval()
     m.calibrate(t.dev)
@@ -392,7 +445,7 @@ def _pair(e, c):
 def _curves(log):
     "Curves of the evaluations, and of the steps"
     draw = lambda rows,ks: f'<div style="display:flex;flex-wrap:wrap;gap:1em">{"".join(curve_svg(rows, k) for k in ks)}</div>'
-    steps,evals = [r for r in log if 'dev' not in r],[r for r in log if 'dev' in r]
+    steps,evals = [r for r in log if 'dev' not in r],[r for r in log if isinstance(r.get('dev'), dict)]
     losses = [k for k in dict.fromkeys(k for r in steps for k in r) if 'loss' in k]
     metrics = [f'dev.{k}' for k in dict.fromkeys(k for r in evals for k in r['dev'])]
     return draw(evals, metrics),draw(steps, [*losses,'grad_norm','lr','seconds'])

@@ -8,28 +8,41 @@ Docs: https://text2grad.github.io/text2grad/span_ppo/callbacks.html.md"""
 __all__ = ['RunFolder', 'sample_rows', 'ProgressBar']
 
 # %% ../../nbs/span_ppo/04_callbacks.ipynb #a8d5356f
-import math,shutil,torch
+import logging,math,torch
 from pathlib import Path
-from ..checkpoints import RunFolderError,append_log,latest_checkpoint,lock_folder,trim_log,write_checkpoint
+from ..checkpoints import RunFolderError,append_log,clear_leftovers,latest_checkpoint,lock_folder,numbered,trim_log
+from ..checkpoints import write_checkpoint
 from ..core import to_record
 
 # %% ../../nbs/span_ppo/04_callbacks.ipynb #47096e71
+_log = logging.getLogger('text2grad')
+_needs = ('policy.safetensors','optimizer.safetensors','rng.safetensors','state.json')
+
 class RunFolder:
     "Log, samples and checkpoints of a run in one folder"
     def __init__(self,
         path:str|Path,     # `runs/NAME`
         resume:bool=False, # Go on from the newest whole checkpoint
+        lock=None,         # From `lock_folder`, if the caller holds the folder already, and for longer than the training; it stays open
     ):
-        self.path,self.resume = Path(path),resume
+        self.path,self.resume,self.held = Path(path),resume,lock
 
     def before_fit(self, t):
-        self.lock = lock_folder(self.path)
+        self.lock = None if self.held else lock_folder(self.path)
+        try: self.begin(t)
+        except BaseException:
+            self.after_fit(t)
+            raise
+
+    def begin(self, t):
+        "Put the newest whole checkpoint back, or make sure that there is none and write the first"
         t.run_dir,ckpts = self.path,self.path/'checkpoints'
-        for p in ckpts.glob('ckpt.tmp-*'): shutil.rmtree(p)
+        clear_leftovers(ckpts)
         if self.resume:
-            at,self.skipped = latest_checkpoint(ckpts)
+            at,self.skipped = latest_checkpoint(ckpts, _needs)
+            if self.skipped: _log.warning('%s: passed over damaged checkpoints: %s', self.path, '; '.join(self.skipped))
             t.load_state(at)
-        elif any(ckpts.glob('ckpt-*')): raise RunFolderError(f'{self.path} already holds a run; resume it, or choose another --out')
+        elif numbered(ckpts): raise RunFolderError(f'{self.path} already holds a run; resume it, or choose another --out')
         for name in ('metrics.jsonl','samples.jsonl'): trim_log(self.path/name, t.step)
         if not self.resume: self.save(t)
 

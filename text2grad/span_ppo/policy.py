@@ -18,8 +18,9 @@ from safetensors.torch import load_file,save_file
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from ..core import dumps,write_file
-from ..pretrained import LORA,ModelError,base_lm,check_logits,check_safetensors,lm_logits,lm_states,load_model,load_trained
-from ..pretrained import lora_config,no_dropout,peft_quietly,progress_bars,read_json,trained,trained_tensors
+from ..pretrained import LORA,ModelError,base_lm,base_tensors,check_logits,check_safetensors,lm_logits,lm_states,load_model,load_trained
+from ..pretrained import lora_config,no_dropout,peft_quietly,progress_bars,read_json,trained,trained_tensors,weights_id
+from ..checkpoints import compare_identity
 
 # %% ../../nbs/span_ppo/02_policy.ipynb #5d2a90c4
 def _frozen_adapter(model):
@@ -344,6 +345,12 @@ def load_state_dict(self:Policy,
 
 # %% ../../nbs/span_ppo/02_policy.ipynb #b87807a1
 @patch
+def base_id(self:Policy)->dict:
+    "Name and hashes of the base model that the adapter belongs to, or of the reference of a policy that is trained whole"
+    ref = self.reference_model
+    return dict(name=self.lm.name_or_path) | weights_id(base_tensors(ref if isinstance(ref, nn.Module) else self.model))
+
+@patch
 def save_pretrained(self:Policy,
     folder:str|Path, # Made if it is not there
 )->Path:
@@ -356,11 +363,19 @@ def save_pretrained(self:Policy,
         save_file({k:v.detach().cpu().contiguous() for k,v in self.value_head.state_dict().items()}, folder/'value_head.safetensors')
     ref = self.reference_model if isinstance(self.reference_model, str) else 'model'
     about = dict(base=self.lm.name_or_path, reference=ref, value_head=self.value_head is not None, detach_value=self.detach_value,
-                 template=self.template)
+                 template=self.template, base_weights=self.base_id())
     write_file(folder/'policy.json', dumps(about).encode())
     return folder
 
 # %% ../../nbs/span_ppo/02_policy.ipynb #5652e9b7
+def _same_base(was, here, folder):
+    "`ModelError` if a policy was trained on another base model; a warning where that cannot be told"
+    differ,unknown = compare_identity(dict(base=was), dict(base=here))
+    if differ:
+        raise ModelError(f'{folder}: was trained on another base model of the same shape: {differ["base"]}. '
+                         'Pass the one that it was trained on as `model`, or mend the name in policy.json')
+    if unknown: _log.warning('%s: loaded without comparing its base model: %s', folder, unknown['base'])
+
 @patch(cls_method=True)
 def load(cls:Policy,
     folder:str|Path,           # As `save_pretrained` wrote it
@@ -368,7 +383,7 @@ def load(cls:Policy,
     tokenizer=None,            # `None`: the folder's
     device:str|None=None,      # As for `load_model`
     dtype:torch.dtype|str|None=None, # As for `load_model`
-)->Policy:                     # With the reference that it was saved with; `ModelError` says what is missing or broken
+)->Policy:                     # With the reference that it was saved with; `ModelError` says what is missing, broken, or of another base
     "Load a saved policy"
     from peft import PeftModel
     from transformers import AutoTokenizer
@@ -387,6 +402,7 @@ def load(cls:Policy,
             model = PeftModel.from_pretrained(base, folder, is_trainable=True)
             if ref=='adapter': model.load_adapter(folder/'reference', 'reference', is_trainable=False)
     self = cls(model, tok, ref, cfg['value_head'], cfg['detach_value'], template=cfg.get('template'))
+    _same_base(cfg.get('base_weights'), self.base_id(), folder)
     if cfg['value_head']:
         check_safetensors(folder/'value_head.safetensors')
         self.value_head.load_state_dict(load_file(folder/'value_head.safetensors'))

@@ -9,7 +9,7 @@ __all__ = ['REWARDS', 'SpanPPOConfig', 'derived_seed', 'permutation', 'prompt_ro
            'score_bound', 'rollout_scores', 'SpanPPO', 'NonFiniteError']
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #46afeb69
-import hashlib,json,logging,math,time
+import hashlib,json,logging,math,platform,time
 import numpy as np, torch
 from contextlib import contextmanager
 from dataclasses import asdict,dataclass
@@ -17,12 +17,13 @@ from fastcore.basics import patch
 from pathlib import Path
 from types import SimpleNamespace
 from ..alignment.tokens import token_rewards
-from ..checkpoints import load_optimizer,load_rng,optimizer_tensors,rng_tensors
-from ..core import UserError,dumps,loads,write_file
+from ..checkpoints import CheckpointError,compare_identity,load_optimizer,load_rng,optimizer_tensors,putting_back,read_state
+from ..checkpoints import rng_tensors
+from ..core import UserError,dumps,write_file
+from ..pretrained import tokenizer_id,weights_id
 from .losses import AdaptiveKL,FixedKL,Objective,explained_variance,kl_penalty,masked_mean
 from .losses import policy_loss,token_advantages,token_scores,value_loss
 from .rollout import judge,sample
-from ..checkpoints import CheckpointError
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #e6297894
 @dataclass(frozen=True)
@@ -357,27 +358,92 @@ def save_nonfinite(self:SpanPPO,
                          'that is far too large')
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #c7437472
+def _hash(*what): return hashlib.sha256(dumps(what).encode()).hexdigest()[:16]
+
+def _plain(v):
+    try: return dumps(v)
+    except (TypeError,ValueError): return type(v).__name__
+
+def _code(c):
+    "What a compiled function does, as text"
+    consts = [_code(o) if hasattr(o, 'co_code') else repr(o) for o in c.co_consts if not isinstance(o, frozenset)]
+    return [c.co_code.hex(), list(c.co_names), consts]
+
+def _judge_id(f):
+    "What is known of a critic or a reward: its fingerprint, else the code of the function"
+    name = getattr(f, 'source', None) or getattr(f, '__qualname__', None) or type(f).__name__
+    own,code = getattr(f, 'fingerprint', None),getattr(f, '__code__', None) or getattr(type(f).__call__, '__code__', None)
+    if isinstance(own, str): return dict(name=str(name), fingerprint=_hash(own))
+    python = '.'.join(platform.python_version_tuple()[:2])
+    return dict(name=str(name)) | ({f'code in Python {python}':_hash(_code(code))} if code else {})
+
+def _data_id(examples):
+    "What a step takes of the examples: prompts, references and what critics read, in their order"
+    rows = [[e.prompt, e.reference, sorted((k, _plain(v)) for k,v in e.meta.items())] for e in examples]
+    return dict(name=f'{len(rows)} examples', sha256=_hash(*rows))
+
+# %% ../../nbs/span_ppo/05_trainer.ipynb #f3d97b20
+@patch
+def identity(self:SpanPPO)->dict: # Thing -> its name and hashes, for `checkpoints.compare_identity`
+    "What a run stands on that is not in its config: base model, tokenizer, adapter, data, critic"
+    if hasattr(self, 'stands_on'): return self.stands_on
+    p,ref = self.policy,self.policy.reference_model
+    tok,on = p.tokenizer,getattr(p.model, 'active_adapter', None)
+    scales = sorted({float(m.scaling[on]) for m in p.model.modules() if isinstance(getattr(m, 'scaling', None), dict) and on in m.scaling})
+    d = dict(base=p.base_id(), tokenizer=dict(name=tok.name_or_path, vocabulary=tokenizer_id(tok)),
+             adapter=dict(name=f'scaled by {scales}, detach_value {p.detach_value}, template {p.template}',
+                          settings=_hash(scales, p.detach_value, p.template)),
+             data=_data_id(self.examples), critic=_judge_id(self.critic))
+    if ref=='adapter': d['reference'] = dict(name='adapter') | weights_id({k:v for k,v in p.named_parameters() if '.reference.' in k})
+    if self.reward not in REWARDS.values(): d['reward'] = _judge_id(self.reward)
+    self.stands_on = d
+    return d
+
+@patch
+def check_identity(self:SpanPPO,
+    was,       # The `identity` that was written down; anything else if there is none
+    where:str, # Who says so, for the message
+):
+    "`CheckpointError` if the run stood on another model or other data; a warning for another critic and for what cannot be compared"
+    differ,unknown = compare_identity(was, self.identity())
+    judges = [differ.pop(k) for k in ('critic','reward') if k in differ]
+    if differ:
+        raise CheckpointError(f'{where}: made by another run: {"; ".join(differ.values())}. Resume with the same, or start a new run')
+    if judges: _log.warning('%s: resumed with another judge than before: %s', where, '; '.join(judges))
+    if unknown: _log.warning('%s: resumed without comparing %s', where, '; '.join(unknown.values()))
+
+# %% ../../nbs/span_ppo/05_trainer.ipynb #18e5c6a9
 @patch
 def state_files(self:SpanPPO)->dict: # Name -> bytes
     "The whole state of a run"
     from safetensors.torch import save
-    state = dict(step=self.step, total=self.total, kl=self.kl_ctl.state_dict(), config=asdict(self.config), torch=torch.__version__)
+    state = dict(step=self.step, total=self.total, kl=self.kl_ctl.state_dict(), config=asdict(self.config), torch=torch.__version__,
+                 identity=self.identity())
     return {'policy.safetensors':save({k:v.detach().cpu().contiguous() for k,v in self.policy.state_dict().items()}),
             'optimizer.safetensors':save(optimizer_tensors(self.opt)), 'rng.safetensors':save(rng_tensors()),
             'state.json':dumps(state).encode()}
+
+def _other_config(own, was):
+    "What differs, but for what changes no number; a run may be made longer"
+    longer = type(was.get('steps')) is int and was['steps']<own['steps']
+    free = ('save_every','keep', *(['steps'] if longer else []))
+    new = [k for k,v in asdict(SpanPPOConfig()).items() if k not in was and own[k]==v] # made by a version that did not have them
+    return [f'{k} is {was.get(k)!r} there and {v!r} here' for k,v in own.items() if k not in (*free, *new) and was.get(k)!=v],new
 
 @patch
 def load_state(self:SpanPPO,
     path:Path, # A folder `ckpt-000123`
 ):
-    "Put the state of a run back; `CheckpointError` if its config is another one"
+    "Put the state of a run back; `CheckpointError` if it is of another config, model or data, or cannot be read"
     from safetensors.torch import load_file
-    state = loads((path/'state.json').read_text())
-    own,was = asdict(self.config),state['config']
-    differ = [f'{k} is {was.get(k)!r} there and {v!r} here' for k,v in own.items() if k not in ('save_every','keep') and was.get(k)!=v]
+    state = read_state(path, step=int, total=int, kl=dict, config=dict)
+    differ,new = _other_config(asdict(self.config), state['config'])
     if differ: raise CheckpointError(f'{path}: made by a run with another config: {"; ".join(differ)}. Resume with the same options')
-    self.policy.load_state_dict(load_file(path/'policy.safetensors'))
-    load_optimizer(self.opt, load_file(path/'optimizer.safetensors'))
-    self.kl_ctl.load_state_dict(state['kl'])
-    load_rng(load_file(path/'rng.safetensors'))
-    self.step,self.total = state['step'],state['total']
+    if new: _log.warning('%s: resumed without comparing what its version did not have: %s', path, ', '.join(new))
+    self.check_identity(state.get('identity'), path)
+    with putting_back(path):
+        self.policy.load_state_dict(load_file(path/'policy.safetensors'))
+        load_optimizer(self.opt, load_file(path/'optimizer.safetensors'))
+        self.kl_ctl.load_state_dict(state['kl'])
+        load_rng(load_file(path/'rng.safetensors'))
+    self.step,self.total = state['step'],max(self.total, state['total'])
