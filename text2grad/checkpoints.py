@@ -181,7 +181,7 @@ def putting_back(
     "Within the `with` block, what does not fit this run is a `CheckpointError` that names the checkpoint"
     try: yield
     except (UserError,torch.OutOfMemoryError): raise
-    except (ValueError,LookupError,TypeError,AttributeError,RuntimeError,SafetensorError) as e:
+    except (ValueError,LookupError,TypeError,AttributeError,ArithmeticError,RuntimeError,SafetensorError) as e:
         raise CheckpointError(f'{path}: cannot be put back into this run ({type(e).__name__}: {e}). '
                               f'Remove {path.name} to go on from the one before, or start again under another name') from e
 
