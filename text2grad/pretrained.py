@@ -442,6 +442,7 @@ def base_tensors(
             if name is not None: out[name] = t
     return out
 
+# %% ../nbs/02_pretrained.ipynb #7c6e0006
 def _hashed(tensors, dtype=None):
     h = hashlib.sha256()
     for k,t in sorted(tensors.items()):

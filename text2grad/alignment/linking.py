@@ -380,6 +380,7 @@ def linked(
     return [Span(a, b, points[k].score, points[k].about.strip(), points[k].reason, how(a, b, k))
             for a,b,k in _split_spans(mark, words, [(*o, k) for o,k in exact.items()], response)],untold
 
+# %% ../../nbs/alignment/03_linking.ipynb #7c6e0001
 def places_of(
     point,        # Of `points_of`
     response:str, # The text that the feedback is about

@@ -105,6 +105,7 @@ def _fields(s):
     if not isinstance(d, dict): raise argparse.ArgumentTypeError('must be a JSON object, like \'{"top_p": 0.9}\'')
     return d
 
+# %% ../../nbs/cli/03_command.ipynb #7c6e0002
 def _critic(args, again):
     "The critic that was asked for"
     named = lambda *names: [f'--{n.replace("_","-")}' for n in names if getattr(args, n) is not None]

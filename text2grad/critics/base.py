@@ -90,6 +90,7 @@ def judgements_of(
         raise ValueError(f'{critic!r} returned {len(js)} judgements for {len(examples)} responses; it must return one, or None, for each')
     return js
 
+# %% ../../nbs/critics/07_base.ipynb #7c6e0003
 class Combined:
     "Critics that judge together; a subclass says what comes of their critiques"
     def __init__(self,

@@ -376,6 +376,7 @@ def _same_base(was, here, folder):
                          'Pass the one that it was trained on as `model`, or mend the name in policy.json')
     if unknown: _log.warning('%s: loaded without comparing its base model: %s', folder, unknown['base'])
 
+# %% ../../nbs/span_ppo/02_policy.ipynb #7c6e0004
 @patch(cls_method=True)
 def load(cls:Policy,
     folder:str|Path,           # As `save_pretrained` wrote it

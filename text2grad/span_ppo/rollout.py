@@ -34,6 +34,7 @@ def within_limits(
     held = lambda e,o: e if e.critique is None or e.critique.limit is None else replace(e, critique=held_to_limit(e.critique, o))
     return [held(e, o) for e,o in zip(examples, offsets)]
 
+# %% ../../nbs/span_ppo/03_rollout.ipynb #7c6e0005
 @dataclass
 class Rollout:
     "A batch of sampled responses"
