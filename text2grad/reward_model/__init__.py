@@ -11,7 +11,8 @@ __all__ = ['POOR', 'NEUTRAL', 'chat_pieces', 'fit_prompt', 'read_feedback', 'spl
            'usable']
 
 # %% ../../nbs/reward_model/index.ipynb #85470c66
-from .preprocessing import POOR,NEUTRAL,chat_pieces,fit_prompt,read_feedback,split_by_prompt,text_ids,text_offsets,token_labels
+from .preprocessing import POOR,NEUTRAL,chat_pieces,fit_prompt
+from .preprocessing import read_feedback,split_by_prompt,text_ids,text_offsets,token_labels
 from .base import RewardModel
 from .generative import GenerativeConfig,GenerativeRewardModel,unique_quote,wire_critique
 from .span_model import SpanRewardConfig,SpanRewardModel

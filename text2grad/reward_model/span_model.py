@@ -27,7 +27,8 @@ from ..evaluation.span_metrics import TokenScores,carried
 from ..pretrained import LORA,check_logits,lm_logits
 from .preprocessing import NEUTRAL,POOR,chat_pieces,fit_prompt,text_offsets,token_labels
 from .base import RewardModel
-from .decoding import best_path,best_sentences,calibrated,choose_thresholds,class_weights,fit_temperature,label_spans,sentence_of
+from .decoding import best_path,best_sentences,calibrated,choose_thresholds
+from .decoding import class_weights,fit_temperature,label_spans,sentence_of
 from .token_head import TokenHead,piece_ids,token_features
 
 # %% ../../nbs/reward_model/05_span_model.ipynb #4448c248

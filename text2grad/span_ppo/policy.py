@@ -18,7 +18,8 @@ from safetensors.torch import load_file,save_file
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from ..core import dumps,write_file
-from ..pretrained import LORA,ModelError,base_lm,base_tensors,check_logits,check_safetensors,lm_logits,lm_states,load_model,load_trained
+from ..pretrained import LORA,ModelError,base_lm,base_tensors,check_logits
+from ..pretrained import check_safetensors,lm_logits,lm_states,load_model,load_trained
 from ..pretrained import lora_config,no_dropout,peft_quietly,progress_bars,read_json,trained,trained_tensors,weights_id
 from ..checkpoints import compare_identity
 
