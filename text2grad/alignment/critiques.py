@@ -99,7 +99,8 @@ def _inner(x): return x[0] if isinstance(x, list) and len(x)==1 else x
 def _holds(x, depth=4):
     "Has an object keys of ours with lists, itself or in an object inside it?"
     if not isinstance(x, dict) or not depth: return False
-    return any(isinstance(v, list) and _role(k, v) in _span_roles or _holds(_inner(v), depth-1) for k,v in x.items())
+    mine = lambda role,v: role=='words' or role in _span_roles and isinstance(v, list)
+    return any(mine(_role(k, v), v) or _holds(_inner(v), depth-1) for k,v in x.items())
 
 def _lifted(d):
     "The keys and values of an object, and of the objects inside it that hold keys of ours"
