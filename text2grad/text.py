@@ -93,7 +93,7 @@ def numbers(
     return tuple((a,b,f'{v:.12g}' if not isinstance(v, str) else v) for a,b,v in out)
 
 # %% ../nbs/01_text.ipynb #ac371d12
-_stop_re = re.compile(r'(?<![.!?…])[.!?…]++(?:[ \xa0]\.(?=[\s.]|\Z))*+(?:["\'”’»)\]*⁰¹²³⁴-⁹]|\[\d{1,3}\])*+(?=\s|\Z)|[。！？｡]+["”’」』）]*+|\n+')
+_stop_re = re.compile(r'(?<![.!?…])[.!?…]++(?:[ \xa0]\.(?=\s|\Z))*+(?:["\'”’»)\]*⁰¹²³⁴-⁹]|\[\d{1,3}\])*+(?=\s|\Z)|[。！？｡]+["”’」』）]*+|\n+')
 _before_re = re.compile(r'[^\W_](?:[\w.°]*[\w°])?\Z')
 _after_re = re.compile(r'\s*[^\w\s]*(\w*)')
 _letters_re = re.compile(r'[^\W\d_](?:\.[^\W\d_])*\Z')
