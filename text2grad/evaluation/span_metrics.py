@@ -213,13 +213,12 @@ def _spearman(x, y, w):
     return (w*a*b).sum(-1)/np.sqrt((w*a*a).sum(-1)*(w*b*b).sum(-1))
 
 def _at_points(c, scores, toks):
-    "What insertion points pay; of a token head, what it pays tokens without text, such as the end token"
-    if c is None or not len(toks): return 0.
+    "What insertion points pay; of a token head, what it pays the end token"
+    if c is None or not len(toks) or scores is not None and not len(scores): return 0.
     if scores is None: return sum(s.score for s in c.spans if not len(s))
-    at = {}
-    for (a,b),r in zip(scores.offsets, scores.reward):
-        if a==b: at.setdefault(a, []).append(r)
-    return sum(map(np.mean, at.values()))
+    n = max(b for _,b in scores.offsets)
+    end = [r for (a,_),r in zip(scores.offsets, scores.reward) if a==n]
+    return float(np.mean(end)) if end else 0.
 
 def _reward_stats(said, predicted, scores, gold, toks):
     "Spearman of the summed reward with that of the gold spans"
@@ -285,7 +284,8 @@ def _stats(predicted, gold, scores, toks):
     said = [_said(*o) for o in zip(predicted, scores, toks)]
     out = _marking_stats(predicted, gold, toks) | _span_stats(predicted, gold) | _ranking_stats(said, gold, toks)
     out |= _calibration_stats(scores, gold) if any(s is not None for s in scores) else {}
-    return {'negative recall':out['poor token recall']} | out | _reward_stats(said, predicted, scores, gold, toks) | dict(_text_stats(predicted, gold))
+    out |= _reward_stats(said, predicted, scores, gold, toks) | dict(_text_stats(predicted, gold))
+    return {'negative recall':out['poor token recall']} | out
 
 # %% ../../nbs/evaluation/03_span_metrics.ipynb #17e8ea3c
 def _counts(predicted, gold, scores):
