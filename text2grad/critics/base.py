@@ -20,6 +20,7 @@ from ..alignment.tokens import token_rewards
 from ..alignment.quotes import find_spans
 from .code_rules import CODE
 from ..core import Critique,Example,Judgement,Quote,Span,UserError,dumps
+from ..data.store import code_digest
 from .text_rules import ANSWER,SUMMARY,Omission
 from ..text import content,pieces,sentences,vocabulary
 from .llm import LLMCritic
@@ -34,7 +35,7 @@ class RuleCritic:
     def __init__(self,
         rules:list,        # Functions `rule(example) -> list[Quote]`
         name:str,          # What the critic is called
-        version:str='1',   # Changes when its judgements do; kept in `Critique.source`
+        version:str='1',   # For people, kept in `Critique.source`; the fingerprint knows the code itself
         needs:tuple=(),    # Fields of `meta` that the rules read
         limit:float=4.,    # Bound on the total praise and on the total blame of a response, counted in words
     ): self.rules,self.name,self.version,self.needs,self.limit = list(rules),name,version,tuple(needs),limit
@@ -43,7 +44,8 @@ class RuleCritic:
     @property
     def fingerprint(self)->str:
         "What decides a judgement besides the example"
-        return dumps(dict(kind='rules', name=self.name, version=self.version, rules=[r.__name__ for r in self.rules], limit=self.limit))
+        own = {k:getattr(self, k) for k in ('name','version','limit')}
+        return dumps(dict(kind='rules', rules=[r.__name__ for r in self.rules], code=code_digest(type(self), *self.rules), **own))
     def __call__(self,
         examples:list[Example], # Responses to judge
     )->list[Critique|None]:     # One each; `None` where there is nothing to judge against
@@ -153,7 +155,7 @@ class Weighted(Combined):
 def fingerprint(self:Combined)->str:
     "What decides a judgement besides the example; `AttributeError` if one of the critics has no fingerprint"
     own = {k:v for k,v in vars(self).items() if k!='critics'}
-    return dumps(dict(kind=type(self).__name__, **own, critics=[c.fingerprint for c in self.critics]))
+    return dumps(dict(kind=type(self).__name__, code=code_digest(type(self)), **own, critics=[c.fingerprint for c in self.critics]))
 
 @patch
 def secrets(self:Combined)->dict:
