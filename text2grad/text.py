@@ -93,7 +93,8 @@ def numbers(
     return tuple((a,b,f'{v:.12g}' if not isinstance(v, str) else v) for a,b,v in out)
 
 # %% ../nbs/01_text.ipynb #ac371d12
-_stop_re = re.compile(r'(?<![.!?…])[.!?…]++(?:[ \xa0]\.(?=\s|\Z))*+(?:["\'”’»)\]*⁰¹²³⁴-⁹]|\[\d{1,3}\])*+(?=\s|\Z)|[。！？｡]+["”’」』）]*+|\n+')
+_stop_re = re.compile(r'(?<![.!?…])[.!?…]++(?:[ \xa0]\.(?=\s|\Z))*+'
+                      r'(?:["\'”’»)\]*⁰¹²³⁴-⁹]|\[\d{1,3}\])*+(?=\s|\Z)|[。！？｡]+["”’」』）]*+|\n+')
 _before_re = re.compile(r'[^\W_](?:[\w.°]*[\w°])?\Z')
 _after_re = re.compile(r'\s*[^\w\s]*(\w*)')
 _letters_re = re.compile(r'[^\W\d_](?:\.[^\W\d_])*\Z')
@@ -121,7 +122,8 @@ def _ends(text, start, m):
     w = word[0].lower()
     if w in _numbered: return not (following[:1].isdigit() or w!='no' and _roman_re.match(following))
     if first and _item_re.match(word[0]): return False
-    if w in _seldom or _letters_re.match(w): return w not in _never and (following.lower() in _small_words or w in _firms and following in _titles)
+    begins = following.lower() in _small_words or w in _firms and following in _titles
+    if w in _seldom or _letters_re.match(w): return w not in _never and begins
     return w not in _never
 
 # %% ../nbs/01_text.ipynb #d9102e97

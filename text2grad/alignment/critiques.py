@@ -215,8 +215,8 @@ def _wire(d):
     missing = [_first(o, *_quote_names) if isinstance(o, dict) else o for o in items('missing')]
     poor = [_entry(o) for o in items('poor_spans')]+[_entry(o, 1) for o in items('improvable')]
     prose = [got['critique'].get('critique'), *got['critique'].values(), _first(d, 'feedback', 'review', 'comments'), '']
-    d = dict(critique=next(o for o in prose if o is not None), good_spans=words[0][0] if words else [_entry(o, good=True) for o in items('good_spans')],
-             poor_spans=words[0][1] if words else poor, missing=missing)
+    good,poor = words[0] if words else ([_entry(o, good=True) for o in items('good_spans')], poor)
+    d = dict(critique=next(o for o in prose if o is not None), good_spans=good, poor_spans=poor, missing=missing)
     return _wire_model().model_validate(d).model_dump(exclude_none=True)
 
 # %% ../../nbs/alignment/04_critiques.ipynb #a6090395
