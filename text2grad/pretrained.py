@@ -410,9 +410,13 @@ def check_logits(
     if base_lm(model).get_output_embeddings() is None:
         raise ModelError(f'{base_lm(model).config.model_type}: this architecture has no output layer, so it cannot write; use a causal LM')
     kind = base_lm(model).config.model_type
-    try: ours,its = lm_logits(model, lm_states(model, ids, mask)),model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    ours = its = None
+    try:
+        its = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        ours = lm_logits(model, lm_states(model, ids, mask))
     except (torch.OutOfMemoryError, ModelError): raise
     except (AttributeError, TypeError, ValueError, RuntimeError) as e:
+        if its is not None: raise ModelError(f'{kind}: this architecture makes its logits in a way that is not known here ({e})') from e
         with_lora = ', or name other target_modules for the LoRA' if hasattr(model, 'get_base_model') else ''
         raise ModelError(f'{kind}: this model cannot read four tokens ({type(e).__name__}: {e}); use another one{with_lora}') from e
     if not torch.allclose(ours.float(), its.float(), atol=1e-2, rtol=1e-2):
