@@ -113,3 +113,8 @@ def test_many_lines_on_many_places():
 def test_a_list_has_the_sign_of_what_introduces_it(text, sign):
     response = 'It came in May by rail.'
     assert {(response[s.start:s.end], s.score) for s in link_phrases(text, response)}=={('in May', sign), ('by rail', sign)}
+
+@pytest.mark.parametrize('text,sign', [('It could not be more wrong.', -1), ('This could not be worse.', -1), ('It has never been worse.', -1), ('It has never been this bad.', -1), ('The date could hardly be more misleading.', -1),
+    ('It could not be less accurate.', -1), ('I have never read a worse summary.', -1), ('I have never seen such a mess.', -1), ('It could not be clearer.', 1), ('It has never been this good.', 1), ('I have never read a better summary.', 1),
+    ('It could not be more helpful.', 1), ('It has never been so clear.', 1)])
+def test_a_superlative_by_denial_has_the_sign_of_its_word(text, sign): assert verdict(text)==sign
