@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given,settings,strategies as st
 from text2grad.core import *
+from text2grad.data.readers import read_rows
 
 data = Path(__file__).resolve().parent.parent.parent/'shared'/'data'
 files = sorted(data.glob('*.jsonl.gz'))
@@ -62,3 +63,30 @@ def test_no_judgement_and_nothing_to_mark_stay_apart(tmp_path):
 def test_span_reason_is_the_phrase_that_names_it():
     r = dict(schema=SCHEMA, prompt='p', response='abc', feedback=[dict(text='remove the b please')], spans=[dict(start=1, end=2, score=-1., feedback=0, phrase=[11,12])])
     assert from_record(r).critique.spans[0].reason=='b'
+
+@pytest.mark.parametrize('head,says', [(b'PK\3\4abc', 'zip archive'), (b'BZh91AY', 'bzip2'), (b'\xfd7zXZ\0', 'xz'), (b'(\xb5/\xfdabc', 'zstd'), (b'PAR1abc', r'ends in \.parquet')])
+def test_a_file_of_another_kind_is_named(tmp_path, head, says):
+    for name in ('a.jsonl','a.json','a.csv'):
+        (tmp_path/name).write_bytes(head)
+        with pytest.raises(RecordError, match=says): list(rows(tmp_path/name))
+
+def test_tables_with_semicolons_and_with_a_name_twice(tmp_path):
+    f = tmp_path/'a.csv'
+    f.write_text('prompt;response\na;"b, c"\n')
+    assert list(rows(f))==[(1, dict(prompt='a', response='b, c'), '')]
+    f.write_text('prompt,response;x\na,b;c\n')
+    assert list(rows(f))==[(1, {'prompt':'a', 'response;x':'b;c'}, '')]
+    f.write_text('prompt,prompt\na,b\n')
+    with pytest.raises(RecordError, match="two columns are called 'prompt'"): list(rows(f))
+
+@pytest.mark.parametrize('more,field', [(dict(feedback=[dict(text='a', kind=3)]), r'feedback\[0\].kind'), (dict(feedback=[dict(text='a', origin=[1])]), r'feedback\[0\].origin'),
+                                        (dict(spans=[dict(start=0, end=1, score=1, origin={})]), r'spans\[0\].origin'), (dict(omissions=[dict(text='a', origin=1)]), r'omissions\[0\].origin')])
+def test_what_is_no_string_is_named(more, field):
+    with pytest.raises(RecordError, match=field): read_records([dict(schema=SCHEMA, prompt='p', response='r') | more])
+
+def test_names_of_no_file(tmp_path):
+    (tmp_path/'l.jsonl').symlink_to(tmp_path/'l.jsonl')
+    for read in (read_records, read_rows, lambda p: list(rows(p))):
+        with pytest.raises(OSError, match='leads to itself'): read(tmp_path/'l.jsonl')
+        with pytest.raises(FileNotFoundError, match='no such file'): read('a\0b.jsonl')
+        with pytest.raises(IsADirectoryError, match='is a folder'): read(tmp_path)

@@ -173,6 +173,8 @@ def loads(
 # %% ../nbs/00_core.ipynb #111cf09b
 MAX_ROW  = 64*2**20 # Longest row, in bytes: a file without line breaks, or a zip bomb, must not fill the memory
 MAX_FILE = 2**30    # Longest JSON file that is one value
+_other = {'a zip archive: unpack it':b'PK\3\4', 'packed with bzip2: unpack it, or pack it with gzip':b'BZh', 'packed with xz: unpack it':b'\xfd7zX',
+          'packed with zstd: unpack it':b'(\xb5/\xfd', 'a Parquet file: give it a name that ends in .parquet':b'PAR1'}
 _wide = {b'\xff\xfe\0\0':'UTF-32', b'\0\0\xfe\xff':'UTF-32', b'\xff\xfe':'UTF-16', b'\xfe\xff':'UTF-16'}
 
 def _encoding(head):
@@ -196,6 +198,7 @@ def _open(path):
     try: return open(path, 'rb')
     except FileNotFoundError: raise FileNotFoundError(f'{path}: no such file') from None
     except IsADirectoryError: raise IsADirectoryError(f'{path} is a folder; name a file') from None
+    except ValueError as e: raise FileNotFoundError(f'{path!r}: no such file ({e})') from None # a name with a NUL in it
     except OSError as e:
         if e.errno!=errno.ELOOP: raise
         raise OSError(f'{path} is a link that leads to itself; name the file that it should lead to') from None
@@ -216,6 +219,7 @@ def open_bytes(
                 head = z.read(4)
                 f = io.BufferedReader(_Again(head, z), 2**16)
             if wide := _encoding(head): raise RecordError(path, [f'this is {wide}, not UTF-8: save the file as UTF-8'])
+            if other := next((n for n,mark in _other.items() if head.startswith(mark)), ''): raise RecordError(path, [f'this is {other}'])
             if head.startswith(b'\xef\xbb\xbf'): f.read(3)
             yield f
         except (gzip.BadGzipFile, EOFError, zlib.error) as e:
@@ -331,7 +335,7 @@ def _parquet(path):
 
 # %% ../nbs/00_core.ipynb #c95a322f
 def _table(f, path):
-    "Rows of a table with a header, cut at tabs if the header has any"
+    "Rows of a table with a header, cut at tabs if the header has any, else at commas, else at semicolons"
     csv.field_size_limit(2**31-1)
     n = size = 0
     def text():
@@ -345,10 +349,12 @@ def _table(f, path):
             yield from io.StringIO(s, newline='')
     lines = text()
     head = next(lines, '')
-    cells = csv.reader(chain([head], lines), delimiter='\t' if '\t' in head else ',', strict=True)
+    cells = csv.reader(chain([head], lines), delimiter=next((c for c in '\t,;' if c in head), ','), strict=True)
     uneven = 'has {} fields and the header {}: quote fields that hold a tab, a line break or a quotation mark'
     try:
         head = next(cells, [])
+        twice = next((c for i,c in enumerate(head) if c in head[:i]), None)
+        if twice is not None: raise RecordError(path, [f'two columns are called {twice!r}: rename one of them'])
         for c in filter(None, cells):
             n,size = n+1,0
             yield (n, dict(zip(head, c)), '') if len(c)==len(head) else (n, None, uneven.format(len(c), len(head)))
@@ -540,7 +546,7 @@ def _formed(r):
 
 
 # %% ../nbs/00_core.ipynb #c4b69863
-_texts = ('quote','reason','label')
+_texts = ('quote','reason','label','origin')
 
 def _field_problems(at, o, texts):
     "What is wrong with the fields that spans and omissions share"
@@ -596,10 +602,12 @@ def _problems(r):
         ps += [f'{k}[{i}]: must be an object' for i,o in enumerate(r.get(k, [])) if not isinstance(o, dict)]
     mute = [i for i,o in enumerate(r.get('feedback', [])) if isinstance(o, dict) and not isinstance(o.get('text'), str)]
     ps += [f'feedback[{i}].text: must be a string' for i in mute]
+    kinds = [(i, k) for i,o in enumerate(r.get('feedback', [])) if isinstance(o, dict) for k in ('kind','origin')]
+    ps += [f'feedback[{i}].{k}: must be a string' for i,k in kinds if not isinstance(r['feedback'][i].get(k, ''), str)]
     ps += [f'reference[{i}]: must be a string' for i,o in enumerate(r.get('reference', [])) if not isinstance(o, str)]
     if not isinstance(r.get('correction', {}).get('text', ''), str): ps.append('correction.text: must be a string')
     for i,o in enumerate(r.get('omissions', [])):
-        if isinstance(o, dict): ps += _field_problems(f'omissions[{i}]', o, ('text','reason','label'))
+        if isinstance(o, dict): ps += _field_problems(f'omissions[{i}]', o, ('text',*_texts[1:]))
     n = len(r.get('feedback', []))
     for i,s in enumerate(r.get('spans', [])): ps += _span_problems(i, s, r['response'], n)
     return ps

@@ -27,8 +27,6 @@ def read_rows(
     "Read all rows, and say of each what is wrong with it"
     if not isinstance(source, (str,Path)): return 'rows', [(i, *held_row(r)) for i,r in enumerate(held_rows(source), 1)]
     path = Path(source).expanduser()
-    if not path.exists(): raise FileNotFoundError(f'{path}: no such file')
-    if path.is_dir(): raise IsADirectoryError(f'{path} is a folder; name one of its files')
     if path.is_file() and file_kind(path) not in ('jsonl','json','tsv','csv','parquet'): raise ValueError(f'{path}: {_ending}')
     return path.name, list(file_rows(path))
 
