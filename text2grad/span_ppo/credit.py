@@ -164,13 +164,14 @@ def _terms(table, critique, config, finished=None, batch=None):
     kl,v = (_numbers(k, table.channels.get(k), T) for k in ('kl','value'))
     judged = critique is not None or bool(np.any(scores))
     x = _advantages(scores, kl, v, s, finished, silent, judged)
-    mean,scale = batch or map(float, whitening(x.raw, torch.ones_like(x.raw)))
+    mean,scale = batch or map(float, whitening(x.raw, torch.ones_like(x.raw), centre=s.baseline=='value'))
     adv = _flat(x.advantages if batch is None or not judged else (x.raw-mean)*scale)
     paid,over,share = _by_span(table, critique, s)
     fines = _fines(s, finished, silent)
     given = scores if critique is None else np.zeros(T)
     due,kept = _due_and_kept(s, scores, paid, critique)
-    d = kept+(np.arange(T)==T-1)*sum(fines.values())-s.kl_coef*kl+s.gamma*np.append(v[1:], 0.)[:T]-v
+    d = kept+(np.arange(T)==T-1)*sum(fines.values())-s.kl_coef*kl
+    if s.baseline=='value': d = d+s.gamma*np.append(v[1:], 0.)[:T]-v
     return SimpleNamespace(s=s, x=x, paid=paid, over=over, share=share, given=given, scores=scores, fines=fines, due=due, kept=kept,
                            kl=kl, v=v, d=d, gae=_flat(x.raw), adv=adv, mean=mean, scale=scale, judged=judged)
 
@@ -208,9 +209,17 @@ def _reward_rows(t, i, critique):
         rows.append(Row('reward', 'clip', t.kept[i]-t.due[i], f'the score of each token stays within ±{s.reward_clip:g}'))
     return rows+[Row('reward', 'price of the KL', -s.kl_coef*t.kl[i], f'−β·kl = −{s.kl_coef:g} × {t.kl[i]:.3g}')]
 
+def _baseline_rows(t, i):
+    "Part 2: what was expected"
+    g,nextv = t.s.gamma,t.v[i+1] if i+1<len(t.v) else 0.
+    if t.s.baseline=='local': return []
+    if t.s.baseline=='group': return [Row('surprise', 'what its siblings earned from here on', -t.v[i], '−b(t), the mean of the others')]
+    return [Row('surprise', 'value expected next', g*nextv, f'γ·V(t+1) = {g:g} × {nextv:.4g}'),
+            Row('surprise', 'value expected here', -t.v[i], '−V(t)')]
+
 def _later_rows(t, i, tokens):
     "Part 3: what comes back from each later token"
-    g,s = t.s.gamma*t.s.lam,t.s
+    g,s = t.s.gamma*t.s.lam*(t.s.baseline!='local'),t.s
     row = lambda l: Row('later', f'token {i+l}: {_short(tokens[i+l], 24)!r}' if tokens[i+l] else f'token {i+l} (no text)', g**l*t.d[i+l],
                         f'(γλ)^{l}·d = {g:.3g}^{l} × {t.d[i+l]:+.4g}', token=i+l)
     return [row(l) for l in range(1, len(t.d)-i)] if g else []
@@ -219,7 +228,8 @@ def _later_rows(t, i, tokens):
 def _whitening_rows(t, i, alone):
     "Part 4: against the others, or nothing at all where nobody judged the response"
     if not t.judged: return [Row('whitening', 'nobody judged it', -t.gae[i], 'so this response is not trained')]
-    return [Row('whitening', 'minus the mean', -t.mean, 'over the tokens of this response' if alone else 'over the batch'),
+    shift = Row('whitening', 'minus the mean', -t.mean, 'over the tokens of this response' if alone else 'over the batch')
+    return [*[shift]*(t.s.baseline=='value'),
             Row('whitening', 'scaled', (t.gae[i]-t.mean)*(t.scale-1), f'{t.gae[i]-t.mean:+.4g} × ({t.scale:.4g} − 1)')]
 
 # %% ../../nbs/span_ppo/08_credit.ipynb #9108e8ed
@@ -270,11 +280,7 @@ def ledger(
     if type(i) is not int or not 0<=i<len(table):
         raise ValueError(f'token {i!r}: '+(f'there are tokens 0 to {len(table)-1}' if len(table) else 'the response has no tokens'))
     t = _terms(table, critique, config, finished, whitening)
-    g,nextv = t.s.gamma,t.v[i+1] if i+1<len(table) else 0.
-    rows = _reward_rows(t, i, critique)
-    rows += [Row('surprise', 'value expected next', g*nextv, f'γ·V(t+1) = {g:g} × {nextv:.4g}'),
-             Row('surprise', 'value expected here', -t.v[i], '−V(t)')]
-    rows += _later_rows(t, i, table.tokens)
+    rows = _reward_rows(t, i, critique)+_baseline_rows(t, i)+_later_rows(t, i, table.tokens)
     rows += _whitening_rows(t, i, whitening is None)
     told = float(table.channels['advantage'][i]) if 'advantage' in table.channels else None
     return Ledger(i, table.tokens[i], _marks(t, i, table, critique), tuple(rows), float(t.adv[i]), told)
