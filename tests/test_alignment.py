@@ -8,7 +8,7 @@ from tokenizers import Tokenizer,decoders,models,normalizers,pre_tokenizers,trai
 from transformers import AutoTokenizer,PreTrainedTokenizerFast
 from text2grad.core import Critique,Quote,Span
 from text2grad.alignment.critiques import align,parse_critique
-from text2grad.alignment.tokens import decode_with_offsets,token_offsets,token_rewards
+from text2grad.alignment.tokens import decided_at,decode_with_offsets,token_offsets,token_rewards
 from text2grad.alignment.quotes import SearchText,TooSlow,find_spans,fold,time_limit
 from text2grad.alignment.linking import link_phrases
 
@@ -398,7 +398,33 @@ def test_overlap_rules():
     assert token_rewards(spans, offsets)==[0, 1, .5, 0, 0, 0, 1]
     assert token_rewards(spans, offsets, overlap='max')==[0, 1, -1, 0, -1, -1, 1]
     assert token_rewards(spans, offsets, overlap='last')==[0, 1, .5, 0, -1, -1, 1]
-    assert token_rewards([], offsets)==[0]*7 and token_rewards(spans, [])==[] and token_rewards([Span(4, 4, -1.)], offsets)==[0]*7
+    assert token_rewards([], offsets)==[0]*7 and token_rewards(spans, [])==[]
+
+points_st = st.lists(st.builds(lambda a,s: Span(a, a, s), st.integers(0, 14), st.floats(-1, 1)), max_size=5)
+cuts_st = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), max_size=6) # Widths, and how many more tokens share the range
+
+@cases(300)
+@given(points_st, cuts_st, st.sampled_from(['all','mean','last','first','decay']))
+def test_an_insertion_point_pays_its_score_whatever_the_tokens(points, cuts, spread):
+    "On any cut of a text, empty and shared ranges and the end included; `spread` has no say"
+    offs,at = [],0
+    for n,more in cuts: offs,at = offs+[(at, at+n)]*(more+1),at+n
+    rs = token_rewards(points, offs, spread=spread)
+    assert math.isclose(sum(rs), sum(s.score for s in points)*bool(offs), abs_tol=1e-9) and rs==token_rewards(points, offs)
+    for s in points:
+        paid = [t for t,r in enumerate(token_rewards([Span(s.start, s.start, 1.)], offs)) if r]
+        assert paid==[decided_at(s.start, offs)] or decided_at(s.start, offs) is None and paid==[*range(len(offs))]
+
+@pytest.mark.parametrize('k,token', [(0, 0), (1, 1), (4, 2), (5, 2), (6, 3), (7, 6), (11, 6)])
+def test_what_is_decided_at_a_place(k, token):
+    "In `offsets`: a special token is decided where it stands, a character of several tokens at the first of them"
+    assert decided_at(k, offsets)==token and token_rewards([Span(k, k, -1.)], offsets)==[-(t==token) for t in range(7)]
+
+def test_an_ending_is_the_end_tokens_or_everybodys(tok):
+    ids = tok('Rain fell. ', add_special_tokens=False)['input_ids']
+    text,offs = decode_with_offsets(tok, ids)
+    ended = token_rewards([Span(len(text), len(text), -1.)], [*offs, (len(text), len(text))])
+    assert ended==[0]*len(offs)+[-1] and token_rewards([Span(len(text), len(text), -1.)], offs)==pytest.approx([-1/len(offs)]*len(offs))
 
 def test_two_tokenizers_hand_out_the_same_mass():
     "Checklist row 42: the critic's tokenizer need not be the policy's"

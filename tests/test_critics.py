@@ -3,6 +3,7 @@ import math,time
 from dataclasses import replace
 import pytest
 from hypothesis import given,settings,strategies as st
+from text2grad.alignment.tokens import token_rewards
 from text2grad.critics import code_rules as C
 from text2grad.critics import text_rules as T
 from text2grad.core import Critique,Example,Judgement,Quote,Span,loads
@@ -20,6 +21,9 @@ META = dict(summarize=dict(document=DOC), answer=dict(context=CTX, question='Who
 def ex(response, task='summarize', **meta): return Example('Do it.', response, meta=META[task]|meta)
 def quoted(rule, response, task='summarize', **meta): return [q.text for q in rule(ex(response, task, **meta)) if not isinstance(q, T.Omission)]
 
+END = 'the end' # An omission: no word is meant, but the decision to end there
+def meant(found): return END if found and all(isinstance(q, T.Omission) for q in found) else [q.text for q in found]
+
 # (rule, response, the words it must quote)
 SUMMARY_HITS = [
     (T.unsupported, 'The ferry ran aground near Crete.', ['Crete']),
@@ -34,17 +38,19 @@ SUMMARY_HITS = [
     (T.preamble, 'The text is about a ferry.', ['The text is about']),
     (T.preamble, '**Summary:** A ferry ran aground.', ['**Summary:']),
     (T.preamble, 'In summary, a ferry ran aground.', ['In summary']),
-    (T.run_on, 'A ferry ran aground. Nobody was hurt.', ['Nobody was hurt.']),
-    (T.run_on, 'A ferry ran aground\nNobody was hurt', ['Nobody was hurt']),
-    (T.run_on, 'A'+' b'*41+'.', ['b b.']),
+    (T.run_on, 'A ferry ran aground. Nobody was hurt.', ['Nobody','was hurt.']),
+    (T.run_on, 'A ferry ran aground\nNobody was hurt', ['Nobody','was hurt']),
+    (T.run_on, 'A ferry ran aground.\n\n- Nobody was hurt.', ['- Nobody','was hurt.']),
+    (T.run_on, 'A ferry ran aground. (Nobody)', ['(Nobody)']),
+    (T.run_on, 'A'+' b'*41+'.', ['b','b.']),
     (T.repetition, 'The ferry sank near Soro and the ferry sank near Soro.', ['the ferry sank near Soro']),
     (T.repetition, 'The ferry ferry sank.', ['ferry']),
     (T.first_person, 'We cancelled my sailing.', ['We','my']),
     (T.first_person, "I'm glad that nobody was hurt.", ["I'm"]),
     (T.markup, '* A ferry\n* An island', ['*','*']),
     (T.markup, '1. A ferry ran **aground**.', ['1.','**','**']),
-    (T.unfinished, 'A ferry with 148 passengers ran aground on', ['on']),
-    (T.unfinished, 'A ferry ran aground,', ['aground,']),
+    (T.unfinished, 'A ferry with 148 passengers ran aground on', END),
+    (T.unfinished, 'A ferry ran aground,', END),
     (T.copied, DOC[:90], [DOC[:87]]),
     (T.grammar, 'The of ferry sank.', ['The of']),
     (T.grammar, 'Ferry, Soro, Sunday, engine, power, passengers.', ['Ferry, Soro, Sunday, engine, power, passengers.']),
@@ -80,7 +86,7 @@ name = lambda o: f'{o[0].__name__}-{o[1][:30]}'
 def test_summary_hit(case):
     rule,response,words = case
     found = rule(ex(response))
-    assert [q.text for q in found]==words
+    assert meant(found)==words
     assert all(q.score<0 and q.reason[-1]=='.' and (q.reason[0].isupper() or q.reason[0]=='"') for q in found)
 
 @pytest.mark.parametrize('case', SUMMARY_MISSES, ids=name)
@@ -90,26 +96,26 @@ ANSWER_HITS = [
     (T.answers, 'It was Silas Grady.', 'Who was the last keeper?', ['Silas','Grady'], 1),
     (T.answers, 'Silas Grady.', 'Who was the last keeper?', ['Silas','Grady'], 1),
     (T.answers, '20 miles.', 'How far away can the lamp be seen?', ['20'], 1),
-    (T.answers, 'Very far.', 'How far away can the lamp be seen?', ['far.'], -1),
-    (T.answers, 'The last keeper.', 'Who was the last keeper?', ['keeper.'], -1),
-    (T.answers, 'On the roof.', 'Who was the last keeper?', ['roof.'], -1),
-    (T.answers, 'Sundays.', 'Does the shop open on Sundays?', ['Sundays.'], -1),
+    (T.answers, 'Very far.', 'How far away can the lamp be seen?', END, -1),
+    (T.answers, 'The last keeper.', 'Who was the last keeper?', END, -1),
+    (T.answers, 'On the roof.', 'Who was the last keeper?', END, -1),
+    (T.answers, 'Sundays.', 'Does the shop open on Sundays?', END, -1),
     (T.answers, 'The answer is no.', 'Does the shop open on Sundays?', ['no'], 1),
-    (T.answers, 'There is no shop.', 'Does the shop open on Sundays?', ['shop.'], -1),
+    (T.answers, 'There is no shop.', 'Does the shop open on Sundays?', END, -1),
     (T.answers, 'In 1988.', 'When did the last keeper leave?', ['1988'], 1),
-    (T.answers, '20 miles.', 'When did the last keeper leave?', ['miles.'], -1),
+    (T.answers, '20 miles.', 'When did the last keeper leave?', END, -1),
     (T.answers, 'No it does not.', 'Does the shop open on Sundays?', ['No'], 1),
     (T.answers, 'On Sundays.', 'When did the last keeper leave?', ['Sundays'], 1),
     (T.answers, '1988.', 'How far away can the lamp be seen?', ['1988'], 1),
-    (T.answers, 'The lamp of Cape Morrow.', 'When did the last keeper leave?', ['Morrow.'], -1),
+    (T.answers, 'The lamp of Cape Morrow.', 'When did the last keeper leave?', END, -1),
     (T.answers, 'No, it does not.', 'Does the shop open on Sundays?', ['No'], 1),
-    (T.unstated, 'Not stated.', 'Who was the last keeper?', ['stated.'], -1),
+    (T.unstated, 'Not stated.', 'Who was the last keeper?', ['Not stated'], -1),
     (T.unstated, 'The text does not say.', 'Who painted the door?', ['The text does not say.'], 1),
     (T.contradicted, 'Yes.', 'Does the shop open on Sundays?', ['Yes'], -1),
     (T.contradicted, 'The shop does open on Sundays.', 'When is the shop open?', ['The shop does open on Sundays.'], -1),
     (T.hedging, 'Perhaps it was probably Grady.', 'Who was the last keeper?', ['probably'], -1),
     (T.hedging, 'I think it might be Grady.', 'Who was the last keeper?', ['I think','might'], -1),
-    (T.too_long, ' '.join(f'w{i}' for i in range(18)), 'Who was the last keeper?', ['w15 w16 w17'], -1),
+    (T.too_long, ' '.join(f'w{i}' for i in range(18)), 'Who was the last keeper?', ['w15','w16 w17'], -1),
     (T.unsupported, 'Tom Baker in 1999.', 'Who was the last keeper?', ['1999','Baker'], -1),
     (T.preamble, 'The answer is Silas Grady.', 'Who was the last keeper?', ['The answer is'], -1),
     (T.preamble, 'According to the text, Grady.', 'Who was the last keeper?', ['According to the text'], -1),
@@ -130,7 +136,7 @@ ANSWER_MISSES = [
 def test_answer_hit(case):
     rule,response,question,words,sign = case
     found = rule(ex(response, 'answer', question=question))
-    assert [q.text for q in found]==words
+    assert meant(found)==words
     assert all(q.score*sign>0 and q.reason[-1]=='.' for q in found)
 
 @pytest.mark.parametrize('case', ANSWER_MISSES, ids=name)
@@ -233,12 +239,31 @@ def test_quotes_are_resolved_where_the_rule_found_them():
     assert [s.start for q in T.unsupported(ex(r)) for s in T.find_spans(r, [q])[0]]==[r.index('near Crete')+5, r.index('Cretes'), r.rindex('Crete')]
     assert T.mark('the theme', 4, 7, -1., 'x').text=='theme'
 
-def test_omissions_are_never_placed():
-    r = 'A ferry ran aground. Northline cancelled sailings until Wednesday.'
+def test_omissions_stand_at_the_end_and_nowhere_else():
+    "Trap: blame for an ending laid on the last word; and what is missing looked for in the response, where Soro stands"
+    r = 'A ferry ran aground. The island is Soro. \n'
     c = rule_critic('summarize')([ex(r)])[0]
-    missing = {q.text for q in c.unresolved}
-    assert missing and all(f'"{w}"' in c.text for w in missing) and all(type(q) is Quote for q in c.unresolved)
-    assert not any(s.quote in missing for s in c.spans)
+    ends = [s for s in c.spans if not len(s)]
+    assert ends and c.unresolved==() and {(s.start, s.end) for s in ends}=={(len(r), len(r))} and all(s.score<0 for s in ends)
+    assert 'Soro' in {s.quote for s in ends} and all(f'"{s.quote}"' in c.text for s in ends)
+    assert not any(s.quote in {o.quote for o in ends} for s in c.spans if len(s))
+    remark = RuleCritic([lambda e: [T.Omission('a joke', 0., 'No joke.')]], 'x')([Example('p', 'Words.')])[0]
+    assert remark.spans==() and remark.unresolved==(Quote('a joke', 0., 'No joke.'),) and remark.text=='No joke.'
+
+def pay_of(response, critic, ended):
+    "What each token is paid; words and marks are tokens, and an end token if it ended"
+    toks = T.pieces(response)+[(len(response), len(response))]*ended
+    return token_rewards(critic([ex(response)])[0].spans, toks)
+
+def test_an_ending_pays_for_what_is_missing_and_no_word_does():
+    rules = lambda *r: RuleCritic(r, 'x', needs=('document',))
+    short,cut,on = 'A ferry.','A ferry near','A ferry ran aground. It was hot.'
+    a,ferry,stop,end = pay_of(short, rules(T.key_facts), True)
+    assert a==stop==0<ferry and end==pytest.approx(ferry-2)
+    assert pay_of(cut, rules(T.unfinished), True)==[0, 0, 0, -1] and pay_of(cut, rules(T.unfinished), False)==pytest.approx([-1/3]*3)
+    assert pay_of(on, rules(T.run_on), True)==pytest.approx([0]*5+[-.2, -.2/3, -.2/3, -.2/3, 0]), 'where the end should have come'
+    lacks = [sum(pay_of(cut, rules(*r), ended)) for r in ((T.key_facts,), (T.key_facts, T.unfinished)) for ended in (True, False)]
+    assert lacks[0]==pytest.approx(lacks[1]) and lacks[2]==pytest.approx(lacks[3])==pytest.approx(lacks[0]-1)
 
 def test_missing_and_blank_meta():
     for task in META:
@@ -321,7 +346,8 @@ LONG = ['a '*10000, 'a'*20000, '!'*20000, '. '*10000, 'Crete '*3333, '12 '*6666,
 def test_hostile_responses(task):
     for r,c in zip(HOSTILE, rule_critic(task)([ex(r, task) for r in HOSTILE])):
         assert isinstance(c, Critique) and c.text
-        assert all(0<=s.start<s.end<=len(r) and s.match=='exact' for s in c.spans), r
+        assert all(0<=s.start<s.end<=len(r) and s.match=='exact' for s in c.spans if len(s)), r
+        assert all(s.start==len(r) and s.score<0 for s in c.spans if not len(s)), r
 
 @pytest.mark.parametrize('task', META)
 def test_long_responses_take_bounded_time(task):
@@ -339,7 +365,7 @@ def test_any_response_has_a_bounded_score_and_true_quotes(task, words):
     c = rule_critic(task)([ex(r, task)])[0]
     total = lambda sign: sum(abs(s.score)*max(1, len(T.pieces(r[s.start:s.end]))) for s in c.spans if s.score*sign>0)
     assert total(1)<=2+1e-6 and total(-1)<=4+1e-6
-    assert all(r[s.start:s.end]==s.quote for s in c.spans)
+    assert all(r[s.start:s.end]==s.quote if len(s) else s.start==len(r) for s in c.spans)
     assert c==rule_critic(task)([ex(r, task)])[0]
 
 def test_instructions_in_a_response_have_no_effect():
@@ -355,7 +381,7 @@ def test_longer_never_pays_by_itself():
     base = critic_reward(good, critic([ex(good)])[0])
     for more in (' Nobody was hurt.', ' '+good, ' It was a calm day.'*3, ' ...', '\n\nFerry passengers harbour boats.', ' '+DOC):
         t,p = critic_reward(good+more, critic([ex(good+more)])[0])
-        assert t<=base[0] and p<base[1], more
+        assert t<=base[0]+1e-9 and p<base[1], more
 
 def test_sixty_four_summaries_take_well_under_a_second():
     exs = [replace(e, response=r) for e in load_task('summarize').train for r in e.reference][:64]
@@ -435,6 +461,13 @@ def test_majority_votes_piece_by_piece():
 def test_majority_of_one_is_that_one_merged():
     c = says(Span(0, 3, .5, reason='X.'), Span(3, 6, .5, reason='X.'), Span(8, 8, -1.))
     assert [(s.start, s.end, s.score) for s in Majority([c])([ten])[0].spans]==[(0, 6, .5), (8, 8, -1.)]
+
+def test_majority_votes_on_insertion_points_too():
+    "A point that one of three puts pays nothing; where two agree their mean is paid once, whatever stands around it"
+    a,b,c = says(Span(10, 10, -1., 'x', 'A.'), Span(10, 10, -.5, 'y', 'A.')),says(Span(10, 10, -.4, 'x', 'B.')),says(Span(0, 10, 1., reason='C.'), Span(3, 3, -1.))
+    assert [(s.start, s.end, s.score, s.quote, s.reason) for s in Majority([a, b, c])([ten])[0].spans]==[(10, 10, pytest.approx(-.7), 'x, y', 'A. B.')]
+    both = says(Span(0, 10, -1., reason='A.'), Span(10, 10, -1., reason='A.'))
+    assert [(s.start, s.end) for s in Majority([both])([ten])[0].spans]==[(0, 10), (10, 10)]
 
 spans_of_ten = st.lists(st.tuples(st.integers(0, 10), st.integers(0, 10), st.floats(-1, 1)).map(lambda t: Span(min(t[:2]), max(t[:2]), t[2], reason='r.')), max_size=4)
 

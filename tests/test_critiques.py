@@ -101,6 +101,53 @@ def test_a_reply_that_breaks_off_never_pays_without_its_blame(n, words):
     d = parse_critique(text[:n] if n<len(text) else text)
     if d: assert [o['quote'] for o in d['poor_spans']]==[POOR]
 
+# replies that are damaged: the same findings, or none
+
+def findings(text):
+    "The set of what it praises and blames, punctuation aside, or `None`"
+    d,bare = parse_critique(text),lambda o: re.sub(r'[\W_]+', '', o['quote'])
+    return None if d is None else {*((1, bare(o)) for o in d['good_spans']), *((-1, bare(o)) for o in d['poor_spans'])}
+
+mark = lambda q,reason,n: dict(quote=q, reason=reason, severity=n)
+replies = [json.dumps(d, indent=indent) for indent in (None, 1) for d in (
+    whole, dict(textual_feedback='c', good_spans=['the cat'], poor_spans=['a mat','a hat']), dict(critique='c', poor_spans=['a mat','a hat'], good_spans=['the cat']),
+    dict(critique='c', good_spans=[mark('the cat', 'f(x)[0] {y}', 1), mark('a dog', '', 2)], poor_spans=[mark('a mat', '[1]', 3), mark('a hat', '(ok)', 1)], missing=[]),
+    {'Code Feedback':'c', 'wrong_code':['x+1','y[0]'], 'improvement_code':['z']}, dict(poor_spans=[mark('a mat', 'r', 3)], good_spans=[mark('the cat', 'r', 1)], critique='x'))]
+
+@cases(3000)
+@given(st.sampled_from(replies), st.data())
+def test_a_bracket_or_mark_that_is_lost_doubled_or_another_loses_no_finding(reply, data):
+    "One structural character goes, comes or changes; then the reply may break off"
+    i = data.draw(st.sampled_from([i for i,c in enumerate(reply) if c in '[]{}(),:"']))
+    text = reply[:i]+data.draw(st.sampled_from(['','']+list('[]{}(:"')))+reply[i+data.draw(st.booleans()):]
+    if data.draw(st.integers(0, 2))==0: text = text[:data.draw(st.integers(1, len(text)))]
+    got = findings(text)
+    assert got is None or got==findings(reply), text
+
+@cases(600)
+@given(st.sampled_from(replies), st.data())
+def test_a_reply_that_was_cut_and_then_closed_loses_no_finding(reply, data):
+    "Servers and models close what they have broken off"
+    text = reply[:data.draw(st.integers(1, len(reply)-1))]+data.draw(st.sampled_from(['}','}}','"}','"}}','(}}','(}]}','[}','[}}','[','{',')',']']))
+    assert findings(text) in (None, findings(reply)) or json_reads(text), text
+
+def json_reads(text):
+    "Does it begin with sound JSON? Nobody can see then that something is gone"
+    try: json.JSONDecoder().raw_decode(text)
+    except ValueError: return False
+    return True
+
+@pytest.mark.parametrize('text', ['{"good_spans": [{"quote": "%s", "reason": (}}', '{"good_spans": [{"quote": "%s", "reason": [}}', '{"good_spans": [{"quote": "%s"}}', '{"good_spans": [{"quote": "%s", "reason": }]}',
+    '{"good_spans": ["%s"}', '{"critique": "c", "good_spans": ["%s"], "poor_spans": [}', '{"critique": "c", "good_spans": ["%s"], "poor_spans": (}', '{"good_spans": ["%s", (, "x"]}', '{"good_spans": ["%s"], "poor_spans": }',
+    '{"good_spans": ["%s"], "poor_spans" ["x, "y"]}', '{"good_spans": ["%s"], "poor_spans": "x", "y"]}', '{"good_spans": ["%s"], "poor_spans": ["x, "y"]}', '{"good_spans": ["%s"], "poor_spans": ["x", y"]}',
+    '{"good_spans": ["%s"], }poor_spans": ["x"]}', '{"good_spans": ["%s"], "poor_spans": []x"]}', '{"good_spans": ["%s"], "poor_spans": [{"quote": "x"] "reason": "r"},', '{"good_spans": ["%s"}, "poor_spans": ["x"'])
+def test_a_list_that_never_closes_is_refused(text): assert signs(text%GOOD) is None
+
+@pytest.mark.parametrize('text', [J.replace('"}', '"', 1), J.replace('], "poor', ', "poor'), J.replace('}], "poor', '], "poor'), J.replace('"quote": "soaked', '"quote: "soaked'), J.replace('"reason": "nowhere', 'reason": "nowhere'),
+    J.replace('"quote": "soaked', '"quote" "soaked'), J.replace('in rum"', 'in rum'), J.replace('"soaked', 'soaked'), J.replace('"poor_spans":', 'poor_spans:'), J.replace('}]', '},]'), J.replace(', "poor', ' "poor'),
+    J.replace('3}', '3},'), J.replace('3', 'None'), '\n'.join([J[:40], J[40:]]), J.replace('["the price"]', '["the price"'), J[:J.index('price')]])
+def test_what_only_one_reading_fits_is_read(text): assert signs(text)==both
+
 def test_a_repair_loses_no_words():
     for text in ('{"poor_spans": he said "no" twice\n}', '{"good_spans": ["a"], "poor_spans": b "c" d}', '{"good_spans": ["a"], "poor_spans": ["b" c]}'):
         d = parse_critique(text)

@@ -331,7 +331,7 @@ units = ['"', '\\"', "'#", "-')", '"22', '{"quote": x, ', '{"a":["b', '["a":"x"\
 
 @pytest.mark.parametrize('unit', units)
 def test_mending_takes_bounded_time(unit):
-    "These kept json_repair busy for up to minutes at 16 KB; one that is longer is not mended at all"
+    "Repairs by guessing were kept busy by these for up to minutes at 16 KB; what is longer is not mended at all"
     read_critique('{"good_spans": []}')
     for size in (16000, 65000):
         for end in (']', '"}]}'):

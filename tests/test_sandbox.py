@@ -15,7 +15,8 @@ from text2grad.sandbox import runner
 from text2grad.sandbox.runner import run,run_batch
 from text2grad.sandbox.selftest import advice
 from text2grad.data.tasks import load_humaneval,load_task
-from text2grad.sandbox.grading import decode,divergence,plan,show
+from text2grad.sandbox.grading import plan
+from text2grad.sandbox.values import decode,divergence,show
 
 root = Path(__file__).resolve().parent.parent
 

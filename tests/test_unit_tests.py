@@ -102,7 +102,7 @@ def test_prose_instead_of_code():
 def test_with_the_rules_it_is_one_critic():
     both = rule_critic('code')+critic
     c = both([ex('def f(xs):\n    print(sorted(xs))\n')])[0]
-    assert 'prints its result' in c.text and 'tests fail' in c.text and c.source=='weighted(rules/code/1, tests/1)'
+    assert 'prints its result' in c.text and 'tests fail' in c.text and c.source=='weighted(rules/code/1, tests/2)'
     assert loads(both.fingerprint)['kind']=='Weighted'
 
 @pytest.mark.parametrize('kind', ['assertion','exception','timeout','memory','output','missing','syntax','value','exit'])
@@ -132,3 +132,68 @@ def test_a_right_program_whose_value_is_no_plain_data_is_never_blamed(code, test
     j = critic.judgements([ex(code, tests, entry)])[0]
     if praised: assert j.critique.spans and all(s.score>0 for s in j.critique.spans)
     else: assert j.critique is None and 'an object that cannot leave the box' in j.error
+
+SUMS = dict(inputs=['2\n4 5\n', '3\n1 2 3\n'], outputs=['9\n', '6\n'])
+def whole(code, tests=SUMS, **meta): return Example('Print the sum.', code, meta=dict(id='s', tests=tests, tests_form='stdio', **meta))
+BODY = 'n = int(input())\nprint(sum(map(int, input().split())))\n'
+
+@pytest.mark.parametrize('code', [BODY, f'```python\n{BODY}```', 'def main():\n    input()\n    print(sum(map(int, input().split())))\n\nif __name__ == "__main__":\n    main()\n',
+    'Sure!\nn = int(input())\nimport sys\nprint(sum(map(int, sys.stdin.read().split())))\n', BODY+'exit()\nprint(1)\n', BODY+'import sys\nsys.exit(0)\n', BODY.replace('))))', '))), flush=True)')+'import os\nos._exit(0)\n',
+    'import sys,threading\nthreading.stack_size(1 << 25)\ndef main():\n    import time\n    time.sleep(.1)\n    input()\n    print(sum(map(int, input().split())))\nthreading.Thread(target=main).start()\n',
+    'import atexit\ninput()\nout = []\natexit.register(lambda: print("\\n".join(out)))\nout.append(str(sum(map(int, input().split()))))\n', 'import sys,io\nclass Late(io.StringIO):\n    def flush(self): was.write(self.getvalue())\nwas,sys.stdout = sys.stdout,Late()\n'+BODY,
+    'import sys\nrows = sys.stdin.buffer.read().split()\nsys.stdout.buffer.write(b"%d  \\r\\n\\n" % sum(map(int, rows[1:])))\n', 'rows = [*open(0)]\nprint(eval("+".join(rows[1].split())))\n'], ids=range(12))
+def test_a_right_program_that_reads_its_input_is_praised_however_it_prints_and_ends(code):
+    c, = critic([whole(code)])
+    assert c.text=='All 2 tests pass.' and all(s.score>0 for s in c.spans)
+
+@pytest.mark.parametrize('code,says,words', [
+    ('n = int(input())\nx = sum(map(int, input().split()))\nif n > 2:\n    print(x+1)\nelse:\n    print(x)\n', '1 of 2 tests fail. For the input "3\\n1 2 3", the program prints "7", but should print "6".', ['print(x+1)']),
+    ('n = int(input())\nfor x in input().split(): print(x)\n', 'The first difference: in line 1: "4" instead of "9".', ['for x in input().split(): print(x)']),
+    ('n = input("n? ")\nprint(sum(map(int, input().split())))\n', 'prints "n? 9", but should print "9"', ['n = input("n? ")']),
+    (BODY+'raise SystemExit(1)\n', 'does not end well: SystemExit: 1', ['raise SystemExit(1)']), (BODY+'import os\nos._exit(1)\n', 'does not end well', None),
+    ('n = int(input())\nx = input().split()[n]\n', 'Line 2 raises "IndexError: list index out of range" for the input "2\\n4 5"', ['x = input().split()[n]']),
+    ('while True: pass\n', '2 of 2 tests fail. For the input "2\\n4 5", the program does not come to an end within 3 seconds; it was in line 1.', ['while True: pass']),
+    ('def solve():\n    return sum(map(int, input().split()))\n', 'prints nothing, but should print "9"', ['def solve():\n    return sum(map(int, input().split()))']), ('print(9', 'Line 1 is not Python', ['('])], ids=range(9))
+def test_what_is_said_of_a_whole_program_and_which_line_is_blamed(code, says, words):
+    c, = critic([whole(code)])
+    assert says in c.text and c.spans and all(s.score<0 for s in c.spans)
+    if words: assert [code[s.start:s.end] for s in c.spans]==words
+
+def test_a_whole_program_sees_neither_the_outputs_nor_the_other_inputs():
+    keeps = 'import os\nk = os.path.exists("/tmp/k")\nopen("/tmp/k", "w").close()\nprint(9 if not k else 6)\n'
+    looks = 'import gc\ninput()\nprint(*{o for o in gc.get_objects() if isinstance(o, dict) and "outputs" in o}, 9)\n'
+    knows = 'import sys\nprint(9 if "6" in str([v for f in sys._current_frames().values() for v in (f.f_globals, f.f_back and f.f_back.f_locals)]) else 0)\n'
+    for code in (keeps, looks, knows):
+        j = critic.judgements([whole(code)])[0]
+        assert j.info['passed']<2 and all(s.score<0 for s in j.critique.spans)
+
+@pytest.mark.parametrize('tests,why', [('{"inputs": ["1"], "outputs": []}', '1 inputs and 0 outputs'), ({'inputs':[], 'outputs':[]}, 'no tests in the tests'), ({'fn_name':'f', 'inputs':[[1]], 'outputs':[1]}, 'call the function f'),
+    ({'inputs':['1'], 'outputs':['1'], 'tolerance':'x'}, 'tolerance'), ({'inputs':['1', None], 'outputs':['1', '2']}, 'input 1 must be a string')])
+def test_tests_of_whole_programs_that_cannot_be_used_are_no_judgement(tests, why):
+    j, = critic.judgements([whole('print(1)', tests)])
+    assert j.critique is None and why in j.error
+
+def test_numbers_have_a_tolerance_only_if_the_tests_say_so():
+    tests = dict(inputs=['3\n'], outputs=['0.333333 ok\n'])
+    code = 'print(1/int(input()), "ok")'
+    assert critic([whole(code, tests)])[0].spans[0].score<0<critic([whole(code, tests | dict(tolerance=1e-5))])[0].spans[0].score
+    assert critic([whole('print(.334, "ok")', tests | dict(tolerance=1e-5))])[0].spans[0].score<0
+
+def test_long_outputs_are_compared_to_their_end():
+    tests = dict(inputs=[''], outputs=['\n'.join(map(str, range(100_000)))])
+    right,wrong = critic([whole('print(*range(100_000), sep="\\n")', tests), whole('print(*range(99_999), sep="\\n")\nprint(7)', tests)])
+    assert right.spans[0].score>0 and 'in line 100000: "7" instead of "99999"' in wrong.text and [s.quote for s in wrong.spans]==['print(7)']
+
+def test_the_code_that_judges_is_part_of_the_fingerprint(monkeypatch):
+    from text2grad.data import store
+    was = [c.fingerprint for c in (critic, rule_critic('code'), rule_critic('summarize')+critic)]
+    read = store.Path.read_text
+    for name,changed in (('worker.py', (True,False,True)), ('grading.py', (True,True,True)), ('text_rules.py', (True,True,True))):
+        store._module.cache_clear()
+        monkeypatch.setattr(store.Path, 'read_text', lambda p,*a,**k: read(p, *a, **k)+('\nx = 1\n' if p.name==name else ''))
+        now = [c.fingerprint for c in (critic, rule_critic('code'), rule_critic('summarize')+critic)]
+        assert [a!=b for a,b in zip(was, now)]==[*changed], name
+    store._module.cache_clear()
+    monkeypatch.setattr(store.Path, 'read_text', lambda p,*a,**k: read(p, *a, **k)+'\n# a remark\n')
+    assert was==[c.fingerprint for c in (critic, rule_critic('code'), rule_critic('summarize')+critic)]
+    store._module.cache_clear()

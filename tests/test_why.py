@@ -3,7 +3,7 @@ import math,time
 import numpy as np, pytest, torch
 from dataclasses import fields
 from hypothesis import given,settings,strategies as st
-from text2grad.alignment.tokens import token_rewards
+from text2grad.alignment.tokens import decided_at,token_rewards
 from text2grad.viz.channels import groups,token_table,with_channels
 from text2grad.core import Critique,Span
 from text2grad.span_ppo.losses import Objective,token_advantages
@@ -108,9 +108,10 @@ def test_rewards_by_span_add_up_to_token_rewards(x, overlap, spread):
 def test_marks_name_every_span_over_the_token(x, overlap, spread):
     offs,spans = x
     t = token_table('x'*offs[-1][1], offs)
+    stands = lambda s,i,a,b: a<s.end and b>s.start and a<b if len(s) else decided_at(s.start, offs) in (i, None)
     for i,(a,b) in enumerate(offs):
         w = ledger(t, Critique('', spans), i, dict(overlap=overlap, spread=spread))
-        assert [m.span for m in w.marks]==[k for k,s in enumerate(spans) if a<b and s.start<s.end and a<s.end and b>s.start]
+        assert [m.span for m in w.marks]==[k for k,s in enumerate(spans) if stands(s, i, a, b)]
         np.testing.assert_allclose(sum(m.paid for m in w.marks), rewards(spans, offs, overlap=overlap, spread=spread)[i], atol=1e-12)
 
 # ---- three rewards

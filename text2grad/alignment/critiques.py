@@ -9,12 +9,12 @@ __all__ = ['MAX_SPANS', 'MAX_TEXT', 'MAX_REPAIR', 'wire_schema', 'read_critique'
            'align', 'bounded']
 
 # %% ../../nbs/alignment/04_critiques.ipynb #7a378f82
-import json,json_repair,re
+import json,re
 from bisect import bisect_left,bisect_right
-from collections import Counter
 from dataclasses import replace
 from functools import lru_cache
 from typing import Annotated,Any
+from fastcore.basics import patch
 from ..core import Critique,Quote,Span,STRICT_JSON,is_number
 from .linking import linked
 from .quotes import find_spans
@@ -184,7 +184,7 @@ def _objects(text, tries=32):
         i = text.find('{', j)
     return found
 
-_key_re = re.compile(r"""(?P<q>["'])(?P<key>[\w -]{1,40})(?P=q)\s*:(?P<list>\s*[\[{])?|\b(?P<word>[a-zA-Z_]\w{0,40})\s*:(?=\s*\[)""")
+_key_re = re.compile(r"""(?P<q>["'])(?P<key>[\w -]{1,40})(?P=q)\s*:(?P<list>\s*[\[{])?|\b(?P<word>[a-zA-Z_]\w{0,40})["']?\s*:(?=\s*\[)""")
 _label_re = re.compile(r'^[\s*#>-]{0,8}([A-Za-z][\w -]{0,40}?)[* ]{0,3}:', re.M)
 _empty_re = re.compile(r"""["'][\w ]{1,40}["']\s*:\s*(?:\[\s*(?:\.{3}|…)?\s*\]|["']?(?:\.{3}|…)["']?)""")
 
@@ -248,12 +248,26 @@ def quotes_of(
     marked = [make(o, 1) for o in d['good_spans']]+[make(o, -1) for o in d['poor_spans']]
     return marked+[Quote(o, -1., 'missing') for o in d['missing']]
 
+
+# %% ../../nbs/alignment/04_critiques.ipynb #4566b19f
+def _end_of(text):
+    "One past the partner of the first bracket, brackets inside strings not counted, or `None`"
+    open,inside = [],False
+    for m in re.finditer(r'\\.|["{}\[\]]', text, re.S):
+        c = m[0]
+        if c=='"': inside = not (inside and _closes_re.match(text, m.start()))
+        elif inside or c[0]=='\\': continue
+        elif c in '{[': open.append('}]'['{['.index(c)])
+        elif c in open:
+            while open.pop()!=c: pass
+            if not open: return m.end()
+
 def _meant_as_json(text):
     "Is it JSON, whole or broken, rather than prose with a bracket, an object or a fence in it?"
     if any(m['key'] for m in _keys_of_ours(text)): return True
     bare = re.sub(r'^```\w*\s*|\s*```$', '', text.strip('\ufeff \t\r\n'))
     if not re.match(r"""[\[{]\s*(?:["'{}\[\]]|-?\d|(?:true|false|null)\b|\w+\s*:)""", bare): return False
-    end = _end_of(bare)[0]
+    end = _end_of(bare)
     return end is None or not re.search(r'\w', bare[end:])
 
 # %% ../../nbs/alignment/04_critiques.ipynb #c41f0a2b
@@ -292,48 +306,124 @@ def bounded(
 # %% ../../nbs/alignment/04_critiques.ipynb #9f51a301
 MAX_REPAIR = 1<<14
 
-class _Metered(str):
-    "A string that may be read three times per character: some inputs send json_repair back to their start again and again"
-    def __new__(cls, text, meter=None):
-        self = super().__new__(cls, text)
-        self.meter = [3*len(text)+5000] if meter is None else meter
-        return self
-    def __getitem__(self, i):
-        self.meter[0] -= 1
-        if self.meter[0]<0: raise RuntimeError('this would take too long to repair')
-        o = str.__getitem__(self, i)
-        return _Metered(o, self.meter) if isinstance(i, slice) else o
-    def __add__(self, o): return _Metered(str.__add__(self, o), self.meter)
+_known = '(?:quote|reason|severity|occurrence|critique|textual_feedback|good_spans|poor_spans|missing)'
+_value = rf'["\[{{\]}}/#]|-?\d|(?:true|false|null|None|True|False|NaN)\b|{_known}"?\s*:'
+_closes_re = re.compile(rf'"\s*(?:[:}}\]/#]|,\s*(?:{_value}|\Z)|\Z|"[\w -]{{1,40}}"\s*:)|"\s*\n\s*["{{\[]')
+_escape_re = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})|["\\\x00-\x1f]')
+_text_re = re.compile(r'(?:[^"\\]|\\.|(?:(?<=[\s(])|(?<!.))"(?=\S)(?:[^"\\]|\\.)*(?<=\S)"(?=[\s.,;:!?)]|\Z))*+', re.S)
+_run_on_re,_marks_re = re.compile(r',\s*(?<!\\)"'),re.compile(rf'^[\s,:\[\]{{}}]+\Z|"{_known}(?:"|\Z)')
+_open_end_re = re.compile(rf'([^"]*?)[\s\]}}]*,\s*"{_known}')
+
+def _string_at(text, i, free=False):
+    "The string that opens at `i`, and its end; `None` if it has none; `ValueError` if it may be two, unless it is `free` prose"
+    ends = (m.end() for m in re.compile(r'\\.|"', re.S).finditer(text, i+1) if m[0]=='"' and _closes_re.match(text, m.start()))
+    j = next(ends, None)
+    if j is None: return None
+    raw = text[i+1:j-1]
+    if text[i]=='"' and (m := _open_end_re.fullmatch(raw)): raw,j = m[1] or ',',i+1+m.end(1)
+    if _marks_re.search(raw): raise ValueError('a quote mark is missing, or one too many')
+    if not free and (not _text_re.fullmatch(raw) or _run_on_re.search(raw)): raise ValueError('a quote mark is missing, or one too many')
+    fixed = _escape_re.sub(lambda m: m[0] if len(m[0])>1 else json.dumps(m[0])[1:-1], raw)
+    return STRICT_JSON.decode(f'"{fixed}"'),j
+
 
 # %% ../../nbs/alignment/04_critiques.ipynb #16f6118a
-_value = r'["\[{\]}/#]|-?\d|(?:true|false|null|None|True|False|NaN)\b'
-_closes_re = re.compile(rf'"\s*(?:[:}}\]/#]|,\s*(?:{_value}|\Z)|\Z|"[\w -]{{1,40}}"\s*:)|"\s*\n\s*["{{\[]')
+_mark_keys = 'quote','reason','severity','occurrence'
 
-def _end_of(text):
-    "One past the partner of the first bracket, brackets inside strings not counted, or `None`; and does a string stand open at the end?"
-    open,inside = [],False
-    for m in re.finditer(r'\\.|["{}\[\]]', text, re.S):
-        c = m[0]
-        if c=='"': inside = not (inside and _closes_re.match(text, m.start()))
-        elif inside or c[0]=='\\': continue
-        elif c in '{[': open.append('}]'['{['.index(c)])
-        elif c in open:
-            while open.pop()!=c: pass
-            if not open: return m.end(),False
-    return None,inside
+class _Mended:
+    "The object that broken JSON was meant to be, built token by token"
+    def __init__(self):
+        self.root,self.key,self.last,self.bent = {},None,'',False # `key` waits for its value; `bent`: a bracket was put in
+        self.open,self.roles = [self.root],set()
+    @property
+    def lists(self): return [n for n,o in enumerate(self.open) if isinstance(o, list)]
+    @property
+    def in_list(self): return isinstance(self.open[-1], list)
+    @property
+    def whole(self):
+        both = 'poor_spans' in self.roles and self.roles & {'good_spans','improvable'}
+        if not self.open: return both or not self.bent
+        return both and self.key is None and (len(self.open)==1 or self.last=='missing' and len(self.lists)==1 and self.in_list)
 
-def _said(x):
-    "The words of a text or of an object, keys included"
-    if isinstance(x, dict): return [w for kv in x.items() for o in kv for w in _said(o)]
-    if isinstance(x, list): return [w for o in x for w in _said(o)]
-    x = re.sub(r'\\u([0-9a-fA-F]{4})', lambda m: chr(int(m[1], 16)), str(x)) if isinstance(x, str) else str(x)
-    return re.findall(r'\w+', re.sub(r'\\[nrtbf]', ' ', x).lower())
+    def put(self, v):
+        "A value in the list or under the key that waits for it"
+        if isinstance(v, dict) and not self.in_list and self.key is None and len(self.open)>2 and isinstance(self.open[-2], list):
+            self.bent = bool(self.open.pop()) # the object before it was not closed
+        if self.in_list: self.open[-1].append(v)
+        elif self.key is not None: self.open[-1][self.key],self.key = v,None
+        else: raise ValueError(f'{str(v)[:60]!r} stands there without a key')
+        if isinstance(v, (list,dict)): self.open.append(v)
 
-def _lost(text, d):
-    "Words of broken JSON that its repair `d` does not have, comments without keys aside"
-    comments = re.findall(r'//[^\n]*|#[^\n]*|/\*(?:[^*]|\*(?!/))*', text)
-    known = _said([c for c in comments if not _keys_of_ours(c)])+_said(d)
-    return Counter(_said(text))-Counter(known)-Counter(dict.fromkeys('null true false none nan'.split(), 1<<20))
+
+# %% ../../nbs/alignment/04_critiques.ipynb #16f6118d
+@patch
+def name(self:_Mended, k, listed):
+    "A key; one of ours that is `listed`, before a list, ends the lists that are open"
+    if self.key is not None or not re.fullmatch(r'[\w -]{1,60}', k): raise ValueError(f'no value before {k[:60]!r}')
+    role = _named(_bare(k), listed)
+    if self.lists and role and (self.in_list or listed or role=='critique'):
+        del self.open[self.lists[0]:]
+        self.bent = True
+    out = len(self.open)<2 and _bare(k) in _mark_keys
+    if out or self.in_list or k in self.open[-1]: raise ValueError(f'the key {k!r} stands in the wrong place, or twice')
+    self.key = k
+    if role:
+        self.last = role
+        self.roles.add(role)
+
+@patch
+def close(self:_Mended, c):
+    "A closing bracket; is the object closed by it?"
+    kind = dict if c=='}' else list
+    if self.key is not None: raise ValueError(f'{self.key!r} has no value')
+    if kind is dict and self.in_list and self.last!='missing': raise ValueError('a list is not closed')
+    if kind is list and not self.lists:
+        if [*self.open[-1].values()][-1:] in ([], [''], [None], [{}]): raise ValueError('a list was never opened')
+        self.bent = True
+    else:
+        while not isinstance(self.open.pop(), kind): self.bent = True
+    return not self.open
+
+
+# %% ../../nbs/alignment/04_critiques.ipynb #16f6118c
+_tokens_re = re.compile(r'\s+|,|(?P<note>//[^\n]*|#[^\n]*|/\*(?:[^*]|\*(?!/))*\*/)|(?P<open>[\[{])|(?P<close>[\]}])|'
+                        r'(?P<key>[A-Za-z_]\w{0,40})\s*:|(?P<value>-?\d[\w.+-]*|true|false|null|None|True|False)\b')
+_colon_re,_opens_re = re.compile(r'\s*:'),re.compile(r'\s*\[')
+_key_at_re = re.compile(rf'"?\b({_known})\b"?\s*:|"({_known})"\s*(?="[^"]|[{{\d]|\[\s*["{{])')
+_python = {'None':None, 'True':True, 'False':False}
+
+
+# %% ../../nbs/alignment/04_critiques.ipynb #16f6118e
+def _mend(text, i):
+    "The object that opens at `i` in broken JSON, and its end; `ValueError` if it can only be guessed"
+    m,k = _Mended(),i+(text[i]=='{')
+    def named(key, j): m.name(key, bool(_opens_re.match(text, j))); return j
+    while k<len(text):
+        if m.key is None and (key := _key_at_re.match(text, k)):
+            k = named(key[1] or key[2], key.end())
+            continue
+        tok = _tokens_re.match(text, k)
+        lacks = not tok and text[k].isalpha() and (m.in_list or m.key is not None) # its first quote mark
+        if text[k]=='"' or lacks:
+            got = _string_at(text, k-lacks, _named(_bare(m.key))=='critique')
+            if got is None: break
+            s,k = got
+            if colon := _colon_re.match(text, k): k = named(s, colon.end())
+            else: m.put(s)
+            continue
+        if not tok: break
+        k = tok.end()
+        if tok[0]=='}' and len(m.open)==1 and text[:k-1].rstrip().endswith(','): m.bent = True
+        if tok['key']: named(tok['key'], k)
+        elif tok['open']: m.put([] if tok['open']=='[' else {})
+        elif tok['value']: m.put(_python[v] if (v := tok['value']) in _python else STRICT_JSON.decode(v))
+        elif tok['note'] and re.search(r'["\[\]{}]', tok['note']): raise ValueError('a comment may be a part of it')
+        elif tok[0]==',' and m.key is not None: raise ValueError(f'{m.key!r} has no value')
+        elif tok['close'] and m.close(tok['close']): break
+    cut = m.open and re.search(r'["\[\]{}]', text[k:]) and not m.in_list
+    if cut or not m.whole: raise ValueError('breaks off, and what is lost may be all of the blame')
+    return m.root,len(text) if m.open and m.in_list else k
+
 
 # %% ../../nbs/alignment/04_critiques.ipynb #c41f0a28
 def _repair(text):
@@ -342,14 +432,9 @@ def _repair(text):
     names = [n for n in (_bare(m['key']) for m in keys) if n!='quote']
     if not names or len(set(names))<len(names): raise ValueError('too long to repair, no known key, or one that stands twice')
     start = max(0, text.rfind('{', 0, keys[0].start()))
-    end,inside = _end_of(text[start:])
-    roles = [_named(n, True) for n in names]
-    whole = 'poor_spans' in roles and (roles[-1]=='missing' or not inside and text.rstrip().endswith(']'))
-    if end is None and not whole: raise ValueError('breaks off, and what is lost may be all of the blame')
-    d = json_repair.loads(_Metered(text[start:]), skip_json_loads=True)
-    if not isinstance(d, dict) or not (_holds(d) or any(_named(_bare(k)) not in (None,'critique') for k in d)):
-        raise ValueError('breaks off before its spans')
-    end = start+end if end else max(map(text.rfind, '"]}'))+1
-    if set(names)-{_bare(k) for k,_ in _lifted(d)}: raise ValueError('a comment or a string would swallow a key')
-    if _lost(text[start:end], d) or _left_over(text, [(d, start, end)]): raise ValueError('a part of it would be lost')
+    d,end = _mend(text, start)
+    if not (_holds(d) or any(_named(_bare(k)) not in (None,'critique') for k in d)): raise ValueError('breaks off before its spans')
+    if set(names)-{_bare(k) for k,_ in _lifted(d)}: raise ValueError('a string would swallow a key')
+    if _left_over(text, [(d, start, end)]): raise ValueError('a part of it would be lost')
     return d
+

@@ -20,6 +20,7 @@ from ..alignment.tokens import token_rewards
 from ..alignment.quotes import find_spans
 from .code_rules import CODE
 from ..core import Critique,Example,Judgement,Quote,Span,UserError,dumps
+from ..data.store import code_digest
 from .text_rules import ANSWER,SUMMARY,Omission
 from ..text import content,pieces,sentences,vocabulary
 from .llm import LLMCritic
@@ -34,7 +35,7 @@ class RuleCritic:
     def __init__(self,
         rules:list,        # Functions `rule(example) -> list[Quote]`
         name:str,          # What the critic is called
-        version:str='1',   # Changes when its judgements do; kept in `Critique.source`
+        version:str='1',   # For people, kept in `Critique.source`; the fingerprint knows the code itself
         needs:tuple=(),    # Fields of `meta` that the rules read
         limit:float=4.,    # Bound on the total praise and on the total blame of a response, counted in words
     ): self.rules,self.name,self.version,self.needs,self.limit = list(rules),name,version,tuple(needs),limit
@@ -43,7 +44,8 @@ class RuleCritic:
     @property
     def fingerprint(self)->str:
         "What decides a judgement besides the example"
-        return dumps(dict(kind='rules', name=self.name, version=self.version, rules=[r.__name__ for r in self.rules], limit=self.limit))
+        own = {k:getattr(self, k) for k in ('name','version','limit')}
+        return dumps(dict(kind='rules', rules=[r.__name__ for r in self.rules], code=code_digest(type(self), *self.rules), **own))
     def __call__(self,
         examples:list[Example], # Responses to judge
     )->list[Critique|None]:     # One each; `None` where there is nothing to judge against
@@ -60,6 +62,11 @@ def _run(rule, ex, who):
     if bad is not None: raise RuleError(f'rule {rule.__name__!r} returned {bad!r} for {who}: a rule returns Quotes')
     return out
 
+def _omitted(response, found):
+    "`(spans, quotes)`: omissions that have a score as insertion points at the end of the response, the others as remarks"
+    n,left = len(response),[q for q in found if isinstance(q, Omission)]
+    return [Span(n, n, q.score, q.text, q.reason) for q in left if q.score],[Quote(q.text, 0., q.reason) for q in left if not q.score]
+
 @patch
 def judge(self:RuleCritic,
     ex:Example, # One response
@@ -75,9 +82,9 @@ def judge(self:RuleCritic,
     if not ex.response.strip(): return Critique('The response is empty.', source=self.source)
     found = sorted((q for r in self.rules for q in _run(r, replace(ex, reference=None), who)), key=lambda q: q.score<0)
     spans,lost = find_spans(ex.response, [q for q in found if not isinstance(q, Omission)])
-    missing = [Quote(q.text, q.score, q.reason) for q in found if isinstance(q, Omission)]
+    ends,remarks = _omitted(ex.response, found)
     text = ' '.join(dict.fromkeys(q.reason for q in found if q.reason)) or 'There is nothing to praise and nothing to blame.'
-    return Critique(text, bounded(spans, pieces(ex.response), self.limit), [*missing, *lost], self.source, self.limit)
+    return Critique(text, bounded([*spans, *ends], pieces(ex.response), self.limit), [*remarks, *lost], self.source, self.limit)
 
 # %% ../../nbs/critics/07_base.ipynb #3e82a6b9
 def judgements_of(
@@ -148,7 +155,7 @@ class Weighted(Combined):
 def fingerprint(self:Combined)->str:
     "What decides a judgement besides the example; `AttributeError` if one of the critics has no fingerprint"
     own = {k:v for k,v in vars(self).items() if k!='critics'}
-    return dumps(dict(kind=type(self).__name__, **own, critics=[c.fingerprint for c in self.critics]))
+    return dumps(dict(kind=type(self).__name__, code=code_digest(type(self)), **own, critics=[c.fingerprint for c in self.critics]))
 
 @patch
 def secrets(self:Combined)->dict:
@@ -183,27 +190,29 @@ class Majority(Combined):
         return sum(votes)/len(votes) if self.disagreement=='mean' else min(votes)
     def join(self, ex, have):
         cs = [c for _,c in have]
-        spans = _merged(p for p in _ballots(ex.response, cs, self.decide))
-        marks = tuple(s for c in cs for s in c.spans if s.start==s.end)
+        spans = _merged(_ballots(ex.response, cs, self.decide))
         text = ' '.join(dict.fromkeys(r for s in spans for r in s.reason.split('\n') if r))
-        quoted = lambda s: replace(s, reason=s.reason.replace('\n', ' '), quote=ex.response[s.start:s.end])
-        return Critique(text or 'The critics agree on nothing to praise and nothing to blame.', [*map(quoted, spans), *marks], _lost(cs))
+        quoted = lambda s: replace(s, reason=s.reason.replace('\n', ' '), quote=ex.response[s.start:s.end] or s.quote)
+        return Critique(text or 'The critics agree on nothing to praise and nothing to blame.', list(map(quoted, spans)), _lost(cs))
 
 # %% ../../nbs/critics/07_base.ipynb #2cda08a1
 def _ballots(response, critiques, decide):
-    "A span for each piece of the response that is decided upon, with the reasons of those who are on its side"
+    "A span for each piece of the response and each insertion point that is decided upon, with the reasons of those on its side"
     cuts = sorted({0, len(response)} | {p for c in critiques for s in c.spans for p in (s.start, s.end)})
-    for a,b in zip(cuts, cuts[1:]):
-        over = [[s for s in c.spans if s.start<=a and b<=s.end] for c in critiques]
+    points = sorted({s.start for c in critiques for s in c.spans if not len(s)})
+    for a,b in [*zip(cuts, cuts[1:]), *zip(points, points)]:
+        over = [[s for s in c.spans if s.start<=a and b<=s.end and (a<b or not len(s))] for c in critiques]
         score = decide([max(-1., min(1., sum(s.score for s in o))) for o in over])
-        why = dict.fromkeys(s.reason for o in over for s in o if s.score*score>0)
-        if score: yield Span(a, b, score, reason='\n'.join(why))
+        agree = [s for o in over for s in o if s.score*score>0]
+        lacking = ', '.join(dict.fromkeys(s.quote for s in agree if s.quote)) if a==b else ''
+        if score: yield Span(a, b, score, lacking, '\n'.join(dict.fromkeys(s.reason for s in agree)))
 
 def _merged(spans):
-    "Neighbours with the same score and reasons as one span"
+    "Neighbours with the same score and reasons as one span; an insertion point stays one"
     out = []
     for s in spans:
-        if out and (out[-1].end, out[-1].score, out[-1].reason)==(s.start, s.score, s.reason): out[-1] = replace(out[-1], end=s.end)
+        same = out and len(s) and len(out[-1]) and (out[-1].end, out[-1].score, out[-1].reason)==(s.start, s.score, s.reason)
+        if same: out[-1] = replace(out[-1], end=s.end)
         else: out.append(s)
     return out
 
@@ -229,15 +238,15 @@ def critic_reward(
     return total, total/max(1, len(offsets))
 
 # %% ../../nbs/critics/07_base.ipynb #c38a2229
-_critics = dict(summarize=(SUMMARY, ('document',)), answer=(ANSWER, ('context','question')), code=(CODE, ('entry_point',)))
+_critics = dict(summarize=(SUMMARY, ('document',), '2'), answer=(ANSWER, ('context','question'), '2'), code=(CODE, ('entry_point',), '1'))
 
 def rule_critic(
     task:str,    # 'summarize', 'answer' or 'code'
 )->RuleCritic:   # `ValueError` for a task without rules
     "The critic that judges responses to a bundled task by rules"
     if task not in _critics: raise ValueError(f'no rules for task {task!r}; there are rules for {", ".join(_critics)}')
-    rules,needs = _critics[task]
-    return RuleCritic(rules, task, needs=needs)
+    rules,needs,version = _critics[task]
+    return RuleCritic(rules, task, version, needs)
 
 # %% ../../nbs/critics/07_base.ipynb #70b9a487
 def mark_nothing(

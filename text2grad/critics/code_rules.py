@@ -52,19 +52,33 @@ def _parse(src):
 # %% ../../nbs/critics/02_code_rules.ipynb #e2b257dd
 _opens = re.compile(r'^(?:def|async def|class|import|from|@\w)\b', re.M)
 
+def _is_code(text):
+    "Whether a text is Python that does something, as no single word is, nor `Note: this`"
+    word = lambda n: isinstance(n, ast.Expr) and isinstance(n.value, (ast.Name,ast.Constant))
+    tree,_ = _parse(text)
+    return tree is not None and not all(word(n) or isinstance(n, ast.AnnAssign) and not n.value for n in tree.body)
+
+def _begins(text):
+    "Where the code of a text without fences begins: with the first definition or import, or with what does something before it"
+    m = _opens.search(text)
+    if not m or _is_code(text): return 0
+    starts = [0, *(o.end() for o in NEWLINE.finditer(text, 0, m.start()))][:40]
+    return next((i for i in starts if _is_code(text[i:m.start()])), m.start())
+
+# %% ../../nbs/critics/02_code_rules.ipynb #7f0c3e11
 def program(
     ex:Example, # A response
-)->SimpleNamespace: # `src`, `at(i)` for where it stands in the response, its `start` and `end`, `fenced`, `tree`, `problem`, `defs`, `main`
+)->SimpleNamespace: # `src`, `at(i)` for the place in the response, `start`, `end`, `fenced`, `entry`, `tree`, `problem`, `defs`, `main`
     "The code of a response, read but not run; `defs` are its top-level functions, `main` the one asked for, `None` if it is not there"
-    block = extract_code(ex.response, ex.meta['entry_point'])
-    if not block.fenced and (m := _opens.search(ex.response, block.start)):
-        block = block._replace(code=ex.response[m.start():], start=m.start())
+    entry = ex.meta.get('entry_point')
+    block = extract_code(ex.response, entry)
+    if not block.fenced and (i := _begins(block.code)): block = block._replace(code=block.code[i:], start=block.start+i)
     src,lines = unindented(ex.response, block)
     at = lambda i, starts=[a for a,_ in lines]: i+(k := lines[max(0, bisect_right(starts, i)-1)])[1]-k[0]
     tree,problem = _parse(src) if src.strip() else (None, ('there is none', 1, 0))
     defs = [n for n in tree.body if isinstance(n, (ast.FunctionDef,ast.AsyncFunctionDef))] if tree else []
-    main = next((d for d in reversed(defs) if d.name==ex.meta['entry_point']), None)
-    place = dict(at=at, start=block.start, end=block.end, fenced=block.fenced)
+    main = next((d for d in reversed(defs) if d.name==entry), None)
+    place = dict(at=at, start=block.start, end=block.end, fenced=block.fenced, entry=entry or '')
     return SimpleNamespace(src=src, tree=tree, problem=problem, defs=defs, main=main, **place)
 
 def _node(ex, p, node, mass, reason):
@@ -107,8 +121,8 @@ def _wanted(ex):
 
 def signature(ex):
     "The function that was asked for, with the parameters that were asked for"
-    p,name = program(ex),ex.meta['entry_point']
-    if not p.tree: return []
+    p = program(ex)
+    if not p.tree or not (name := p.entry): return []
     if not p.main:
         d = p.defs[0] if p.defs else None
         if not d: return [mark(ex.response, p.start, p.end, -1., f'The task asks for a function {short(name)}, and the code defines none.')]
@@ -174,7 +188,7 @@ def returns(ex):
     "A function that gives nothing back, is not written yet, or gives back just what it was given"
     p = program(ex)
     d = p.main or (p.defs[0] if p.defs else None)
-    if not d: return []
+    if not d or not p.entry: return []
     body = [n for n in d.body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
     if all(isinstance(n, ast.Pass) for n in body): return [_node(ex, p, d.body[-1], -1.5, f'{short(d.name)} has no body yet.')]
     own = sorted((n for n in own_nodes(d) if hasattr(n, 'lineno')), key=lambda n: (n.lineno, n.col_offset))
@@ -219,6 +233,7 @@ def prose(ex):
 def outside_calls(ex):
     "Statements that run when the file is read: prints, calls, tests"
     p = program(ex)
+    if not p.entry: return []   # a whole program was asked for
     kinds = (ast.Expr,ast.If,ast.For,ast.While,ast.With,ast.Assert)
     runs = lambda n: isinstance(n, kinds) and not isinstance(getattr(n, 'value', None), ast.Constant)
     calls = [n for n in (p.tree.body if p.tree else []) if runs(n)]

@@ -19,8 +19,8 @@ from fastcore.basics import patch
 # %% ../../nbs/critics/04_llm.ipynb #a0625aea
 from ..alignment.critiques import align,bounded,read_critique,wire_schema
 from ..core import Critique,Example,Judgement,prompt_text
-from .unit_tests import setup_of
-from ..data.tasks import extract_code
+from .unit_tests import setup_of,tests_of
+from .code_rules import program
 from ..sandbox.runner import run_batch
 
 # %% ../../nbs/critics/04_llm.ipynb #2f6ca58d
@@ -157,8 +157,7 @@ def with_test_reports(
 )->list:           # The same, with `meta['test_report']` where there are tests and no report yet
     "Run the tests of examples, all at once, and put what they show into words"
     need = [i for i,e in enumerate(examples) if e.meta.get('tests') and not any(e.meta.get(k) for k in ('test_report','result'))]
-    code = lambda e: extract_code(e.response, e.meta.get('entry_point') or '').code
-    job = lambda e: dict(code=code(e), tests=e.meta['tests'], entry_point=e.meta.get('entry_point') or None, setup=setup_of(e.meta))
+    job = lambda e: dict(code=program(e).src, tests=tests_of(e.meta), entry_point=e.meta.get('entry_point') or None, setup=setup_of(e.meta))
     out = list(examples)
     for i,r in zip(need, run_batch([job(examples[i]) for i in need])):
         out[i] = replace(examples[i], meta=examples[i].meta | dict(test_report=tests_in_words(r)))
@@ -228,29 +227,41 @@ class LLMCritic:
         self.again,self.prose,self.tests,self.fence_seed = again,prose,tests,fence_seed
         names = PROMPTS if task is None else (task,)
         self.prompts = {p.name:p for p in (o if isinstance(o, Prompt) else load_prompt(o) for o in names)}
-    def ask(self,
-        asks:list[Ask], # What to ask, all at once
-    )->list[Reply]:     # One each, in order; a failure is a `Reply` with an `error`
-        "Put questions to the model"
-        raise NotImplementedError(f'{type(self).__name__} has no `ask`')
-    def settings(self)->dict:
-        "Whatever else of a subclass decides the reply; JSON values, no secrets"
-        return {}
-    def cost(self,
-        tokens_in:int,  # Tokens of all chats
-        tokens_out:int, # Tokens of all replies
-    )->float|None:
-        "Price of so many tokens, where it is known"
-        return None
-    def secrets(self)->dict:
-        "What must not be written anywhere: value -> what to write instead; nothing here"
-        return {}
-    def struck(self,
-        x, # A reply, or what was read from it: strings, and lists and dicts of them
-    ):     # The same without secrets; what has none has nothing to strike out
-        "Leave out what a reply must not repeat, such as a key"
-        return x
     def __repr__(self): return f'{type(self).__name__}({self.model!r}, {", ".join(p.id for p in self.prompts.values())})'
+
+# %% ../../nbs/critics/04_llm.ipynb #b3f60d12
+@patch
+def ask(self:LLMCritic,
+    asks:list[Ask], # What to ask, all at once
+)->list[Reply]:     # One each, in order; a failure is a `Reply` with an `error`
+    "Put questions to the model"
+    raise NotImplementedError(f'{type(self).__name__} has no `ask`')
+
+@patch
+def settings(self:LLMCritic)->dict:
+    "Whatever else of a subclass decides the reply; JSON values, no secrets"
+    return {}
+
+# %% ../../nbs/critics/04_llm.ipynb #b3f60d13
+@patch
+def cost(self:LLMCritic,
+    tokens_in:int,  # Tokens of all chats
+    tokens_out:int, # Tokens of all replies
+)->float|None:
+    "Price of so many tokens, where it is known"
+    return None
+
+@patch
+def secrets(self:LLMCritic)->dict:
+    "What must not be written anywhere: value -> what to write instead; nothing here"
+    return {}
+
+@patch
+def struck(self:LLMCritic,
+    x, # A reply, or what was read from it: strings, and lists and dicts of them
+):     # The same without secrets; what has none has nothing to strike out
+    "Leave out what a reply must not repeat, such as a key"
+    return x
 
 # %% ../../nbs/critics/04_llm.ipynb #4e0181ef
 READER = 2 # Changes when the same reply would be read differently

@@ -28,13 +28,15 @@ def _judgement(x):
 def _lost(c):
     "Quotes of a critique that stand nowhere in the response; what is missing is none"
     placed = {s.reason for s in c.spans if s.reason} if 'rules/' in c.source else set()
-    return [q for q in c.unresolved if q.reason!='missing' and q.reason not in placed]
+    return [q for q in c.unresolved if q.score and q.reason!='missing' and q.reason not in placed]
+
+def _on_words(c): return [s for s in (c.spans if c else ()) if len(s)]
 
 def _quotes(j):
     "`(found, of)`: the quotes of a judgement, as the critic counted them or as the critique has them"
     counted = j.info.get('quotes_found'),j.info.get('quotes')
     if all(type(n) is int for n in counted): return counted
-    n = len({(s.quote or (s.start,s.end), s.reason, s.score>0) for s in j.critique.spans})
+    n = len({(s.quote or (s.start,s.end), s.reason, s.score>0) for s in _on_words(j.critique)})
     return n,n+len(_lost(j.critique))
 
 def _failure(j):
@@ -45,7 +47,7 @@ def _failure(j):
 
 def _marked(ex, c):
     toks = pieces(ex.response)
-    return [sum(any(a<s.end and b>s.start for s in c.spans) for a,b in toks), len(toks)]
+    return [sum(any(a<s.end and b>s.start for s in _on_words(c)) for a,b in toks), len(toks)]
 
 # %% ../../nbs/evaluation/02_agreement.ipynb #19af226f
 def critic_report(
@@ -93,7 +95,7 @@ def _values(ex, x, offsets, level):
     "(T,) marks of one critic on one response; NaN without a judgement"
     c = _judgement(x).critique
     if c is None: return np.full(len(offsets), np.nan)
-    r = np.array(token_rewards(c.spans, offsets), float)
+    r = np.array(token_rewards(_on_words(c), offsets), float)
     return np.sign(r) if level!='interval' else np.clip(np.round(r*6), -6, 6)/6+0.
 
 def token_alpha(
@@ -138,7 +140,7 @@ def marked_chars(
 def _score_counts(ex, c, gold, sign):
     "(2V,) how many tokens that people marked, and that they did not, have each score from -1 to 1 in steps of .01"
     toks = pieces(ex.response)
-    r = np.clip(np.array(token_rewards(c.spans if c else (), toks), float)*sign, -1, 1)
+    r = np.clip(np.array(token_rewards(_on_words(c), toks), float)*sign, -1, 1)
     at,human = np.round(r*100).astype(int)+100,np.array([gold[a:b].any() for a,b in toks], bool)
     return np.concatenate([np.bincount(at[human], minlength=201), np.bincount(at[~human], minlength=201)])
 
@@ -165,5 +167,7 @@ def span_agreement(
             counts.append(_score_counts(g, p.critique, theirs, sign))
         rows |= {f'{name} {k}':bootstrap(sums, f, draws, seed) for k,f in OVERLAPS.items()}
         rows[f'{name} AUROC'] = bootstrap(counts, auroc_of_counts, draws, seed)
-    silent = sum(p.critique is None for p in predicted)
-    return Report(title, rows, dict([('without a judgement', silent)]*bool(silent)))
+    points = lambda es: sum(not len(s) for e in es if e.critique for s in e.critique.spans)
+    left = {'without a judgement':sum(p.critique is None for p in predicted),
+            'gold insertion points left out':points(gold), 'predicted insertion points left out':points(predicted)}
+    return Report(title, rows, {k:n for k,n in left.items() if n})

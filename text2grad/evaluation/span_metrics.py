@@ -212,9 +212,19 @@ def _spearman(x, y, w):
     a,b = (r-(w*r).sum(-1, keepdims=True)/w.sum(-1, keepdims=True) for r in (_midranks(x, w), _midranks(y, w)))
     return (w*a*b).sum(-1)/np.sqrt((w*a*a).sum(-1)*(w*b*b).sum(-1))
 
-def _reward_stats(said, gold, toks):
+def _at_points(c, scores, toks):
+    "What insertion points pay; of a token head, what it pays the end token"
+    if c is None or not len(toks) or scores is not None and not len(scores): return 0.
+    if scores is None: return sum(s.score for s in c.spans if not len(s))
+    n = max(b for _,b in scores.offsets)
+    end = [r for (a,_),r in zip(scores.offsets, scores.reward) if a==n]
+    return float(np.mean(end)) if end else 0.
+
+def _reward_stats(said, predicted, scores, gold, toks):
     "Spearman of the summed reward with that of the gold spans"
-    mine,theirs = (np.round([s[:,2].sum() for s in x], 6) for x in (said, [_said(e.critique, None, t) for e,t in zip(gold, toks)]))
+    total = lambda s,c,p,t: s[:,2].sum()+_at_points(c, p, t)
+    mine = np.round([total(*o) for o in zip(said, predicted, scores, toks)], 6)
+    theirs = np.round([total(_said(e.critique, None, t), e.critique, None, t) for e,t in zip(gold, toks)], 6)
     return {'Spearman of rewards':Statistic(None, lambda w: _spearman(mine, theirs, w))}
 
 # %% ../../nbs/evaluation/03_span_metrics.ipynb #b7db57b2
@@ -274,7 +284,8 @@ def _stats(predicted, gold, scores, toks):
     said = [_said(*o) for o in zip(predicted, scores, toks)]
     out = _marking_stats(predicted, gold, toks) | _span_stats(predicted, gold) | _ranking_stats(said, gold, toks)
     out |= _calibration_stats(scores, gold) if any(s is not None for s in scores) else {}
-    return {'negative recall':out['poor token recall']} | out | _reward_stats(said, gold, toks) | dict(_text_stats(predicted, gold))
+    out |= _reward_stats(said, predicted, scores, gold, toks) | dict(_text_stats(predicted, gold))
+    return {'negative recall':out['poor token recall']} | out
 
 # %% ../../nbs/evaluation/03_span_metrics.ipynb #17e8ea3c
 def _counts(predicted, gold, scores):

@@ -18,6 +18,7 @@ from torch import nn
 
 # %% ../../nbs/reward_model/02_base.ipynb #eb75c248
 from ..core import Critique,Example,Judgement,dumps,write_file
+from ..data.store import code_digest
 from ..pretrained import LORA,base_lm,load_trained,lora_config,peft_quietly,trained,trained_tensors
 from ..pretrained import ModelError,check_safetensors,load_model,no_dropout,progress_bars,read_json
 
@@ -105,7 +106,7 @@ def fingerprint(self:RewardModel)->str: # JSON, without a path
     for k,p in sorted(self.state_dict().items()):
         trained = self.config.lora is None or not k.startswith('model.') or 'lora_' in k
         if trained: h.update(k.encode()+p.detach().float().cpu().numpy().tobytes())
-    what = dict(kind=f'reward model, {self.kind}', config=asdict(self.config))
+    what = dict(kind=f'reward model, {self.kind}', config=asdict(self.config), code=code_digest(type(self)))
     return dumps(what | dict(heads=h.hexdigest()[:16], weights=_weighed(self.model)))
 
 def _weighed(model):

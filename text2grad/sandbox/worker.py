@@ -100,6 +100,11 @@ def unpacked(
     if t in (list,tuple,set,frozenset): return t([unpacked(o, stop) for o in v])
     return {unpacked(k, stop):unpacked(o, stop) for k,o in v.items()} if t is dict else v
 
+# %% ../../nbs/sandbox/03_worker.ipynb #5a7c10e3
+_single = {type(None):lambda v: 'null', bool:lambda v: 'true' if v else 'false', float:_number, str:quote,
+           int:lambda v: int.__repr__(v) if -2**63<v<2**63 else '{"i":"%x"}' % v, bytes:lambda v: '{"b":"%s"}' % v.hex(),
+           complex:lambda v: '{"c":[%s,%s]}' % (_number(v.real), _number(v.imag))}
+
 # %% ../../nbs/sandbox/03_worker.ipynb #abc64cc8
 def encode(
     value,         # Any value
@@ -112,12 +117,7 @@ def encode(
         nonlocal room
         t,n = type(v),len(out)
         if depth>100: raise NotPlain('nested more than 100 deep, or contains itself')
-        if v is None or t is bool: out.append('null' if v is None else 'true' if v else 'false')
-        elif t is int: out.append(int.__repr__(v) if -2**63<v<2**63 else '{"i":"%x"}' % v)
-        elif t is float: out.append(_number(v))
-        elif t is str: out.append(quote(v))
-        elif t is bytes: out.append('{"b":"%s"}' % v.hex())
-        elif t is complex: out.append('{"c":[%s,%s]}' % (_number(v.real), _number(v.imag)))
+        if t in _single: out.append(_single[t](v))
         elif t in _brackets: row(v, *_brackets[t], depth)
         elif t in dicts: row((list(kv) for kv in dict.items(v)), '{"d":[', ']}', depth)
         elif found := _data(v, drain):
@@ -182,13 +182,15 @@ def _begin(names, setup, entry):
     names.pop(entry, None)
     return '"begun":1'
 
-def _load(names, code, wanted):
+def _load(names, code, wanted, main):
     try: program = compile(code, '<code>', 'exec', dont_inherit=True)
     except Exception as e: return _failure(e, 'syntax')
     if 'random' in code:
         import random
         random.seed(0)
-    exec(program, names)
+    try: exec(program, names)
+    finally:
+        if main: _end()
     return '"names":'+encode({n: _what(names[n]) for n in wanted if n in names})
 
 def _call(names, name, args, kwargs, back):
@@ -198,15 +200,24 @@ def _call(names, name, args, kwargs, back):
     after = encode([args, kwargs], drain=False) if back else ''
     return body if after==before else body+',"after":'+after
 
+# %% ../../nbs/sandbox/03_worker.ipynb #5a7c10e2
+def _leave(code=None): raise SystemExit(code)   # `exit` and `quit`
+
+def _end():
+    "What Python does at the end of a program"
+    for module,f in (('threading','_shutdown'), ('atexit','_run_exitfuncs')): getattr(sys.modules.get(module), f, lambda: None)()
+    if not getattr(sys.stdout, 'closed', True): sys.stdout.flush()
+
 # %% ../../nbs/sandbox/03_worker.ipynb #93b0d4ee
 def _program(nonce, setup, entry, stdin, main, seconds):
     "Run the setup, load the model's code, then answer calls until the box is closed"
     module,stdout = type(sys)('__main__' if main else 'solution'),sys.stdout
     sys.modules[module.__name__],names = module,module.__dict__
+    vars(__import__('builtins')).update(exit=_leave, quit=_leave)
     give_stdin(stdin)
     _answer(nonce, stdout, seconds, lambda: _begin(names, setup, entry))
     nonce,code,wanted,seconds = receive()
-    _answer(nonce, stdout, seconds, lambda: _load(names, code, wanted))
+    _answer(nonce, stdout, seconds, lambda: _load(names, code, wanted, main))
     while True:
         nonce,name,args,kwargs,back,seconds = receive()
         _answer(nonce, stdout, seconds, lambda: _call(names, name, args, kwargs, back))
