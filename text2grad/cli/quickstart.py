@@ -155,8 +155,9 @@ def _finish(out, opts, trainer, before, after, seconds):
     write_file(out/'summary.json', dumps(summary).encode())
     report = write_report(out)
     print(summary_text(summary, color=use_color()))
-    print(printable(f'\n{out}/ holds the log, samples and checkpoints; open {report}\nNext: '
-                    f'text2grad app --run {out}   to see which word earned what, or   text2grad quickstart --seeds 0-4   to see what holds'))
+    print(printable(f'\n{out}/ holds the log, samples and checkpoints; open {report}'))
+    print(printable('Next, to see which word earned what, and what holds:\n'
+                    f'  text2grad app --run {out}\n  text2grad quickstart --seeds 0-4'))
     return 0
 
 # %% ../../nbs/cli/03_quickstart.ipynb #097a7851
@@ -253,7 +254,8 @@ def _say_seeds(out, folders):
     from text2grad.evaluation.complaints import compare_complaints
     from text2grad.evaluation.report import compare
     rows = compare(list(folders.values()))
-    read = lambda when: [dict(r, example=from_record(r['example'])) for d in folders.values() for r in read_jsonl(d/f'heldout-{when}.jsonl')]
+    whole = lambda r: dict(r, example=from_record(r['example']))
+    read = lambda when: [whole(r) for d in folders.values() for r in read_jsonl(d/f'heldout-{when}.jsonl')]
     told = dict(seeds=list(folders), runs=[r for r in rows if r.get('seed') is not None], table=[r for r in rows if r.get('seed') is None],
                 complaints=compare_complaints(read('before'), read('after')))
     write_file(out/'seeds.json', dumps(told).encode())

@@ -120,7 +120,8 @@ def score_responses(
         if n in _metrics: cols[n] = _metrics[n](texts, [e.reference for e in examples])
         elif n=='parses': cols[n] = code_parses(texts, [e.meta.get('entry_point') for e in examples])
     rows = zip(examples, rewards, lengths, strict=True)
-    return [dict(example=e, total=None if r is None else r*l, reward=r, **{k:v[i] for k,v in cols.items()}, length=l) for i,(e,r,l) in enumerate(rows)]
+    said = lambda i,r,l: dict(total=None if r is None else r*l, reward=r, **{k:v[i] for k,v in cols.items()}, length=l)
+    return [dict(example=e) | said(i, r, l) for i,(e,r,l) in enumerate(rows)]
 
 # %% ../../nbs/evaluation/04_task_metrics.ipynb #dff68558
 def evaluate(
@@ -137,7 +138,8 @@ def evaluate(
 )->list:                # N*`samples` rows of `score_responses`, those of a prompt side by side, with `kl` and `kl_response`; needs torch
     "Answer each prompt, let the critic read the answers, score them, and measure how far the policy has moved"
     from text2grad.span_ppo.rollout import judge,sample
-    if samples>1 and not temperature: raise ValueError(f'samples={samples}: greedy responses to a prompt are all the same; give a temperature')
+    if samples>1 and not temperature:
+        raise ValueError(f'samples={samples}: greedy responses to a prompt are all the same; give a temperature')
     examples = [e for e in examples for _ in range(samples)]
     answered = sample(policy, examples, task.max_new_tokens, temperature, seed, batch_size, allow_off_policy=True, progress=progress)
     r = judge(answered, critic)

@@ -56,7 +56,7 @@ class SpanPPOConfig(Objective):
             if getattr(self, k)%self.samples_per_prompt:
                 raise ValueError(f'{k}={getattr(self, k)}: must be a multiple of samples_per_prompt={self.samples_per_prompt}')
         if self.baseline=='group' and self.samples_per_prompt<2:
-            raise ValueError(f"baseline='group', samples_per_prompt={self.samples_per_prompt}: a group has 2 responses or more to each prompt")
+            raise ValueError(f"baseline='group' with samples_per_prompt={self.samples_per_prompt}: a group has 2 responses or more")
         if not self.temperature>0:
             raise ValueError(f'temperature={self.temperature}: must be above 0, a greedy rollout cannot be trained on')
 
@@ -155,8 +155,8 @@ class SpanPPO:
         if not self.examples: raise ValueError('the task has no training examples')
         self.reward,cfg = reward or REWARDS[self.config.reward],self.config
         if cfg.baseline=='value' and getattr(policy, 'value_head', True) is None:
-            raise ValueError("the policy has no value head, and baseline='value' needs one: make it with Policy.create(..., value_head=True), "
-                             "or take baseline='group'")
+            raise ValueError("the policy has no value head, and baseline='value' needs one: make it with "
+                             "Policy.create(..., value_head=True), or take baseline='group'")
         if cfg.kl_kind!='k1' and cfg.kl_coef>0: _log.warning(_NO_PENALTY, cfg.kl_kind)
         named = policy.trainable()
         value = [p for n,p in named.items() if n.startswith('value_head')]
@@ -360,8 +360,8 @@ def sampler_gap(self:SpanPPO,
     d = torch.cat(gaps)
     if d.mean()>.05 and not self.parted:
         self.parted = True
-        _log.warning('step %d: the sampler and the trainer disagree by %.3f nats a token, %.2f at most: ratios and KL are wrong by as much. '
-                     'Sample in the precision that is trained in', self.step, float(d.mean()), float(d.max()))
+        _log.warning('step %d: the sampler and the trainer disagree by %.3f nats a token, %.2f at most: ratios and KL are wrong by as '
+                     'much. Sample in the precision that is trained in', self.step, float(d.mean()), float(d.max()))
     return dict(sampler_gap=float(d.mean()), sampler_gap_max=float(d.max()))
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #03551d18
