@@ -170,7 +170,8 @@ def _kl(policy, rollout, n, batch_size=4):
 
 # %% ../../nbs/evaluation/04_task_metrics.ipynb #01cdc8cb
 _names = dict(reward='critic reward per token', rouge_l='ROUGE-L', coverage='coverage of the reference', exact_match='exact match',
-              token_f1='token F1', passes='pass rate, all tests', parses='code parses', length='length in tokens', kl='KL to the reference a token')
+              token_f1='token F1', passes='pass rate, all tests', parses='code parses', length='length in tokens',
+              kl='KL to the reference a token')
 
 def compare_rows(
     before:list, # Rows of `score_responses` or `evaluate`
