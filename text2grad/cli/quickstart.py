@@ -35,6 +35,12 @@ def _options(args, out):
                            'leave it out, or start another run under another --out')
     return kept | typed
 
+def _critic(task):
+    "Rules for texts; for programs their tests, in the sandbox"
+    from text2grad.critics.base import rule_critic
+    from text2grad.critics.unit_tests import UnitTestCritic
+    return UnitTestCritic() if task=='code' else rule_critic(task)
+
 def _trainer(policy, critic, task, opts):
     "A `SpanPPO` with the settings of the quickstart"
     from text2grad.span_ppo.trainer import SpanPPO,SpanPPOConfig
@@ -104,7 +110,6 @@ def quickstart_command(
     "`text2grad quickstart`: the main job, end to end"
     if args.seeds is not None: return _over_seeds(args)
     from text2grad.checkpoints import lock_folder
-    from text2grad.critics.base import rule_critic
     from text2grad.span_ppo.policy import Policy
     from text2grad.pretrained import load_model
     from text2grad.data.tasks import load_task
@@ -113,7 +118,7 @@ def quickstart_command(
     opts,device = _options(args, out),device_here(args.device)
     task = load_task(opts['task'])
     policy = Policy.create(*load_model(opts['model'], device=device), seed=opts['seed'], value_head=opts['baseline']=='value')
-    trainer = _trainer(policy, rule_critic(opts['task']), task, opts)
+    trainer = _trainer(policy, _critic(opts['task']), task, opts)
     lock = lock_folder(out) # held until all is written
     again = printable(f'text2grad quickstart --resume --out {out}')
     try:

@@ -177,8 +177,8 @@ def _kl(policy, rollout, n, batch_size=4):
 
 # %% ../../nbs/evaluation/04_task_metrics.ipynb #01cdc8cb
 _names = dict(total='critic total a response', reward='critic reward per token', rouge_l='ROUGE-L', coverage='coverage of the reference',
-              exact_match='exact match', token_f1='token F1', passes='pass rate, all tests', parses='code parses', length='length in tokens',
-              kl='KL to the reference a token', kl_response='KL to the reference a response')
+              exact_match='exact match', token_f1='token F1', passes='pass rate, all tests', parses='code parses',
+              length='length in tokens', kl='KL to the reference a token', kl_response='KL to the reference a response')
 
 def by_prompt(
     rows:list, # Rows of `evaluate`
