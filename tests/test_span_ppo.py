@@ -765,7 +765,7 @@ def test_group_advantages_are_what_a_loop_over_siblings_gives():
     for i,g in enumerate(togo):
         mates = [j for j in range(i//4*4, i//4*4+4) if j!=i]
         for t_,v in enumerate(g):
-            want = v-sum(togo[j][t_] if t_<n[j] else 0. for j in mates)/3
+            want = v-sum(togo[j][min(t_, n[j]-1)] for j in mates)/3   # one that has ended counts with what its end was paid
             assert abs(float(x.returns[i,t_]-x.values[i,t_])-want)<1e-4
 
 def test_a_group_that_agrees_is_left_out_and_counted():
@@ -783,7 +783,8 @@ def test_a_sibling_that_nobody_judged_is_no_sibling():
     t = moved(make(replace(group, samples_per_prompt=4), critic=some({1})))
     x = t.experience(judge(t.rollout(), t.critic))
     g,m = x.returns,x.mask
-    want = torch.where(m[0], (torch.where(m[2], g[2], 0.)+torch.where(m[3], g[3], 0.))/2, 0.)
+    last = lambda i: torch.where(m[i], g[i], g[i, m[i].sum()-1])
+    want = torch.where(m[0], (last(2)+last(3))/2, 0.)
     torch.testing.assert_close(x.values[0], want)
     assert not x.taught[1] and (x.advantages[1]==0).all()
 

@@ -198,13 +198,12 @@ def group_baseline(
     mask:torch.Tensor,   # (B, T)
     siblings:int,        # Responses to each prompt, side by side
     judged:torch.Tensor|None=None, # (B,) true where a response counts as a sibling; `None`: all
-    hold:bool=False,     # A sibling that has ended counts with its last reward to go; `False`: with 0
 )->torch.Tensor:         # (B, T): the mean of the others at the same position, 0 where there is no other, or masked
-    "What the siblings earned from the same position on, leave one out"
+    "What the siblings earned from the same position on, or by having ended before it, leave one out"
     m,(B,T) = mask.bool(),togo.shape
     if B%siblings: raise ValueError(f'{B} responses are no groups of {siblings}')
     g = torch.where(m, togo, 0.)
-    if hold and T: g = torch.where(m, g, g.gather(1, last_token(m).clamp(min=0)[:,None]))
+    if T: g = torch.where(m, g, g.gather(1, last_token(m).clamp(min=0)[:,None]))
     w = (torch.ones(B, 1, device=g.device) if judged is None else judged[:,None]).to(g.dtype).view(-1, siblings, 1)
     g = torch.where(w>0, g.view(-1, siblings, T), 0.)
     others = (g.sum(1, keepdim=True)-g)/(w.sum(1, keepdim=True)-w).clamp(min=1)
@@ -229,7 +228,7 @@ def _over_values(rewards, values, mask, o, taught, siblings):
 
 def _over_siblings(rewards, values, mask, o, taught, siblings):
     togo = gae(rewards, torch.zeros_like(rewards), mask, o.gamma, o.lam)[0]
-    base = group_baseline(togo, mask, siblings, taught, hold=o.reward=='scalar') if values is None else values
+    base = group_baseline(togo, mask, siblings, taught) if values is None else values
     return SimpleNamespace(raw=torch.where(mask.bool(), togo-base, 0.), returns=togo, baseline=base)
 
 def _over_nothing(rewards, values, mask, o, taught, siblings):
