@@ -224,3 +224,20 @@ def test_a_thought_that_the_template_has_opened(file):
     critic = make((model, tok), file)
     assert all(r.text.startswith('<think>') for r in critic.ask(asks(critic, examples(RS))))
     assert all('ends in a thought' in j.error for j in critic.judgements(examples(RS)))
+
+def test_switches_of_the_chat_template_reach_the_model_and_the_fingerprint(file):
+    model,tok = tiny_lm()
+    model.config.max_position_embeddings = tok.model_max_length = 4096
+    tok.chat_template += "{% if add_generation_prompt %}{{ 'quiet' if enable_thinking is defined and not enable_thinking else 'aloud' }}{{ style|default('') }}{% endif %}"
+    end = lambda **kw: (lambda c: tok.decode(c.encode(asks(c, examples(RS))[0])[0]).rpartition('assistant\n')[2])(make((model, tok), file, **kw))
+    assert [end(), end(template=dict(enable_thinking=True)), end(template=dict(style='!'))]==['quiet', 'aloud', 'quiet!']
+    f = lambda **kw: make((model, tok), file, **kw).fingerprint
+    assert f()==f(template={}) and len({f(), f(template=dict(style='!')), f(template=dict(style='?'))})==3
+
+@pytest.mark.parametrize('bad,match', [(dict(enable_thinkin=False), "no switch 'enable_thinkin'"), (dict(tokenize=False), 'is set already'), (dict(add_generation_prompt=False), 'is set already')])
+def test_switches_that_the_template_does_not_read_are_refused_before_any_row(lm, file, tmp_path, bad, match):
+    from text2grad.core import SetupError
+    with pytest.raises(ValueError, match=match): make(lm, file, template=bad)
+    lm[0].save_pretrained(tmp_path/'m'); lm[1].save_pretrained(tmp_path/'m')
+    c = ModelCritic(tmp_path/'m', file, template=bad, device='cpu')
+    with pytest.raises(SetupError, match=match): c.judgements(examples(RS))

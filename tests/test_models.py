@@ -807,8 +807,8 @@ def test_switches_are_saved_and_old_folders_load(tmp_path):
     q = Policy.load(tmp_path/'p', tiny_lm()[0])
     assert q.template=={} and read(q)=='x'
 
-@pytest.mark.parametrize('bad,match', [(dict(enable_thinkin=False), "no switch 'enable_thinkin'"), (dict(tokenize=True), 'set by the policy itself'), (dict(messages=[]), 'set by the policy itself'),
-    (dict(add_generation_prompt=False), 'set by the policy itself'), ('off', 'must be a dict'), (dict(style=object()), 'JSON cannot hold'), ({3:1}, 'no switch 3')])
+@pytest.mark.parametrize('bad,match', [(dict(enable_thinkin=False), "no switch 'enable_thinkin'"), (dict(tokenize=True), 'is set already'), (dict(messages=[]), 'is set already'),
+    (dict(add_generation_prompt=False), 'is set already'), ('off', 'must be a dict'), (dict(style=object()), 'JSON cannot hold'), ({3:1}, 'no switch 3')])
 def test_switches_that_change_nothing_are_refused(bad, match):
     with pytest.raises(ValueError, match=match): switched(template=bad)
     with pytest.raises(ValueError, match=match): switched().encode(['x'], template=bad)

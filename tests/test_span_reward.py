@@ -653,3 +653,50 @@ def test_what_cannot_be_made():
     with pytest.raises(ValueError, match="lora 'all': must be a dict"): SpanRewardModel.create(lm, tok, SpanRewardConfig(lora='all'))
     tok.chat_template = None
     with pytest.raises(ValueError, match='no chat template'): SpanRewardModel.create(lm, tok)
+
+# ---- odd architectures
+
+def odd_lm(name, **kw):
+    import transformers as T
+    torch.manual_seed(0)
+    base = dict(vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=1024, bos_token_id=1, eos_token_id=2, pad_token_id=3)
+    cfg = getattr(T, f'{name}TextConfig', None) or getattr(T, f'{name}Config')
+    return getattr(T, f'{name}ForCausalLM')(cfg(**(base | kw))).eval()
+
+NARROW = dict(opt=lambda: odd_lm('OPT', ffn_dim=64, word_embed_proj_dim=16), opt_post=lambda: odd_lm('OPT', ffn_dim=64, word_embed_proj_dim=16, do_layer_norm_before=False),
+              bart=lambda: odd_lm('Bart', d_model=32, decoder_layers=2, decoder_attention_heads=2, decoder_ffn_dim=64, encoder_layers=5))
+
+@pytest.mark.parametrize('lora', [LORA, None, 'frozen'], ids=['lora','whole','frozen'])
+@pytest.mark.parametrize('name', NARROW)
+def test_states_may_have_other_widths_and_be_fewer_than_the_config_says(name, lora, tmp_path):
+    m = make(lora if lora!=LORA else LORA | dict(target_modules='all-linear'), model=NARROW[name](), critique=.5)
+    m.prepare(cast)
+    out = m(**m.collate(cast))
+    out['loss'].backward()
+    assert torch.isfinite(out['loss']) and all(p.grad is not None for p in m.reader.parameters())
+    if name!='bart': assert [n.weight.shape[0] for n in m.reader.norms]==[16, 32, 16], 'embedding, middle, and what the output layer reads'
+    same_scores(m.scores(blank), [m.scores([e])[0] for e in blank], 1e-3)
+    if m.writes: assert all(c is not None for c in m.explain(cast))
+    m.lm.name_or_path = 'x'
+    again = SpanRewardModel.from_pretrained(m.save_pretrained(tmp_path/'m'), model=None if lora is None else NARROW[name]())
+    same_scores(again.scores(blank), m.scores(blank), 1e-3)   # kept states have half the bits
+
+def test_states_kept_by_an_earlier_version_are_read(tmp_path):
+    a = make('frozen')
+    a.states_dir = tmp_path
+    a.prepare(cast)
+    for p in tmp_path.glob('*.safetensors'): save_file({k:v.reshape(len(v), 2, -1).contiguous() for k,v in load_file(p).items()}, p)
+    b = make('frozen')
+    b.states_dir = tmp_path
+    b._load_states({k:v for k,v in ((_key(r.ids), r.ids) for r in map(b._row, cast))})
+    assert a.kept.keys()==b.kept.keys() and all(torch.equal(a.kept[k], b.kept[k]) for k in a.kept)
+
+@pytest.mark.parametrize('name,kw', [('Llama4', dict(intermediate_size_mlp=64, num_key_value_heads=1, head_dim=16, num_local_experts=2)),
+    ('Gemma3n', dict(num_key_value_heads=1, head_dim=16, intermediate_size=[64]*2, vocab_size_per_layer_input=400, hidden_size_per_layer_input=8, laurel_rank=4, num_kv_shared_layers=0,
+                     layer_types=['sliding_attention','full_attention'], activation_sparsity_pattern=[0.]*2, altup_num_inputs=2))])
+def test_a_model_without_plain_states_of_its_layers_is_refused_by_kind(name, kw):
+    with pytest.raises(ModelError, match=f'^{name.lower()}_text: this architecture gives no states'): make('frozen', model=odd_lm(name, **kw))
+
+def test_a_model_with_more_between_its_states_and_its_logits_is_refused_for_that():
+    with pytest.raises(ModelError, match='^electra: this architecture makes its logits in a way that is not known here'): make(None, model=odd_lm('Electra', embedding_size=16, is_decoder=True))
+    assert make('frozen', model=odd_lm('Electra', embedding_size=16, is_decoder=True)).reader.norms[0].weight.shape==(16,)

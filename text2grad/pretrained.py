@@ -7,8 +7,8 @@ Docs: https://text2grad.github.io/text2grad/pretrained.html.md"""
 # %% auto #0
 __all__ = ['CHATML', 'HUB_ID', 'WHEEL', 'LORA', 'tiny_lm', 'ModelError', 'read_json', 'check_safetensors', 'check_folder',
            'cache_dir', 'progress_bars', 'default_model', 'no_dropout', 'best_device', 'load_model', 'peft_quietly',
-           'lora_config', 'trained', 'trained_tensors', 'load_trained', 'base_lm', 'plain_generation', 'lm_states',
-           'lm_logits', 'check_logits', 'base_tensors', 'weights_id', 'tokenizer_id']
+           'lora_config', 'trained', 'trained_tensors', 'load_trained', 'template_options', 'base_lm',
+           'plain_generation', 'lm_states', 'lm_logits', 'check_logits', 'base_tensors', 'weights_id', 'tokenizer_id']
 
 # %% ../nbs/02_pretrained.ipynb #d2e3dc68
 import hashlib,os,re,shutil,subprocess,sys,tempfile,time,warnings,zipfile
@@ -358,6 +358,28 @@ def load_trained(
         if p.shape!=state[k].shape: raise ValueError(f'{k}: has shape {tuple(state[k].shape)}, but this model has {tuple(p.shape)}')
     for k,p in own.items(): p.copy_(state[k])
 
+# %% ../nbs/02_pretrained.ipynb #9b3259e0
+_OWN = {'conversation','messages','chat_template','add_generation_prompt','continue_final_message','tokenize','padding','truncation',
+        'max_length','return_tensors','return_dict','return_assistant_tokens_mask','tokenizer_kwargs'}
+
+def template_options(
+    tokenizer,         # With a chat template
+    options:dict|None, # Switch -> value that JSON can hold
+)->dict:               # A copy; `ValueError` for a switch that this template does not read
+    "Check switches of a chat template"
+    if options is not None and not isinstance(options, dict):
+        raise ValueError(f'template: is {options!r}; must be a dict such as dict(enable_thinking=False)')
+    said = tokenizer.chat_template or ''
+    said = said if isinstance(said, str) else ' '.join(map(str, said.values()))
+    for k,v in (options or {}).items():
+        if k in _OWN: raise ValueError(f'template: {k!r} is set already; leave it out')
+        if not said: raise ValueError(f'template: the tokenizer has no chat template that could read {k!r}; leave it out')
+        if not (isinstance(k, str) and re.search(rf'\b{re.escape(k)}\b', said)):
+            raise ValueError(f'template: the chat template of this tokenizer has no switch {k!r}, so it would change nothing; leave it out')
+        try: dumps(v)
+        except (TypeError, ValueError) as e: raise ValueError(f'template: {k!r} is {v!r}, which JSON cannot hold ({e})') from None
+    return dict(options or {})
+
 # %% ../nbs/02_pretrained.ipynb #6c5c4cb1
 def base_lm(
     model, # A causal LM, or a `PeftModel` of one
@@ -410,9 +432,13 @@ def check_logits(
     if base_lm(model).get_output_embeddings() is None:
         raise ModelError(f'{base_lm(model).config.model_type}: this architecture has no output layer, so it cannot write; use a causal LM')
     kind = base_lm(model).config.model_type
-    try: ours,its = lm_logits(model, lm_states(model, ids, mask)),model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    ours = its = None
+    try:
+        its = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        ours = lm_logits(model, lm_states(model, ids, mask))
     except (torch.OutOfMemoryError, ModelError): raise
     except (AttributeError, TypeError, ValueError, RuntimeError) as e:
+        if its is not None: raise ModelError(f'{kind}: this architecture makes its logits in a way that is not known here ({e})') from e
         with_lora = ', or name other target_modules for the LoRA' if hasattr(model, 'get_base_model') else ''
         raise ModelError(f'{kind}: this model cannot read four tokens ({type(e).__name__}: {e}); use another one{with_lora}') from e
     if not torch.allclose(ours.float(), its.float(), atol=1e-2, rtol=1e-2):

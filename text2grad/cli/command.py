@@ -112,7 +112,7 @@ def _critic(args, again):
     named = lambda *names: [f'--{n.replace("_","-")}' for n in names if getattr(args, n) is not None]
     odd = named('base_url','api_key_env') if args.critic!='api' else []
     odd += named('prices','temperature','extra') if args.critic!='api' else []
-    odd += named('constrained') if args.critic!='model' else []
+    odd += named('constrained','template') if args.critic!='model' else []
     odd += named('model','run_tests','max_tokens') if args.critic not in ('api','model') else []
     if odd: raise CommandError(f'{", ".join(odd)}: --critic {args.critic} has no use for it')
     if args.critic not in ('api','model'):
@@ -130,7 +130,8 @@ def _critic(args, again):
     from text2grad.critics.local import ModelCritic
     if args.max_tokens=='none': raise CommandError('--max-tokens none: a model here needs a length; give a number, or leave it out')
     longest = dict(max_new_tokens=args.max_tokens) if args.max_tokens else {}
-    return ModelCritic(args.model, task=task, constrained=bool(args.constrained), tests=bool(args.run_tests), **longest)
+    return ModelCritic(args.model, task=task, constrained=bool(args.constrained), tests=bool(args.run_tests),
+                       template=args.template, **longest)
 
 # %% ../../nbs/cli/03_command.ipynb #2b8e61c7
 def _say(s, args):
@@ -415,6 +416,8 @@ def _annotate_parser(n):
                    help='longest reply, in tokens (default: 1024 from a server, 512 from a model here); none leaves it to the server')
     n.add_argument('--extra', type=_fields, metavar='JSON',
                    help='fields of the request, added or in place of ours, such as \'{"reasoning_effort": "low"}\'; null leaves one out')
+    n.add_argument('--template', type=_fields, metavar='JSON',
+                   help='switches of the chat template of a model here, such as \'{"enable_thinking": true}\'')
     n.add_argument('--run-tests', action='store_const', const=True,
                    help='run the tests of each program in the sandbox, and show a model what happened')
     n.add_argument('--constrained', action='store_const', const=True,

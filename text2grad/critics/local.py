@@ -54,11 +54,13 @@ class ModelCritic(LLMCritic):
         max_new_tokens:int=512, # Longest reply
         context:int|None=None,  # Most tokens of prompt and reply together; `None`: as many as the model can take
         constrained:bool|dict=False, # Let the model write only critiques with quotes that occur; a dict sets limits of `critique_grammar`
+        template:dict|None=None, # Switches of the chat template; by default it is told not to think aloud
         **kwargs,               # Of `LLMCritic`: `limit`, `again`, `prose`, `min_similarity`, `tests`, `fence_seed`
     ):
         if batch_size<1 or max_new_tokens<1:
             raise ValueError(f'batch_size={batch_size}, max_new_tokens={max_new_tokens}: must be 1 or more')
         if model is None: model = os.environ.get('TEXT2GRAD_MODEL') or None
+        self.template = dict(template or {})
         self._loaded = self._ready(*model) if isinstance(model, tuple) else None
         super().__init__(model_name(model), task, **kwargs)
         self.where,self.device,self.dtype = model,device,dtype
@@ -69,7 +71,7 @@ class ModelCritic(LLMCritic):
     def settings(self)->dict:
         "What decides a reply besides model name and prompt"
         return dict(weights=_weights(self.where), max_new_tokens=self.max_new_tokens, context=self.context,
-                    constrained=self.limits, dtype=self.dtype and str(self.dtype))
+                    constrained=self.limits, dtype=self.dtype and str(self.dtype)) | (dict(template=self.template) if self.template else {})
 
 # %% ../../nbs/critics/06_local.ipynb #e57259ac
 def model_name(
@@ -100,14 +102,19 @@ def _ready(self:ModelCritic, model, tok):
         raise ValueError(f'{type(tok).__name__}: has no chat template, so it is not known how to talk to the model; '
                          'use an instruction-tuned one')
     if tok.eos_token_id is None: raise ValueError(f'{type(tok).__name__}: has no end token, so no reply could end')
+    if self.template:
+        from text2grad.pretrained import template_options
+        template_options(tok, self.template)
     return model, tok
 
 @patch(as_prop=True)
 def loaded(self:ModelCritic)->tuple: # `(model, tokenizer)`, loaded on first use
     "The model and its tokenizer"
     if self._loaded is None:
-        from text2grad.pretrained import load_model
-        self._loaded = self._ready(*load_model(self.where, self.device, self.dtype))
+        from text2grad.pretrained import ModelError,load_model
+        loaded = load_model(self.where, self.device, self.dtype)
+        try: self._loaded = self._ready(*loaded)
+        except ValueError as e: raise ModelError(f'{self.model}: {e}') from e   # it would come again for every example
     return self._loaded
 
 @patch(as_prop=True)
@@ -118,10 +125,10 @@ def room(self:ModelCritic)->int: # Tokens
     return min(n for n in most if n)-self.max_new_tokens
 
 # %% ../../nbs/critics/06_local.ipynb #3275bbdb
-def _chat_ids(tok, messages):
+def _chat_ids(tok, messages, template):
     "The ids of a chat up to where the model replies"
     from jinja2 import TemplateError
-    how = dict(add_generation_prompt=True, tokenize=True, return_dict=True, enable_thinking=False)
+    how = dict(enable_thinking=False) | template | dict(add_generation_prompt=True, tokenize=True, return_dict=True)
     ids = lambda ms: tok.apply_chat_template(ms, **how)['input_ids']
     try: return ids(messages)
     except TemplateError:
@@ -136,7 +143,7 @@ def encode(self:ModelCritic,
     "The ids of a prompt, cut to fit"
     tok,room,cut,messages = self.loaded[1],self.room,0,ask.messages
     for _ in range(8):
-        ids = _chat_ids(tok, messages)
+        ids = _chat_ids(tok, messages, self.template)
         if len(ids)<=room: return ids, cut
         each = sum(len(m['content']) for m in messages)/len(ids)
         n = int((len(ids)-room)*each*1.1)+16

@@ -24,7 +24,7 @@ from ..core import Critique,Example,Judgement,write_file
 from ..critics.local import ModelCritic,model_name
 from ..evaluation.statistics import auroc
 from ..evaluation.span_metrics import TokenScores,carried
-from ..pretrained import LORA,check_logits,lm_logits
+from ..pretrained import LORA,ModelError,check_logits,lm_logits
 from .preprocessing import NEUTRAL,POOR,chat_pieces,fit_prompt,text_offsets,token_labels,unlabelled
 from .base import RewardModel
 from .decoding import best_path,best_sentences,calibrated,choose_thresholds
@@ -73,6 +73,19 @@ def _problems(c):
     if len(c.bias)!=2 or not all(b is None or abs(b)<1e3 for b in c.bias): yield wrong('bias', 'two numbers, of poor and good, or None')
 
 # %% ../../nbs/reward_model/05_span_model.ipynb #8d1f8c54
+@torch.no_grad()
+def _widths(lm):
+    "Widths of a language model's embedding and of its states before and after each layer; `ModelError` if it gives none"
+    ids,odd = torch.arange(4, device=next(lm.parameters()).device)[None],''
+    try:
+        out = lm.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, output_hidden_states=True)
+        states = [lm.get_input_embeddings()(ids), *out.hidden_states, out.last_hidden_state]
+    except torch.OutOfMemoryError: raise
+    except (AttributeError, TypeError, ValueError, RuntimeError) as e: states,odd = [],f' ({type(e).__name__}: {e})'
+    if len(states)>3 and all(s.dim()==3 and s.shape[:2]==ids.shape for s in states): return [s.shape[2] for s in states[:-1]]
+    raise ModelError(f'{lm.config.model_type}: this architecture gives no states of its layers for a token head to read{odd}; '
+                     'use a model of another family, or `GenerativeRewardModel`')
+
 class SpanRewardModel(RewardModel):
     "Token rewards from one forward pass, and a critique on demand"
     kind,Config = 'span',SpanRewardConfig
@@ -83,9 +96,10 @@ class SpanRewardModel(RewardModel):
     ):
         super().__init__(model, tokenizer, config)
         if not tokenizer.is_fast: raise ValueError('the tokenizer has no offsets: a fast tokenizer is needed')
-        cfg = self.lm.config.get_text_config()
-        self.at = [max(1, round(d*cfg.num_hidden_layers)) for d in config.depth]
-        self.reader = TokenHead(cfg.hidden_size, 1+len(self.at), config)
+        cfg,widths = self.lm.config.get_text_config(),_widths(self.lm)
+        self.at = [max(1, round(d*(len(widths)-2))) for d in config.depth]
+        self.widths = [widths[1+l] for l in self.at]
+        self.reader = TokenHead([widths[0], *self.widths], config)
         self.piece_ids = piece_ids(tokenizer)
         self.kept,self.states_dir = {},None
         self.most = min(config.max_length, getattr(cfg, 'max_position_embeddings', None) or 1<<30, tokenizer.model_max_length)
@@ -169,7 +183,7 @@ def collate(self:SpanRewardModel,
     """A batch, padded on the right
 
     Each is (B, L): `ids`; `region`, 0 padding, 1 prompt, 2 response, 3 marks and critique; `classes`, -1 where there is
-    no label; `severity`; `change`; `target`. Then `features` (B, L, 6), and `states` (B, P, K, d) if they are kept.
+    no label; `severity`; `change`; `target`. Then `features` (B, L, 6), and `states` (B, P, W) if they are kept.
     """
     return self._stack([self.encode(e, self._teaches(e)) for e in examples], [e.critique for e in examples])
 
@@ -229,22 +243,22 @@ def _columns(region): return int((((region>0)&(region<3)).sum(1)).max()) # of pr
 
 @patch
 def _states(self:SpanRewardModel, ids, mask, n):
-    "The states at the chosen depths up to column `n` (B, n, K, d), and the last ones (B, L, d)"
+    "The states at the chosen depths side by side up to column `n` (B, n, W), and the last ones (B, L, d)"
     out = self.lm.base_model(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
-    return torch.stack([out.hidden_states[l][:,:n] for l in self.at], 2),out.last_hidden_state
+    return torch.cat([out.hidden_states[l][:,:n] for l in self.at], 2),out.last_hidden_state
 
 @patch
 def read(self:SpanRewardModel,
     ids,         # (B, L)
     region,      # (B, L), as `collate` makes it
     features,    # (B, L, 6), as `collate` makes it
-    states=None, # (B, P, K, d) if they are known
+    states=None, # (B, P, W) if they are known
 )->tuple:        # (B, P, 5) of the token head; (B, L, d) last states, `None` if they were not needed
     "Run backbone and token head; P columns hold every prompt and response"
     n,last = _columns(region),None
     if states is None: states,last = self._states(ids, (region>0).long(), n)
     words = self.lm.get_input_embeddings()(ids[:,:n])
-    return self.reader([words, *states.unbind(2)], region[:,:n]*(region[:,:n]<3), features[:,:n]),last
+    return self.reader([words, *states.split(self.widths, 2)], region[:,:n]*(region[:,:n]<3), features[:,:n]),last
 
 # %% ../../nbs/reward_model/05_span_model.ipynb #cffbe1f8
 def _focal(z, y, w, gamma):
@@ -307,7 +321,7 @@ def prepare(self:SpanRewardModel,
 @patch
 @torch.no_grad()
 def _half(self:SpanRewardModel, ids):
-    "The states of a row as they are kept (T, K, d)"
+    "The states of a row as they are kept (T, W)"
     x = torch.tensor([ids], device=self.device)
     return self._states(x, torch.ones_like(x), len(ids))[0][0].clamp(-6e4, 6e4).to('cpu', torch.float16)
 
@@ -324,8 +338,8 @@ _log = logging.getLogger('text2grad')
 def _believed(self:SpanRewardModel, new, rows):
     "Whether states from a file have the right shapes, and the shortest row comes out the same again"
     k = min(new, key=lambda k: len(rows[k]))
-    want,d = self._half(rows[k]).float(),self.lm.config.get_text_config().hidden_size
-    if not all(v.shape==(len(rows[k]), len(self.at), d) for k,v in new.items()): return False
+    want = self._half(rows[k]).float()
+    if not all(v.shape==(len(rows[k]), sum(self.widths)) for k,v in new.items()): return False
     return torch.allclose(new[k].float(), want, atol=.02*float(want.abs().max()), rtol=.05)
 
 @patch
@@ -337,6 +351,7 @@ def _load_states(self:SpanRewardModel, rows):
         except (SafetensorError, OSError) as e:
             _log.warning('%s: cannot be read (%s); its states are computed anew', p.name, e)
             continue
+        new = {k:v.flatten(1) if v.dim()==3 else v for k,v in new.items()}   # (T, K, d) before 0.1.0
         if not new: continue
         if self._believed(new, rows): self.kept.update(new)
         else: _log.warning('%s: holds states of another backbone or of other depths; they are computed anew', p.name)

@@ -66,13 +66,12 @@ def _positions(T, d, device):
 class TokenHead(nn.Module):
     "Thin layers in which response tokens look at each other, both ways, and at the prompt"
     def __init__(self,
-        d:int,        # Width of the backbone
-        n_states:int, # Lists of states that it is given
-        c,            # Has `size`, `layers`, `heads` and `dropout`, as `SpanRewardConfig` does
+        widths:list, # Of each list of states that it is given
+        c,           # Has `size`, `layers`, `heads` and `dropout`, as `SpanRewardConfig` does
     ):
         super().__init__()
-        self.norms = nn.ModuleList(nn.LayerNorm(d) for _ in range(n_states))
-        self.proj = nn.Linear(d*n_states, c.size)
+        self.norms = nn.ModuleList(nn.LayerNorm(d) for d in widths)
+        self.proj = nn.Linear(sum(widths), c.size)
         self.text = nn.Embedding(2, c.size)
         self.told = nn.Linear(6, c.size, bias=False) # Of the features; saved files call this tensor `told`
         block = nn.TransformerDecoderLayer(c.size, c.heads, 4*c.size, c.dropout, 'gelu', batch_first=True, norm_first=True)
@@ -83,7 +82,7 @@ class TokenHead(nn.Module):
 # %% ../../nbs/reward_model/04_token_head.ipynb #0c4f97e2
 @patch
 def forward(self:TokenHead,
-    states,           # List of (B, L, d)
+    states,           # List of (B, L, width)
     region,           # (B, L): 0 padding, 1 prompt, 2 response
     features,         # (B, L, 6) of `token_features`, 0 outside the response
 )->torch.Tensor:      # fp32 (B, L, 5), 0 outside the response: logits of poor, neutral, good; of the severity; of a change of label
