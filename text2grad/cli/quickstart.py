@@ -47,7 +47,8 @@ def _trainer(policy, critic, task, opts):
     n = opts['batch_size']
     k = min(4, n)
     cfg = SpanPPOConfig(**{o:opts[o] for o in ('steps','reward','seed','lr','kl_coef','baseline')}, batch_size=n, samples_per_prompt=k,
-                        minibatch_size=max(k, n//2//k*k), micro_batch_size=4, epochs=1, lam=1., temperature=1., max_new_tokens=task.max_new_tokens)
+                        minibatch_size=max(k, n//2//k*k), micro_batch_size=4, epochs=1, lam=1., temperature=1.,
+                        max_new_tokens=task.max_new_tokens)
     return SpanPPO(policy, critic, task, cfg)
 
 # %% ../../nbs/cli/03_quickstart.ipynb #266a96a1
@@ -95,7 +96,7 @@ def _fit(trainer, out, resume, lock):
     from text2grad.checkpoints import StopOnSignal
     from text2grad.span_ppo.callbacks import ProgressBar,RunFolder
     signals = StopOnSignal()
-    trainer.callbacks = [signals, RunFolder(out, resume, lock), ProgressBar()] # a signal during the first checkpoint waits, too
+    trainer.callbacks = [signals, RunFolder(out, resume, lock), ProgressBar()] # signals first: one may come while the run begins
     try: trainer.fit()
     except KeyboardInterrupt: pass
     if trainer.step>=trainer.config.steps: return None
