@@ -26,7 +26,7 @@ def overlap(a, b): return len(a&b)/max(1, min(len(a), len(b)))
 
 # ---- bundled data
 
-@pytest.mark.parametrize('name,train,heldout,new', [('summarize',56,40,40), ('answer',48,32,32), ('code',44,28,48)])
+@pytest.mark.parametrize('name,train,heldout,new', [('summarize',56,40,40), ('answer',48,32,32), ('code',108,48,48)])
 def test_sizes_and_shape(name, train, heldout, new):
     t = load_task(name)
     assert (len(t.train), len(t.heldout), t.max_new_tokens, t.name) == (train, heldout, new, name)
@@ -152,7 +152,7 @@ def test_solutions_pass_and_mutants_fail():
     for e in exs:
         m = e.meta
         assert e.reference[0].startswith(m['signature']+'\n') and m['signature'].startswith(f"def {m['entry_point']}(")
-        assert 3<=m['tests'].count('assert')<=5 and m['tests_form']=='asserts'
+        assert 4<=m['tests'].count('assert')<=8 and len(set(m['tests'].splitlines()))==m['tests'].count('\n') and m['tests_form']=='asserts'
         for kind,src in [('ours', e.reference[0]), ('none', m['signature']+'\n    return None\n'), *(('mutant', s) for s in mutants(e.reference[0]))]:
             pairs.append((src, m['tests']))
             what.append((m['entry_point'], kind))
