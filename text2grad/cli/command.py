@@ -50,6 +50,7 @@ def align_command(
     from text2grad.text import pieces
     from text2grad.viz.plots import token_ansi,use_color
     from text2grad.viz.color import visible
+    from text2grad.viz.html import span_words
     text = _read_critique(args.critique)
     with time_limit(600): c = align(args.response, text)
     if c is None and len(text)>MAX_TEXT:
@@ -68,7 +69,7 @@ def align_command(
         return 0
     print(token_ansi(tokens, rewards, color=use_color()))
     for s in c.spans:
-        words = args.response[s.start:s.end]
+        words = span_words(args.response, s)
         print(f'{s.score:+.2f}  {words!r} [{s.start}, {s.end})  {s.match} {s.similarity:.2f}  {visible(s.reason)}')
     for q in c.unresolved: print(f'unresolved: {q.text!r}  {visible(q.reason)}')
     if not c.spans: print('No span of the response was found in this critique.')

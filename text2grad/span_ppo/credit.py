@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from ..alignment.tokens import token_rewards
 from ..viz.channels import TokenTable,groups,token_table
 from ..core import Critique
+from ..viz.html import span_words
 from ..viz.color import ORANGE,BLUE,glyph_kinds,MONO,SMALL,glyph_html,esc
 from .losses import Objective,token_advantages,whitening
 from .trainer import rollout_scores
@@ -108,7 +109,7 @@ class Mark:
     "A span over a token: from the phrase to the share that this token gets"
     span:int          # Its place in the critique, counted from 0
     phrase:str        # The feedback phrase that it comes from
-    words:str         # As they stand in the response
+    words:str         # As they stand in the response; of an insertion point, what is missing and where
     quote:str         # As the critic quoted them; the same if it did not
     match:str         # How they were found: 'given', 'exact', 'normalized', 'fuzzy'
     similarity:float  # 0 to 1
@@ -198,7 +199,8 @@ def _reward_rows(t, i, critique):
     times = f' × {w:g}' if w!=1 else ''
     for k,o in enumerate(critique.spans if critique else ()):
         if not (t.over[k,i] or t.paid[k,i]): continue
-        how = 'sum over its tokens, paid at the end' if s.reward=='scalar' else f'{o.score:+.3g} × {t.share[k,i]:.3g} (spread {s.spread})'
+        why = f'spread {s.spread}' if len(o) else 'decided here' if t.share[k,i]==1 else 'used up the room'
+        how = 'sum over its tokens, paid at the end' if s.reward=='scalar' else f'{o.score:+.3g} × {t.share[k,i]:.3g} ({why})'
         if s.reward!='scalar' and o.score and t.share[k,i] and not t.paid[k,i]: how = f'another span counts here (overlap {s.overlap})'
         if s.reward=='scalar' and not t.paid[k,i]: how = 'a scalar reward pays on the last token only'
         rows.append(Row('reward', f'span {k+1}: {_short(o.reason or o.quote or "no reason given")}', w*t.paid[k,i], how+times, span=k))
@@ -281,7 +283,7 @@ def ledger(
 
 def _marks(t, i, table, critique):
     "The spans over token `i`"
-    text = lambda o: table.response[o.start:o.end]
+    text = lambda o: span_words(table.response, o)
     mark = lambda k,o: Mark(k, o.reason, text(o), o.quote or text(o), o.match, o.similarity, o.score,
                             float(t.share[k,i]), float(t.s.reward_scale*t.paid[k,i]))
     return tuple(mark(k, o) for k,o in enumerate(critique.spans if critique else ()) if t.over[k,i])
@@ -312,7 +314,7 @@ def _tr(name, note, v, bar, sum_=False):
 # %% ../../nbs/span_ppo/08_credit.ipynb #ab8e5ed7
 def _mark_html(m):
     words = f'<q>{esc(_short(m.phrase, 200))}</q>' if m.phrase else 'no phrase given'
-    how = dict(given='marked by hand', exact='found word for word', normalized='found but for case, quotes or spaces',
+    how = dict(given='given with its place', exact='found word for word', normalized='found but for case, quotes or spaces',
                fuzzy='found approximately')[m.match]
     said = 'praised' if m.severity>0 else 'blamed' if m.severity<0 else 'not scored'
     asked = f' for <q>{esc(_short(m.quote, 120))}</q>' if m.match in ('normalized','fuzzy') else ''
