@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given,settings,strategies as st
 
-from text2grad.core import RecordError,read_examples,write_examples,write_jsonl
+from text2grad.core import RecordError,read_examples,read_jsonl,write_examples,write_jsonl
 from text2grad.data.readers import checked_rows
 from text2grad.data.tasks import *
 from text2grad.data import tasks
@@ -26,14 +26,14 @@ def overlap(a, b): return len(a&b)/max(1, min(len(a), len(b)))
 
 # ---- bundled data
 
-@pytest.mark.parametrize('name,train,heldout,new', [('summarize',56,40,40), ('answer',48,32,32), ('code',44,28,96)])
+@pytest.mark.parametrize('name,train,heldout,new', [('summarize',56,40,40), ('answer',48,32,32), ('code',146,57,48)])
 def test_sizes_and_shape(name, train, heldout, new):
     t = load_task(name)
     assert (len(t.train), len(t.heldout), t.max_new_tokens, t.name) == (train, heldout, new, name)
     assert len({e.meta['id'] for e in both(t)}) == train+heldout
     for e in both(t):
         assert e.response=='' and e.critique is None and e.meta['task']==name and all(e.reference)
-        assert [m['role'] for m in e.prompt]==['system']*bool(t.system)+['user'] and e.prompt[-1]['content'].startswith(t.instruction)
+        assert [m['role'] for m in e.prompt]==['system']*bool(t.system)+['user','assistant']*len(t.shots)+['user'] and e.prompt[-1]['content'].startswith(t.instruction)
         assert all(e.meta[f] in e.prompt[-1]['content'] for f in t.fields)
         assert not any(ref in e.prompt[-1]['content'] for ref in e.reference) or name=='answer'
     assert {e.meta['split'] for e in t.train}=={'train'} and {e.meta['split'] for e in t.heldout}=={'heldout'}
@@ -152,7 +152,7 @@ def test_solutions_pass_and_mutants_fail():
     for e in exs:
         m = e.meta
         assert e.reference[0].startswith(m['signature']+'\n') and m['signature'].startswith(f"def {m['entry_point']}(")
-        assert 3<=m['tests'].count('assert')<=5 and m['tests_form']=='asserts'
+        assert 4<=m['tests'].count('assert')<=8 and len(set(m['tests'].splitlines()))==m['tests'].count('\n') and m['tests_form']=='asserts'
         for kind,src in [('ours', e.reference[0]), ('none', m['signature']+'\n    return None\n'), *(('mutant', s) for s in mutants(e.reference[0]))]:
             pairs.append((src, m['tests']))
             what.append((m['entry_point'], kind))
@@ -163,9 +163,18 @@ def test_solutions_pass_and_mutants_fail():
     assert {w[0] for w in what if w[1]=='mutant' and any(res[w])} == {'larger'}, 'a > b and a >= b are the same function; every other mutant must fail'
     assert sum(len(v) for w,v in res.items() if w[1]=='mutant')>80
 
+def test_most_functions_are_passed_now_and_then_and_both_splits_are_as_hard():
+    "`passed` of `of` samples of the default model (temperature 1, 48 tokens), as measured when the function was written"
+    split = {e.meta['entry_point']:e.meta['split'] for e in both(code())}
+    rs = [r for r in read_jsonl(Path(__file__).parent/'near_misses.jsonl') if 'passed' in r]
+    rate = {s:[r['passed']/r['of'] for r in rs if split[r['entry_point']]==s] for s in ('train','heldout')}
+    mean = {s:sum(v)/len(v) for s,v in rate.items()}
+    assert len(rs)==len(split) and sum(0<x<1 for v in rate.values() for x in v)>=.7*len(rs)
+    assert abs(mean['train']-mean['heldout'])<.03 and all(.2<m<.3 for m in mean.values()), mean
+
 def test_solutions_fit_into_the_tokens_allowed():
-    "Even at two characters a token, with a fence around it"
-    assert max(len(e.reference[0]) for e in both(code()))+20 < 2*code().max_new_tokens
+    "At 3.4 characters a token, with a fence around it; the longest in SmolLM2's tokens is `is_leap` with 45"
+    assert max(len(e.reference[0]) for e in both(code()))+20 < 3.4*code().max_new_tokens
 
 # ---- tasks
 
@@ -174,9 +183,18 @@ def test_unknown_task_names_the_three():
 
 def test_messages_with_braces_and_system():
     from dataclasses import replace
-    t = replace(code(), system='Be brief.')
+    t = replace(code(), system='Be brief.', shots=())
     ms = t.messages(description='Return {x: 1}.', signature='def f(x):')
     assert [m['role'] for m in ms]==['system','user'] and 'Return {x: 1}.' in ms[1]['content']
+
+def test_worked_examples_stand_before_the_question_and_are_asked_like_it():
+    from dataclasses import replace
+    t = replace(code(), system='', instruction='Go.', template='{instruction} {signature}', shots=((dict(signature='def a():'), 'A'), (dict(signature='def b():', more=1), 'B')))
+    assert t.messages(signature='def f():')==[dict(role=r, content=c) for r,c in
+        [('user','Go. def a():'), ('assistant','A'), ('user','Go. def b():'), ('assistant','B'), ('user','Go. def f():')]]
+    (given,answer), = code().shots
+    assert given['signature'] in answer and given['description'] not in {e.meta['description'] for e in both(code())}
+    assert 'def minus_five' not in {e.meta['signature'].split('(')[0] for e in both(code())}
 
 def test_own_file(tmp_path):
     rows = [dict(id=str(i), split=s, context='It rains.', question='Does it rain?', reference=['yes'], source='me') for i,s in enumerate(('train','heldout','train'))]
@@ -354,7 +372,7 @@ def test_ultrafeedback_content(tmp_path):
 def test_code_sets_content_passes_its_own_tests(tmp_path):
     k = load_kodcode(save(tmp_path/'k.jsonl', ROWS['kodcode']))[0]
     h = load_humaneval(save(tmp_path/'h.jsonl', ROWS['humaneval']))[0]
-    assert (k.meta['entry_point'], k.meta['tests_form'], h.meta['tests_form'])==('double','pytest','check') and 'def double' in k.prompt[0]['content']
+    assert (k.meta['entry_point'], k.meta['tests_form'], h.meta['tests_form'])==('double','pytest','check') and 'def double' in k.prompt[-1]['content']
     assert run_all([(h.reference[0], h.meta['tests']), (h.meta['description']+'    return n\n', h.meta['tests'])])==[True,False]
     none = dict(ROWS['kodcode'][0], test='def test_a(): assert True\n')
     e = load_kodcode(save(tmp_path/'n.jsonl', [none]))[0]
