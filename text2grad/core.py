@@ -174,7 +174,8 @@ def loads(
 MAX_ROW  = 64*2**20 # Longest row, in bytes: a file without line breaks, or a zip bomb, must not fill the memory
 MAX_FILE = 2**30    # Longest JSON file that is one value
 _other = {'a zip archive: unpack it':b'PK\3\4', 'packed with bzip2: unpack it, or pack it with gzip':b'BZh',
-          'packed with xz: unpack it':b'\xfd7zX', 'packed with zstd: unpack it':b'(\xb5/\xfd', 'a Parquet file: give it a name that ends in .parquet':b'PAR1'}
+          'packed with xz: unpack it':b'\xfd7zX', 'packed with zstd: unpack it':b'(\xb5/\xfd',
+          'a Parquet file: give it a name that ends in .parquet':b'PAR1'}
 _wide = {b'\xff\xfe\0\0':'UTF-32', b'\0\0\xfe\xff':'UTF-32', b'\xff\xfe':'UTF-16', b'\xfe\xff':'UTF-16'}
 
 def _encoding(head):
