@@ -361,6 +361,38 @@ def test_split_characters_share_their_range():
     assert tok.decode(ids)=='☂x' and token_offsets(tok, ids)==[(0,1), (0,1), (0,1), (1,2)]
     assert token_offsets(tok, ids[:2])==[(0,1), (0,1)]
 
+def bytes_only():
+    "One token a byte and nothing else, as a model may sample them: no byte of a character is sure to be followed by the next"
+    vocab = {c:i for i,c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    t = Tokenizer(models.BPE(vocab, []))
+    t.pre_tokenizer,t.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False),decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=t)
+char_of_byte = dict(zip([*range(33,127), *range(161,173), *range(174,256), *range(33), *range(127,161), 173], map(chr, [*range(33,127), *range(161,173), *range(174,256), *range(256,324)])))
+
+def by_hand(data):
+    "The place of each byte: a whole character, else the longest beginning of one, is one place"
+    out,i,n = [],0,0
+    while i<len(data):
+        k = next((k for k in (4,3,2,1) if len(data[i:i+k])==k and len(data[i:i+k].decode('utf-8', 'replace'))==1), 1)
+        out += [(n, n+1)]*k
+        i,n = i+k,n+1
+    return out
+
+odd_bytes = st.one_of(st.binary(max_size=12), st.lists(st.sampled_from([b'\xed', b'\xbe', b'\xa0', b'A', b'\xf0', b'\x9f', b'\x90', b'\xe2', b'\x80', b'\x8d', b'\xef', b'\xbb', b'\xbf', b'\x10', b'\0', b'\xc3', b'\xa9', b'\xf4', b'\xc0', '👨\u200d👩'.encode()]), max_size=8).map(b''.join))
+
+@cases(1500)
+@given(odd_bytes)
+def test_bytes_in_any_order_have_their_own_places(data):
+    tok = bytes_only()
+    text,offsets = decode_with_offsets(tok, tok.convert_tokens_to_ids([char_of_byte[b] for b in data]))
+    assert text==data.decode('utf-8', 'replace') and offsets==by_hand(data)
+
+@pytest.mark.parametrize('data,want', [(b'\xed\xbeA', [(0,1), (1,2), (2,3)]), (b'\xed\xa0\x80A', [(0,1), (1,2), (2,3), (3,4)]), (b'\xedA', [(0,1), (1,2)]), (b'\xe2\x98A', [(0,1), (0,1), (1,2)]), (b'\xed\x9f\xbfA', [(0,1)]*3+[(1,2)]),
+                                       (b'\x10\0A', [(0,1), (1,2), (2,3)]), ('👨\u200d👩'.encode(), [(0,1)]*4+[(1,2)]*3+[(2,3)]*4), (b'\xef\xbb\xbfA', [(0,1)]*3+[(1,2)]), (b'\xf0\x9f\x91', [(0,1)]*3), (b'\xc0\xafA', [(0,1), (1,2), (2,3)])])
+def test_what_no_byte_can_make_whole(data, want):
+    tok = bytes_only()
+    assert token_offsets(tok, tok.convert_tokens_to_ids([char_of_byte[b] for b in data]))==want==by_hand(data)
+
 def test_long_responses_are_fast(tok):
     ids = (tok(' '.join(corpus))['input_ids']*40)[:2048]
     decode_with_offsets(tok, ids)

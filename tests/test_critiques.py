@@ -190,3 +190,33 @@ def test_a_mark_that_says_the_other_sign_is_refused():
 def test_a_comment_or_a_string_does_not_swallow_a_key():
     for text in ('{"good_spans": ["%s"], "poor_spans": //[{"quote": "%s"}]}', '{"good_spans": ["%s"//], "poor_spans": ["%s"]}', '{"good_spans": ["%s", /* "poor_spans": ["%s"]}', '{"good_spans": ["%s"], "critique": //x", "poor_spans": ["%s"]}', '{"good_spans": [{"quote": "%s", "reason": ""U}], "critiqu"e: "x", "poor_spans": ["%s"]}'):
         assert signs(text%(GOOD, POOR)) in (None, both), text
+
+# the paper's word scores
+
+W = 'The cat saw the dog. The dog saw the cat, too.'
+EACH = [[w, s] for w,s in zip(W.split(), [0,0,0,0,-1,0,0,0,0,0,1])]
+word_forms = dict(pairs=EACH, capitals=[dict(Word=w, Score=f'{s:+d}') for w,s in EACH], objects=[dict(word=w, score=s) for w,s in EACH], bare=[[re.sub(r'\W', '', w), s] for w,s in EACH],
+                  python=repr([tuple(p) for p in EACH]), python_objects=repr([dict(word=w, score=s) for w,s in EACH]), text=json.dumps(EACH), strings=[[w, str(s)] for w,s in EACH])
+placed = lambda c: c and sorted((s.start, W[s.start:s.end].strip('.,'), s.score) for s in c.spans)
+
+@pytest.mark.parametrize('form', word_forms)
+@pytest.mark.parametrize('key', ['word_score_list','word_scores','wordScoreList','Word Scores'])
+def test_word_scores_are_read_at_their_places(form, key):
+    d = {'textual_feedback':'Which dog?', key:word_forms[form]}
+    for reply in (d, json.dumps(d), f'Here:\n```json\n{json.dumps(d, indent=1)}\n```', dict(result=d)):
+        c = align(W, reply)
+        assert placed(c)==[(16, 'dog', -1.), (42, 'too', 1.)] and c.text=='Which dog?', reply
+
+def test_a_list_of_scored_words_alone_means_every_place():
+    assert placed(align(W, dict(word_scores=dict(dog=-1))))==placed(align(W, dict(word_scores=[['dog', -1], ['Dog', -1]])))==[(16, 'dog', -1.), (25, 'dog', -1.)]
+    assert placed(align(W, dict(textual_feedback='Fine.', word_scores=[['dog', 0]])))==[] and align(W, dict(word_scores=[['dog', -1], ['dog', 1]])) is None
+
+@pytest.mark.parametrize('bad', [[['dog', 2]], [['dog']], [['dog', -1, 3]], ['dog'], 'dog: -1', [['', -1]], [[3, 1]], [['dog', True]], [['dog', None]], [dict(word='dog')], '[("dog", -1', '__import__("os")', [[['dog', -1]]], '('*3000])
+def test_word_scores_of_no_form_are_refused(bad):
+    for d in (dict(textual_feedback='x', word_score_list=bad), dict(textual_feedback='x', word_score_list=[['cat', 1], *bad] if isinstance(bad, list) else bad)): assert align(W, d) is align(W, json.dumps(d)) is None
+
+def test_word_scores_beside_other_marks_or_cut_off_are_refused():
+    for more in (dict(good_spans=['cat']), dict(poor_spans=['dog']), dict(improvement_code=['dog']), dict(word_scores=[['cat', 1]])): assert align(W, dict(word_score_list=[['dog', -1]]) | more) is None
+    text = json.dumps(dict(textual_feedback='x', word_score_list=EACH))
+    assert all(align(W, text[:n]) is None for n in range(20, len(text)))
+    assert placed(align(W, dict(word_score_list=[['dog', -1]], good_spans=[], missing=['the end'])))==[(16, 'dog', -1.), (25, 'dog', -1.)]

@@ -13,6 +13,8 @@ from text2grad.evaluation import report as ev,task_metrics as tm
 from text2grad.evaluation.runs import RunError,read_run
 from text2grad.evaluation.statistics import mean_interval,paired_bootstrap
 from text2grad.core import Critique,Example,Span,read_jsonl,to_record,write_jsonl
+from text2grad.critics.unit_tests import UnitTestCritic
+from text2grad.sandbox import SandboxUnavailable
 from text2grad.viz.color import visible
 
 TAGS |= {'h3'}
@@ -151,6 +153,19 @@ def test_measure_and_compare_rows():
     with pytest.raises(ValueError, match='unknown metric bleu'): tm.score_responses([], [], [], ('bleu',))
     with pytest.raises(ValueError): tm.score_responses([judged('p','r')], [], [1], ('length',))
     assert tm.compare_rows([], [])==[]
+
+def test_the_pass_rate_is_of_whole_suites_and_is_measured_without_the_critic(monkeypatch):
+    tests = dict(tests='assert f(2) == True\nassert f(3) == False\nassert f(0) == True\n', entry_point='f')
+    programs = {'def f(n):\n    return n % 2 == 0':1., '```python\ndef f(n): return n % 2 == 0\n```\nThat is it.':1., 'def f(n): return True':0., 'def g(n): return n % 2 == 0':0., 'def f(n:':0., ' ':0.}
+    exs = [Example('Is n even?', p, meta=tests) for p in programs]+[Example('p', 'def f(n): return True', meta=m) for m in ({}, dict(entry_point='f'), dict(tests=''))]
+    rows = tm.score_responses(exs, [None]*len(exs), [1]*len(exs), ('critic_reward','passes','length'))
+    assert [r['passes'] for r in rows]==[*programs.values(), None, None, None]
+    table = {r['metric']:r for r in tm.compare_rows(rows, rows)}
+    close((table['pass rate, all tests']['before'], table['pass rate, all tests']['n']), (2/6, 6))
+    def none(self, examples): raise SandboxUnavailable('no box')
+    monkeypatch.setattr(UnitTestCritic, 'judgements', none)
+    with pytest.warns(UserWarning, match='the pass rate is not measured: no box'): rows = tm.score_responses(exs[:2], [1.,1.], [1,1], ('passes',))
+    assert [r['passes'] for r in rows]==[None,None]
 
 def test_evaluate_a_policy():
     from types import SimpleNamespace

@@ -54,9 +54,30 @@ def test_of_several_returns_the_one_that_was_taken_is_blamed_and_where_that_is_h
     forged = 'import sys\ndef f(xs):\n    print(4)\n    if xs: return xs\n    return []\nsys.settrace = lambda *a: None\n'
     assert blamed(forged, 'assert f([2, 1]) == [1, 2]\n')==['def f(xs):']
 
+def paid(code, *args, **meta):
+    r,c = code,judge(code, *args, **meta)
+    return critic_reward(r, c)[0]
+
 def test_passing_some_tests_is_never_praised_and_fixing_one_pays():
-    none,some,all_ = (critic_reward(c, judge(c))[0] for c in ('def f(xs): return None\n', 'def f(xs): return []\n', 'def f(xs): return sorted(xs)\n'))
-    assert none==pytest.approx(-2) and none<some<0 and all_==pytest.approx(2, abs=.2)
+    none,some,all_ = (paid(c) for c in ('def f(xs): return None\n', 'def f(xs): return []\n', 'def f(xs): return sorted(xs)\n'))
+    assert (none, some, all_)==(pytest.approx(-1), pytest.approx(-2/3), pytest.approx(2))
+
+@pytest.mark.parametrize('code', ['def f(xs:\n    return xs\n', 'def f(xs):\n    return sorted((xs\n', 'def h(xs):\n    return sorted(xs)\n', 'I cannot.', 'No',
+    'def f(xs):\n    raise\n', 'def f(xs):\n    pass\n', 'def f(xs):\n    while True: pass\n', 'def f(xs):\n    ys = xs[9]\n    return ys\n',
+    'def f(xs):\n    if len(xs)>2: return 1\n    if xs: return 2\n    return 3\n'])
+def test_whatever_passes_no_test_is_paid_the_same(code):
+    "A sign where Python gave up carries as much as a whole line; with more for a line, what is no program would cost less than what passes one test of four"
+    assert paid(code)==pytest.approx(-1)
+
+@pytest.mark.parametrize('k', range(5))
+def test_the_total_rises_with_the_share_of_tests_that_pass(k):
+    tests = ''.join(f'assert f({n}) == {n}\n' for n in range(1, 6))
+    one = f'def f(n):\n    return n if n <= {k} else 0\n'
+    two = f'def f(n):\n    if n > {k}:\n        return n-9\n    return n\n'
+    assert [paid(one, tests), paid(two, tests)]==pytest.approx([k/5-1]*2)
+    letters = [(i,i+1) for i in range(len(one))]   # tokens of one character: they pay no more than words do
+    assert critic_reward(one, judge(one, tests), letters)[0]==pytest.approx(k/5-1)
+    assert critic_reward('def f(n): return n', judge('def f(n): return n', tests), [(i,i+1) for i in range(18)])[0]==pytest.approx(2)
 
 def test_blame_stands_on_the_right_characters():
     code = 'Ein Prüfling 👩‍👧:\n\n```python\r\ndef f(xs):\r\n    # né 👩\r\n    return xs\r\n```\r\nSo.'

@@ -107,3 +107,9 @@ def test_many_lines_on_many_places():
     response,text = 'a b '*5000,'\n'.join(f'"a b" is bad {i}.' for i in range(700))
     start = time.process_time()
     assert len(linked(text, response)[0])==5000 and time.process_time()-start<5
+
+@pytest.mark.parametrize('text,sign', [('It gets two things wrong: 1) it says "in May", which is clear, 2) it says "by rail".', -1), ('Two things are right: (1) "in May", 2) "by rail", though it is odd.', 1),
+                                       ('There are some errors in it: a) "in May", b) "by rail".', -1)])
+def test_a_list_has_the_sign_of_what_introduces_it(text, sign):
+    response = 'It came in May by rail.'
+    assert {(response[s.start:s.end], s.score) for s in link_phrases(text, response)}=={('in May', sign), ('by rail', sign)}

@@ -93,14 +93,21 @@ def numbers(
     return tuple((a,b,f'{v:.12g}' if not isinstance(v, str) else v) for a,b,v in out)
 
 # %% ../nbs/01_text.ipynb #ac371d12
-_stop_re = re.compile(r'(?<![.!?…])[.!?…]++["\'”’»)\]*]*+(?=\s|\Z)|[。！？｡]+["”’」』）]*+|\n+')
-_before_re = re.compile(r'[^\W_](?:[\w.]*[^\W_])?\Z')
+_stop_re = re.compile(r'(?<![.!?…])[.!?…]++(?:[ \xa0]\.(?=\s|\Z))*+'
+                      r'(?:["\'”’»)\]*⁰¹²³⁴-⁹]|\[\d{1,3}\])*+(?=\s|\Z)|[。！？｡]+["”’」』）]*+|\n+')
+_before_re = re.compile(r'[^\W_](?:[\w.°]*[\w°])?\Z')
 _after_re = re.compile(r'\s*[^\w\s]*(\w*)')
 _letters_re = re.compile(r'[^\W\d_](?:\.[^\W\d_])*\Z')
+LETTER = re.compile(r'\w')
+_roman_re,_item_re = re.compile(r'(?:[IVXLC]+|[A-Z])\Z'),re.compile(r'(?:\d{1,2}|[a-zA-Z]|[ivx]{2,5})\Z')
+_list_re = re.compile(r'[^\w(]{0,3}\(?(?:\d{1,2}|[a-zA-Z]|[ivx]{2,5})[.)]{1,2}\s')
+_next_item_re = re.compile(r'\s*\(?(?:[a-z]|[ivx]{2,5})[.)]{1,2}\s+[^\W\d_a-z]')
 _never = set('mr mrs ms dr prof vs viz cf e.g i.e approx'.split())
-_numbered = set('no nos p pp fig figs eq vol ch sec art'.split())
+_numbered = set('no nos nr n° nº p pp fig figs eq eqs tab tabs vol vols ch chap sec art para pt app ex'.split())
 _seldom = set('''st mt ft ca sen gov gen capt lt col sgt rep rev hon inc ltd co corp dept est jr sr al
 jan feb mar apr jun jul aug sep sept oct nov dec'''.split())
+_small_words = STOP|LIGHT
+_firms,_titles = set('inc ltd co corp dept est'.split()),set('Mr Mrs Ms Dr Prof'.split())
 
 def _ends(text, start, m):
     "Does the stop `m` end the sentence that begins at `start`?"
@@ -108,12 +115,16 @@ def _ends(text, start, m):
     lead,following = after.lstrip()[:1],_after_re.match(after)[1]
     word = _before_re.search(text, max(start, m.start()-20), m.start())
     if not lead or m[0][0] in '\n。！？｡': return True
+    first = word and not LETTER.search(text, start, word.start())
+    if not first and _next_item_re.match(after) and _list_re.match(text, start): return True
     if 'a'<=lead<='z': return False
-    if not word or m[0][0]!='.' or m[0].startswith('..'): return True
+    if not word or m[0][0]!='.' or m[0].count('.')>1: return True
     w = word[0].lower()
-    if w in _numbered: return not following[:1].isdigit()
-    if w in _seldom or _letters_re.match(w): return w not in _never and following.lower() in STOP
-    return w not in _never and not (w.isdigit() and len(w)<3 and not text[start:word.start()].strip())
+    if w in _numbered: return not (following[:1].isdigit() or w!='no' and _roman_re.match(following))
+    if first and _item_re.match(word[0]): return False
+    begins = following.lower() in _small_words or w in _firms and following in _titles
+    if w in _seldom or _letters_re.match(w): return w not in _never and begins
+    return w not in _never
 
 # %% ../nbs/01_text.ipynb #d9102e97
 @lru_cache(maxsize=512)
@@ -129,7 +140,7 @@ def sentences(
     return tuple((a,b) for a,b in (trim(a, b) for a,b in zip(cuts, cuts[1:])) if a<b)
 
 # %% ../nbs/01_text.ipynb #9c2da99c
-LETTER,_opening = re.compile(r'\w'),re.compile(r'[:"“*]\s?(\w)')
+_opening = re.compile(r'[:"“*]\s?(\w)')
 STOP_STEMS = {stem(w) for w in STOP|LIGHT}
 
 @dataclass(frozen=True)

@@ -78,6 +78,7 @@ def _order(sentence):
 
 # %% ../../nbs/alignment/03_linking.ipynb #63cc3ba3
 _semicolon_re = re.compile(r';\s+(?=[A-Z"“\'])')
+_list_in_re = re.compile(r'([^:]{1,200}):\s*\(?[1ai][).]\s')
 _contrast_re = re.compile(r',? (?:but|while|whereas|however|although|though|when)\b'
                           r'(?= .{0,300}\b(?:source|article|text|it|they|he|she|actually|there|the)\b)|[;:] |, actually ', re.I)
 _conj_re = re.compile(r",? (?:and|or)(?: also)? (?=(?:that|the|his|her|its|their|him|it|how|where|when|who|what|an?)\b|\w+['’]s )"
@@ -190,7 +191,9 @@ def points_of(
         cut = [c for a,b in sentences(part) for s in _semicolon_re.split(part[a:b]) for c in _cut_re.findall(s) if _word_re.search(c)]
         for s in cut:
             check_time()
-            found += [replace(p, score=p.score or sign) for p in _sentence_points(s)]
+            intro = _list_in_re.match(s)
+            said = intro and verdict(intro[1]) # 'It gets some things wrong: 1) ..., 2) ...': the items are what is wrong
+            found += [replace(p, score=said or p.score or sign) for p in _sentence_points(s)]
     near = next((p.score for p in found if p.score), 0.)
     for i,p in enumerate(found):
         near = p.score or near

@@ -46,17 +46,19 @@ def _wordpiece_bytes(toks, prefix='##', cleanup=True):
 # %% ../../nbs/alignment/06_tokens.ipynb #0d9bcb7d
 def _walk(parts):
     "`(text, offsets)` of byte strings that are decoded one after another"
-    dec,text,offsets,n,pending = codecs.getincrementaldecoder('utf-8')('replace'),[],[],0,False
+    shown = lambda b: b.decode('utf-8', 'replace')
+    dec,text,offsets,n,held = codecs.getincrementaldecoder('utf-8')('replace'),[],[],0,b''
     for p in parts:
         s = dec.decode(p)
-        start = n+(pending and bool(p) and p[0]&0xC0!=0x80)
+        start = n+(len(shown(held+p[:1]))>1) # what is held back and these bytes are one character, or two
+        held = dec.getstate()[0]
+        if len(shown(held))>1: # half a surrogate: the decoder holds it back, though no byte can make it whole
+            s,held = s+shown(held),b''
+            dec.reset()
         n += len(s)
         text.append(s)
-        pending = bool(dec.getstate()[0])
-        offsets.append((start, n+pending) if p else (n, n))
-    text.append(dec.decode(b'', True))
-    n += len(text[-1])
-    if pending and offsets: offsets[-1] = (offsets[-1][0], n)
+        offsets.append((start, n+bool(held)) if p else (n, n))
+    text.append(shown(held))
     return ''.join(text), offsets
 
 def _parts(tokenizer, toks):

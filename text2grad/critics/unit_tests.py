@@ -203,14 +203,15 @@ def setup_of(
     "Code that the tests may call and the program may not replace: HumanEval's tests use helpers that stand in its prompts"
     return meta.get('setup') or (meta.get('description', '') if meta.get('tests_form')=='check' else '')
 
+def _share(r): return 1-r.n_passed/r.n_tests if r.n_tests else 1.   # Of the tests that failed
+
 def _failed(ex, p, r, critic, taken):
     "Spans and text of a run that did not pass"
-    share = 1-r.n_passed/r.n_tests if r.n_tests else 1.
-    places = {}
+    share,places = _share(r),{}
     for f,line in zip(r.failures[:critic.most], taken): places.setdefault(_place(ex, p, f, line), f)
     spans = []
     for (a,b),f in places.items():
-        mass = -2*share/len(places)
+        mass = -share/len(places)
         spans.append(Span(a, b, max(-1., mass/max(1, len(pieces(ex.response[a:b])))), ex.response[a:b], sentence(f, critic.timeout)))
     told = r.failures[:critic.most]
     said = list({(f.line, f.error) if f.kind=='exception' else f:sentence(f, critic.timeout) for f in reversed(told)}.values())[::-1]
@@ -233,8 +234,8 @@ def _judgement(ex, p, r, critic, taken):
     info = dict(tests=r.n_tests, passed=r.n_passed, status=r.status, tier=r.tier)
     if r.passed is None: return Judgement(None, f'the sandbox failed: {r.detail or r.status}', info)
     spans,text = _passed(ex, p, r) if r.passed else _failed(ex, p, r, critic, taken)
-    spans = bounded(spans, pieces(ex.response), critic.limit)
-    return Judgement(Critique(text, spans, source=critic.source, limit=critic.limit), '', info)
+    limit = min(critic.limit, 2. if r.passed else _share(r))
+    return Judgement(Critique(text, bounded(spans, pieces(ex.response), limit), source=critic.source, limit=limit), '', info)
 
 # %% ../../nbs/critics/03_unit_tests.ipynb #43d7f352
 @patch

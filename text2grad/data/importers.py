@@ -14,11 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 
 # %% ../../nbs/data/03_importers.ipynb #e74cb716
-from ..alignment.critiques import align,parse_critique
+from ..alignment.critiques import align,parse_critique,scored_word,word_list
 from ..alignment.linking import link_phrases
 from ..alignment.quotes import find_spans
 from ..core import Critique,Example,Quote,Span,loads,to_record
-from .readers import KINDS,Imported,char_offsets,diff_spans,fields,import_rows,locate,present,read_rows
+from .readers import Imported,char_offsets,diff_spans,fields,import_rows,locate,present,read_rows
 from .tasks import blank_task,kodcode_example,slf5k_example
 
 # %% ../../nbs/data/03_importers.ipynb #cae572b5
@@ -391,16 +391,6 @@ def from_kodcode(
 # %% ../../nbs/data/03_importers.ipynb #1144c4e9
 def _whole_word(w): return re.compile(rf'(?<!\w){re.escape(w)}(?!\w)' if w[:1].isalnum() and w[-1:].isalnum() else re.escape(w))
 
-def _pair(p):
-    "`(word, score)` of a pair, or of an object with `word` and `score`, however it writes the two; else `None`"
-    if isinstance(p, dict):
-        low = {str(k).strip().lower():v for k,v in p.items()}
-        p = low.get('word'),low.get('score')
-    if not isinstance(p, (list,tuple)) or len(p)!=2 or not isinstance(p[0], str) or isinstance(p[1], bool): return None
-    try: score = float(str(p[1]).replace('\u2212', '-')) # models write the minus sign of print, too
-    except ValueError: return None
-    return (p[0].strip(), score) if score in (-1,0,1) else None
-
 def word_spans(
     response:str, # The text that was scored
     pairs:list,   # `[word, score]` or `{word, score}` in the order of the text; scores -1, 0, 1, as numbers or strings
@@ -409,7 +399,7 @@ def word_spans(
     spans,lost,at,last = [],[],0,0.
     apart = lambda m: re.search(r'\w', response[spans[-1].end:m.start()])
     for k,p in enumerate(pairs):
-        if not (found := _pair(p)):
+        if not (found := scored_word(p)):
             raise ValueError(f'word_score_list[{k}]: must be [word, score] or {{"word", "score"}} with a score of -1, 0 or 1, '
                              f'got {str(p)[:80]}')
         word,score = found
@@ -448,13 +438,9 @@ def _word_list(r):
     "The word scores of a row, as a list; `None` if it has none. They may be text, as JSON or as Python writes a list"
     k = next((k for k in _word_lists if r.get(k) is not None), None)
     if k is None: return None
-    v = r[k]
-    if isinstance(v, str):
-        try: v = loads(v)
-        except ValueError: v = _cell(r, k)
-    v = list(v.items()) if isinstance(v, dict) and not _pair(v) else v
-    if not isinstance(v, list): raise ValueError(f'{k}: must be a list of words with scores, got {KINDS.get(type(v), type(v).__name__)}')
-    return v
+    if isinstance(r[k], str) and r[k].strip() in ('','NA','NaN','nan'): return []
+    try: return word_list(r[k])
+    except ValueError as e: raise ValueError(f'{k}: {e}') from None
 
 def _judged(r, response):
     "The critique of a row, aligned with the response"

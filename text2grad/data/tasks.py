@@ -35,6 +35,7 @@ class Task:
     max_new_tokens:int      # Longest response, in tokens
     metric_names:tuple[str,...]=() # What `evaluation` computes on the held-out responses
     system:str=''           # System message; without one SmolLM2's template adds its own, and summaries speak of SmolLM
+    shots:tuple=()          # Worked examples that stand before the question as turns of the chat: `(fields, answer)` of each
     @property
     def fields(self):
         "Names that the template takes from an example"
@@ -45,8 +46,10 @@ class Task:
         "The prompt for one example"
         missing = [f for f in self.fields if f not in fields]
         if missing: raise ValueError(f'task {self.name!r} needs {", ".join(self.fields)}; missing: {", ".join(missing)}')
-        user = self.template.format(instruction=self.instruction, **{f:fields[f] for f in self.fields})
-        return [dict(role='system', content=self.system)]*bool(self.system) + [dict(role='user', content=user)]
+        say = lambda role,content: dict(role=role, content=content)
+        ask = lambda given: say('user', self.template.format(instruction=self.instruction, **{f:given[f] for f in self.fields}))
+        shown = [turn for given,answer in self.shots for turn in (ask(given), say('assistant', answer))]
+        return [say('system', self.system)]*bool(self.system) + shown + [ask(fields)]
     def __repr__(self):
         prompts = f'{len(self.train)} train, {len(self.heldout)} held out'
         return f'Task({self.name!r}, {prompts}, {self.max_new_tokens} new tokens)'
@@ -60,9 +63,11 @@ _tasks = dict(
                 instruction='Read the text and answer the question in a few words. If the text does not say, write "not stated".',
                 template='{instruction}\n\nText: {context}\n\nQuestion: {question}\n\nShort answer:',
                 max_new_tokens=32, metric_names=('critic_reward','exact_match','token_f1','length')),
-    code=dict(instruction='Write this Python function. Answer with the code only.',
+    code=dict(system='You write short Python functions.', instruction='Write this Python function. Answer with the code only.',
+              shots=((dict(description='Return the number `n` minus 5.', signature='def minus_five(n):'),
+                      '```python\ndef minus_five(n):\n    return n - 5\n```'),),
               template='{instruction}\n\n{description}\n\n```python\n{signature}\n```',
-              max_new_tokens=96, metric_names=('critic_reward','parses','length')))
+              max_new_tokens=48, metric_names=('critic_reward','passes','parses','length')))
 
 # %% ../../nbs/data/02_tasks.ipynb #995f9eab
 def blank_task(

@@ -7,15 +7,15 @@ Docs: https://text2grad.github.io/text2grad/evaluation/index.html.md"""
 # %% auto #0
 __all__ = ['Estimate', 'Report', 'auroc', 'bootstrap', 'mean_interval', 'paired_bootstrap', 't_interval', 'wilson',
            'critic_report', 'span_agreement', 'token_alpha', 'TokenScores', 'compare_critics', 'label_report',
-           'matched', 'paired', 'span_report', 'RougeTokenizer', 'code_parses', 'coverage', 'exact_match', 'rouge_l',
-           'squad_normalize', 'token_f1', 'compare_rows', 'evaluate', 'score_responses', 'RunError', 'RunReader',
-           'Shelf', 'list_runs', 'read_run', 'compare', 'write_report']
+           'matched', 'paired', 'span_report', 'RougeTokenizer', 'code_parses', 'code_passes', 'coverage',
+           'exact_match', 'rouge_l', 'squad_normalize', 'token_f1', 'compare_rows', 'evaluate', 'score_responses',
+           'RunError', 'RunReader', 'Shelf', 'list_runs', 'read_run', 'compare', 'write_report']
 
 # %% ../../nbs/evaluation/index.ipynb #1a00d462
 from .statistics import Estimate,Report,auroc,bootstrap,mean_interval,paired_bootstrap,t_interval,wilson
 from .agreement import critic_report,span_agreement,token_alpha
 from .span_metrics import TokenScores,compare_critics,label_report,matched,paired,span_report
-from .task_metrics import RougeTokenizer,code_parses,coverage,exact_match,rouge_l,squad_normalize,token_f1
+from .task_metrics import RougeTokenizer,code_parses,code_passes,coverage,exact_match,rouge_l,squad_normalize,token_f1
 from .task_metrics import compare_rows,evaluate,score_responses
 from .runs import RunError,RunReader,Shelf,list_runs,read_run
 from .report import MAX_BYTES,MAX_DRAWN,compare,write_report
@@ -23,5 +23,5 @@ from .report import MAX_BYTES,MAX_DRAWN,compare,write_report
 # %% ../../nbs/evaluation/index.ipynb #b3f723be
 _all_ = ['Estimate','Report','auroc','bootstrap','mean_interval','paired_bootstrap','t_interval','wilson',
          'critic_report','span_agreement','token_alpha','TokenScores','compare_critics','label_report','matched','paired','span_report',
-         'RougeTokenizer','code_parses','coverage','exact_match','rouge_l','squad_normalize','token_f1','compare_rows','evaluate',
-         'score_responses','RunError','RunReader','Shelf','list_runs','read_run','compare','write_report']
+         'RougeTokenizer','code_parses','code_passes','coverage','exact_match','rouge_l','squad_normalize','token_f1','compare_rows',
+         'evaluate','score_responses','RunError','RunReader','Shelf','list_runs','read_run','compare','write_report']
