@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given,settings,strategies as st
 from text2grad import core
-from text2grad.cli.command import _load_before,main
+from text2grad.cli.command import main
+from text2grad.cli.quickstart import _load_rows
 from text2grad.cli.train_rm import read_all
 from text2grad.core import *
 from text2grad.data.annotation import annotate
@@ -396,7 +397,7 @@ def test_new_files_and_old_ones_are_written(here):
 # What a run left, read back
 
 CONFIGS = ['{"quickstart": {}}','[]','null','"x"','3','{}','{"quickstart": null}','{"quickstart": [1]}','{"train_rm": {}}','\ufeff{"quickstart": 1}','{"train_rm": {"data": null}}']
-Q = dict(task='summarize', reward='span', model=None, steps=2, seed=0, heldout=3, batch_size=2, lr=5e-4, kl_coef=.05)
+Q = dict(task='summarize', reward='span', model=None, steps=2, seed=0, heldout=3, samples=2, batch_size=2, lr=5e-4, kl_coef=.05, baseline='group')
 T = dict(data=['a.jsonl'], dev=None, model=None, kind='span', epochs=1., batch_size=4, lr=1e-4, max_length=None, lora=4, seed=0)
 CONFIGS += [json.dumps(dict(quickstart=Q | {k:v}, train_rm=T | {k:v})) for k,v in [('model',3), ('seed','x'), ('seed',10**30), ('lr','fast'), ('lr',None), ('batch_size','4'), ('batch_size',0), ('batch_size',2.5)]]
 ONLY = [json.dumps(dict(quickstart=Q | {k:v})) for k,v in [('heldout','3'), ('steps',True), ('task','poetry'), ('task',['code']), ('reward',None), ('kl_coef',[])]]
@@ -416,7 +417,7 @@ def test_options_of_a_run_that_are_of_another_kind(here, capsys, text):
 @pytest.mark.parametrize('text,says', [('[1]\n','must be a JSON object'), ('{}\n','row 1: example: must be an object'), ('{"example": {"prompt": "p"}}\n','row 1: example.schema'), ('\n','0 rows, and 2 held-out'), ('{"example": 3, "reward": "x"}\n','row 1: reward')])
 def test_a_measurement_that_is_of_another_kind(tmp_path, text, says):
     (tmp_path/'heldout-before.jsonl').write_text(text)
-    with pytest.raises(UserError, match='heldout-before.jsonl') as e: _load_before(tmp_path/'heldout-before.jsonl', ('reward',), load_task('summarize').heldout[:2])
+    with pytest.raises(UserError, match='heldout-before.jsonl') as e: _load_rows(tmp_path/'heldout-before.jsonl', ('reward',), load_task('summarize').heldout[:2])
     assert says in str(e.value)
 
 def test_names_with_escape_sequences_and_a_link_to_itself(here, capsys):

@@ -3,11 +3,12 @@ import json,os,re,shutil,signal,subprocess,sys,threading,time
 from http.server import BaseHTTPRequestHandler,ThreadingHTTPServer
 from pathlib import Path
 import pytest
-from text2grad.cli.command import main,summary_text
+from text2grad.cli.command import main
+from text2grad.cli.quickstart import seeds_text,summary_text
 from text2grad.core import read_jsonl,write_jsonl
 
 root = Path(__file__).resolve().parent.parent
-run_files = {'config.json','metrics.jsonl','samples.jsonl','summary.json','report.html','checkpoints','heldout-before.jsonl','heldout-after.jsonl','.lock'}
+run_files = {'config.json','metrics.jsonl','samples.jsonl','summary.json','report.html','checkpoints','heldout-before.jsonl','heldout-after.jsonl','greedy-before.jsonl','greedy-after.jsonl','.lock'}
 
 def quickstart(tiny, out, *more): return main(['quickstart','--model',str(tiny),'--steps','3','--batch-size','4','--heldout','4','--out',str(out), *more])
 
@@ -16,7 +17,7 @@ def quickstart(tiny, out, *more): return main(['quickstart','--model',str(tiny),
 def test_every_task_and_reward(tiny, tmp_path, capsys, task, reward):
     assert quickstart(tiny, tmp_path/'r', '--task', task, '--reward', reward)==0
     out = capsys.readouterr().out
-    assert 'critic reward per token' in out and 'before:' in out and 'after:' in out and 'peak memory' in out
+    assert 'critic total a response' in out and 'gained most' in out and 'lost most' in out and 'before (' in out and 'peak memory' in out and 'share of responses' in out
     assert {p.name for p in (tmp_path/'r').iterdir()}==run_files
     s = json.loads((tmp_path/'r/summary.json').read_text())
     assert (s['task'], s['reward'], s['steps'], s['heldout'])==(task, reward, 3, 4)
@@ -279,7 +280,7 @@ def test_help_loads_no_other_part_of_the_library():
     code = 'import sys\nfrom text2grad.cli import main\nmain(["--help"])\nprint([m for m in sys.modules if m.startswith("text2grad.") or m in ("torch","numpy")])'
     out = subprocess.run([sys.executable,'-c',code], capture_output=True, text=True, check=True).stdout
     loaded = set(eval(out.splitlines()[-1]))
-    assert 'quickstart' in out and loaded=={'text2grad.core','text2grad.cli',*(f'text2grad.cli.{m}' for m in ('doctor','train_rm','command'))}
+    assert 'quickstart' in out and loaded=={'text2grad.core','text2grad.cli',*(f'text2grad.cli.{m}' for m in ('doctor','train_rm','quickstart','command'))}
 
 def test_the_package_is_the_command():
     r = subprocess.run([sys.executable,'-m','text2grad','--version'], capture_output=True, text=True)
@@ -299,7 +300,7 @@ def copied(done, tmp_path):
     return tmp_path/'r'
 def resume(out, *more): return main(['quickstart','--resume','--out',str(out),*map(str, more)])
 
-@pytest.mark.parametrize('typed,says', [(['--lr','1'], '--lr 1.0: the run was started with 0.0005'), (['--task','code'], '--task code: the run was started with summarize'), (['--reward','scalar'], '--reward scalar'), (['--seed','3'], '--seed 3'),
+@pytest.mark.parametrize('typed,says', [(['--lr','1'], '--lr 1.0: the run was started with 0.0003'), (['--task','code'], '--task code: the run was started with summarize'), (['--reward','scalar'], '--reward scalar'), (['--seed','3'], '--seed 3'),
     (['--heldout','5'], '--heldout 5'), (['--batch-size','8'], '--batch-size 8: the run was started with 4'), (['--kl-coef','0'], '--kl-coef 0.0'), (['--model','elsewhere'], '--model elsewhere'), (['--steps','2'], '--steps 2: the run was started with 3, and can only be made longer')])
 def test_an_option_typed_on_resuming_that_differs_is_refused_by_name(done, tmp_path, capsys, typed, says):
     out = copied(done, tmp_path)
@@ -310,7 +311,7 @@ def test_an_option_typed_on_resuming_that_differs_is_refused_by_name(done, tmp_p
 
 def test_options_typed_again_as_they_were_are_no_fault_and_steps_make_a_run_longer(tiny, done, tmp_path, capsys):
     out = copied(done, tmp_path)
-    assert resume(out, '--steps', 5, '--lr', '5e-4', '--seed', 0, '--batch-size', 4, '--task', 'summarize', '--model', tiny, '--device', 'cpu')==0
+    assert resume(out, '--steps', 5, '--lr', '3e-4', '--seed', 0, '--batch-size', 4, '--task', 'summarize', '--model', tiny, '--device', 'cpu')==0
     assert '5 steps' in capsys.readouterr().out
     rows = read_jsonl(out/'metrics.jsonl')
     assert [r['step'] for r in rows]==[1,2,3,4,5] and all(r['lr']>0 for r in rows)
@@ -381,7 +382,7 @@ def test_two_starts_on_one_new_folder_leave_one_run_that_can_be_resumed(tiny, tm
     r.communicate()
 
 def test_the_folder_is_held_until_the_summary_is_written(tiny, tmp_path, monkeypatch, capsys):
-    import text2grad.cli.command as c
+    import text2grad.cli.quickstart as c
     from text2grad.checkpoints import RunFolderError,lock_folder
     seen = []
     def spy(name):
@@ -396,3 +397,40 @@ def test_the_folder_is_held_until_the_summary_is_written(tiny, tmp_path, monkeyp
     for name in ('_begin','_evaluate','_save_rows','_fit','_finish'): spy(name)
     assert quickstart(tiny, tmp_path/'r')==0 and set(seen)=={'_begin','_evaluate','_save_rows','_fit','_finish'}
     lock_folder(tmp_path/'r').close()
+
+# ---- over seeds
+
+def seeds(tiny, out, *more): return main(['quickstart','--model',str(tiny),'--steps','2','--batch-size','4','--heldout','3','--seeds','0-2','--out',str(out), *more])
+
+@pytest.fixture(scope='module')
+def three(tiny, tmp_path_factory):
+    d = tmp_path_factory.mktemp('seeds')/'s'
+    assert seeds(tiny, d)==0
+    return d
+
+def test_seeds_are_runs_of_their_own_that_begin_with_one_measurement(three):
+    runs = [json.loads((three/f'seed{s}/summary.json').read_text()) for s in range(3)]
+    assert [r['seed'] for r in runs]==[0,1,2]
+    for name in ('heldout','greedy'): assert len({(three/f'seed{s}/{name}-before.jsonl').read_bytes() for s in range(3)})==1
+    assert len({(three/f'seed{s}/metrics.jsonl').read_text() for s in range(3)})==3
+    told = json.loads((three/'seeds.json').read_text())
+    t = next(r for r in told['table'] if r['metric']=='critic total a response')
+    diffs = [next(r['diff'] for r in x['table'] if r['metric']=='critic total a response') for x in runs]
+    assert t['n']==3 and abs(t['diff']-sum(diffs)/3)<1e-9 and t['low']<=t['diff']<=t['high']
+    text = seeds_text(told)
+    assert 'seeds 0, 1, 2' in text and 'critic total a response' in text and all(c['complaint'][:40] in text for c in told['complaints'])
+
+def test_seeds_go_on_where_they_were(tiny, three, tmp_path, capsys):
+    out = tmp_path/'s'
+    shutil.copytree(three, out)
+    want = (out/'seeds.json').read_bytes()
+    (out/'seeds.json').unlink()
+    for name in ('summary.json','heldout-after.jsonl'): (out/f'seed1/{name}').unlink()   # stopped while it was measured
+    shutil.rmtree(out/'seed2')
+    assert seeds(tiny, out)==0
+    assert (out/'seeds.json').read_bytes()==want
+    assert seeds(tiny, out, '--lr', '1')==1 and '--lr 1.0: the run was started with' in capsys.readouterr().err
+
+@pytest.mark.parametrize('argv,code,says', [(['--seeds','0'], 2, 'two seeds or more'), (['--seeds','0-x'], 2, 'two seeds or more'), (['--seeds','1,1'], 2, 'two seeds or more'), (['--seeds','0-1','--seed','3'], 1, 'give one of them')])
+def test_seeds_that_cannot_be(tmp_path, capsys, argv, code, says):
+    assert main(['quickstart','--out',str(tmp_path/'s'),*argv])==code and says in capsys.readouterr().err and not (tmp_path/'s').exists()

@@ -145,11 +145,14 @@ def test_measure_and_compare_rows():
     before = tm.score_responses([judged(f'p{i}', 'snow') for i in range(3)], [-.5,None,-.5], [1,1,1], ('critic_reward','rouge_l','length'))
     after = tm.score_responses([judged(f'p{i}', 'Rain stopped play') for i in range(3)], [.5,.5,.25], [3,3,4], ('critic_reward','rouge_l','length'))
     t = {r['metric']:r for r in tm.compare_rows(before, after)}
-    assert list(t)==['critic reward per token','ROUGE-L','coverage of the reference','length in tokens']
+    assert list(t)==['critic total a response','critic reward per token','ROUGE-L','coverage of the reference','length in tokens']
     assert t['critic reward per token']['n']==2 and t['critic reward per token']['dropped']==1
+    close([t['critic total a response'][k] for k in ('before','after')], [-.5, (1.5+1)/2])
     close((t['critic reward per token']['before'], t['critic reward per token']['after'], t['ROUGE-L']['diff']), (-.5,.375,1.))
     with pytest.raises(ValueError, match='row 0: before and after'): tm.compare_rows(before, [dict(r, example=replace(r['example'], prompt='z')) for r in after])
     with pytest.raises(ValueError): tm.compare_rows(before, after[:2])
+    twice = {r['metric']:r for r in tm.compare_rows([b for b in before for _ in 'ab'], [a for a in after for _ in 'ab'])}
+    assert twice==t, 'a second response to a prompt is no second prompt'
     with pytest.raises(ValueError, match='unknown metric bleu'): tm.score_responses([], [], [], ('bleu',))
     with pytest.raises(ValueError): tm.score_responses([judged('p','r')], [], [1], ('length',))
     assert tm.compare_rows([], [])==[]
@@ -178,8 +181,13 @@ def test_evaluate_a_policy():
     assert [r['reward'] is None for r in rows]==[False,True] and 0<=rows[0]['reward']<=.5 and all(1<=r['length']<=6 for r in rows) and sum(n)==2
     assert [r['example'].response for r in rows]==[r['example'].response for r in tm.evaluate(policy, critic, exs, SimpleNamespace(max_new_tokens=6, metric_names=()))], 'greedy: the batch does not matter'
     assert [r['kl'] for r in tm.evaluate(policy, critic, exs, SimpleNamespace(max_new_tokens=6, metric_names=()), kl_rows=1)]==[0.,None]
+    task = SimpleNamespace(max_new_tokens=6, metric_names=())
+    many = tm.evaluate(policy, lambda es: [None]*len(es), exs, task, temperature=1., samples=3)
+    assert [r['example'].prompt for r in many]==[e.prompt for e in exs for _ in range(3)] and len({r['example'].response for r in many})>2
+    with pytest.raises(ValueError, match='samples=2: greedy'): tm.evaluate(policy, critic, exs, task, samples=2)
     for n,p in policy.trainable().items():
         if 'lora_B' in n: p.data.add_(.3)
+    assert all(abs(r['kl_response']-r['kl']*r['length'])<1e-6 for r in tm.evaluate(policy, critic, exs, task))
     assert policy.moved and all(r['kl']>0 for r in tm.evaluate(policy, critic, exs, SimpleNamespace(max_new_tokens=6, metric_names=())))
 
 # Runs and reports
@@ -202,7 +210,7 @@ def test_report_of_a_whole_run(tmp_path):
     page = out.read_text()
     c = Checker(page)
     assert out==p/'report.html' and not c.bad, c.bad[:5]
-    assert re.findall('<h2>(.*?)</h2>', page)==['Results','One prompt, before and after','Curves','Samples of the first and the last step','Configuration and environment']
+    assert re.findall('<h2>(.*?)</h2>', page)==['Results','Before and after','Curves','Samples of the first and the last step','Configuration and environment']
     assert c.text.count('step 1, 3 tokens')==3 and c.text.count('step 4, 3 tokens')==3 and 'step 2,' not in c.text
     for words in ('critic reward per token', 'It rained.', 'No judgement', 'versions.python', 'seed 0'): assert words in c.text, words
     assert ev.write_report(p).read_text()==page, 'the same folder, the same report'
@@ -211,7 +219,10 @@ def test_report_of_a_whole_run(tmp_path):
 def test_before_and_after_as_records(tmp_path):
     rec = lambda t: dict(record=to_record(Example('Summarize', t, Critique('fine', [Span(0, 4, 1.)]))), reward=.1)
     page = ev.write_report(make(tmp_path/'r', before_after=dict(before=rec('It rained.'), after=rec('Rain fell.')))).read_text()
-    assert 'One prompt, before and after' in page and not Checker(page).bad and page.count('Summarize')==1
+    assert 'Before and after' in page and not Checker(page).bad and page.count('Summarize')==1
+    three = [dict(which=w, before=rec('It rained.'), after=rec(f'Rain fell, {w}.')) for w in ('gained most','the <b>median</b>','lost most')]
+    page = ev.write_report(make(tmp_path/'r3', examples=three, complaints=[dict(complaint='It names …', n=3, before=.5, after=.25, diff=-.25, low=-.4, high=-.1)])).read_text()
+    assert not Checker(page).bad and page.count('Rain fell, ')==3 and 'the &lt;b&gt;median' in page and 'It names …' in page and '-0.25' in page.replace('\u2212', '-')
 
 def test_one_scale_for_all_samples(tmp_path):
     p = make(tmp_path/'r', steps=2, samples=[row(1, reward=4.), row(2, reward=.5)])

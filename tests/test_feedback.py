@@ -197,8 +197,9 @@ offsets = st.lists(st.tuples(st.integers(0, 25), st.integers(0, 4)), max_size=12
 @example([(0,4,.1),(0,4,.2),(0,4,-.3)], [(0,4)])
 def test_labels_and_severity_by_a_loop(spans, offsets):
     labels,severity = token_labels(Critique('', [Span(a, a+n, s) for a,n,s in spans]), offsets)
-    for (a,b),l,v in zip(offsets, labels, severity, strict=True):
-        tenths = sum(round(s*30) for c,n,s in spans if set(range(a, b))&set(range(c, c+n)))
+    for i,((a,b),l,v) in enumerate(zip(offsets, labels, severity, strict=True)):
+        at = lambda c: next((t for t,(x,y) in enumerate(offsets) if y>c or x==y>=c), None) # Where an insertion point is decided
+        tenths = sum(round(s*30) for c,n,s in spans if (set(range(a, b))&set(range(c, c+n)) if n else at(c)==i))
         assert l==(POOR if tenths<0 else GOOD if tenths else NEUTRAL)
         assert abs(v-min(abs(tenths)/30, 1))<1e-9 and 0<=v<=1
 

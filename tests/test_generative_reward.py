@@ -46,6 +46,12 @@ def learnt():
 
 def marks(c): return [(s.start, s.end, round(s.score, 4)) for s in c.spans]
 
+def test_what_is_missing_is_written_as_missing():
+    r = 'A ferry sank.'
+    c = Critique('So.', [Span(2, 7, 1.), Span(13, 13, -.4, 'the day', 'No day.'), Span(2, 2, -.1), Span(13, 13, .5, 'praise')], [Quote('a name', -1., 'missing')])
+    w = wire_critique(Example('?', r, c))
+    assert w['missing']==['a name', 'the day', 'something before "ferry"'] and len(w['good_spans'])==1 and not w['poor_spans']
+
 # ---- quotes
 
 @settings(max_examples=150, deadline=None)

@@ -343,6 +343,18 @@ def test_an_insertion_is_an_empty_span_that_pays_what_was_written_instead():
     a,b,_ = edits[0]
     assert token_rewards([Span(a, b, -1.)], [(0, 2), (3, 5), (6, 9), (9, 10)])==[0., 0., -1., 0.]
 
+def test_what_rules_find_missing_keeps_its_place_on_disk_and_its_words_elsewhere(tmp_path):
+    doc = 'A ferry with 148 passengers ran aground near Soro on Sunday. Northline cancelled its sailings until Wednesday.'
+    ex = Example('Sum up.', 'A ferry ran aground. ', meta=dict(document=doc))
+    ex = replace(ex, critique=rule_critic('summarize')([ex])[0])
+    ends = [s for s in ex.critique.spans if not len(s)]
+    assert {(s.start, s.end) for s in ends}=={(21, 21)} and not problems(to_record(ex))
+    write_examples(tmp_path/'a.jsonl', [ex])
+    assert read_examples(tmp_path/'a.jsonl')[0].critique.spans==ex.critique.spans
+    [row] = to_paper_text([ex])
+    assert row['missing']==[s.quote for s in ends] and not set(row['missing'])&set(row['poor_spans'])
+    assert from_paper([row])[0].critique.spans!=() and {q.text for q in from_paper([row])[0].critique.unresolved}>={s.quote for s in ends}
+
 def test_a_repeated_word_is_marked_where_it_was_changed():
     assert [(a, b) for a,b,_ in diff_spans('the cat saw the dog and the cat ran', 'the cat saw the dog and the fox ran')]==[(28, 31)]
 

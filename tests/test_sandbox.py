@@ -1,5 +1,6 @@
 "What no notebook can show: hostile programs, forged verdicts, broken boxes, leftovers, and real solutions by the hundred. Without bubblewrap these tests fail"
-import builtins,json,os,signal,socket,subprocess,sys,threading,time,warnings
+import builtins,json,os,re,signal,socket,subprocess,sys,threading,time,warnings
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 import pytest
@@ -14,6 +15,7 @@ from text2grad.sandbox.selftest import SandboxUnavailable,self_test
 from text2grad.sandbox import runner
 from text2grad.sandbox.runner import run,run_batch
 from text2grad.sandbox.selftest import advice
+from text2grad.core import read_jsonl
 from text2grad.data.tasks import load_humaneval,load_task
 from text2grad.sandbox.grading import plan
 from text2grad.sandbox.values import decode,divergence,show
@@ -684,8 +686,19 @@ def test_humaneval():
     assert [e.meta['id'] for e,r in zip(exs, bad) if r.passed is not False]==[]
     assert len(good)==len(bad)==164 and all(r.failures for r in bad)
 
+NEAR = {r['entry_point']:r['wrong'] for r in read_jsonl(Path(__file__).parent/'near_misses.jsonl')}
 def test_the_bundled_task():
+    "In the real sandbox every reference passes and every near miss fails; 40 functions are one program, so that all of it takes a few runs"
     task = load_task('code')
     exs = [*task.train, *task.heldout]
-    rs = run_batch([dict(code=e.reference[0], tests=e.meta['tests'], entry_point=e.meta['entry_point']) for e in exs])
-    assert [e.meta['id'] for e,r in zip(exs, rs) if not r.passed]==[] and len(rs)>=60
+    assert {e.meta['entry_point'] for e in exs}==set(NEAR) and all(len(set(w))>=2 for w in NEAR.values())
+    parts = [exs[i:i+40] for i in range(0, len(exs), 40)]
+    def failed(source):
+        "For each function how many of its tests fail if its program is `source(example)`"
+        jobs = [dict(code='\n'.join(source(e) for e in part), tests=''.join(e.meta['tests'] for e in part), timeout=30.) for part in parts]
+        rs = run_batch(jobs)
+        assert [r.detail for r in rs if r.passed is None]==[] and [r.n_tests for r in rs]==[j['tests'].count('assert') for j in jobs]
+        n = Counter(re.search(r'\b(\w+)\(', f.test)[1] for r in rs for f in r.failures)
+        return [n[e.meta['entry_point']] for e in exs]
+    assert [(e.meta['id'], n) for e,n in zip(exs, failed(lambda e: e.reference[0])) if n]==[]
+    for k in (0, 1): assert [(e.meta['id'], NEAR[e.meta['entry_point']][k]) for e,n in zip(exs, failed(lambda e: NEAR[e.meta['entry_point']][k])) if not n]==[]

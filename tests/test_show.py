@@ -294,6 +294,18 @@ def test_marks_without_colour():
     assert plots.token_ansi(['good',' stuff',' and',' bad'], [.2,1.,0.,-1.], color=False)=='{+good stuff+} and[- bad-]'
     assert plots.spans_ansi('ab', [Span(1, 1, -1.)], color=False)=='a[-^-]b'
 
+def test_what_is_missing_is_drawn_once_a_place_and_never_lost():
+    "At the end `end`, elsewhere `^`; every reason in the tooltip, every missing thing in the table, nothing in what is copied"
+    r,end = 'A ferry sank. ',lambda q,s: Span(14, 14, s, q, f'No {q}.')
+    c = Critique('So.', [Span(2, 7, .5), end('name', -.4), end('day', -.2), Span(2, 2, -.1, 'big', 'How big?')])
+    h = show.spans_html(r, c.spans, legend=False)
+    assert h.count(show.missing_mark(True))==h.count(show.missing_mark(False))==1
+    assert '-0.4 No name.\n-0.2 No day.' in h and 'title="-0.1 How big?"' in h and h.index('How big?')<h.index('ferry')<h.index('No name')
+    page = show.critique_html(r, c)
+    assert all(w in page for w in ('(missing at the end: name)', '(missing at the end: day)', '(missing here: big)'))
+    assert plots.spans_ansi(r, c.spans, color=False)=='A [-^-]{+ferry+} sank. [-^-]'
+    assert plots.token_ansi(['A','.',''], [0., 0., -1.], color=False)=='A.[-∅-]' and plots.token_ansi(['A',''], [1., 0.], color=False)=='{+A+}'
+
 def test_when_to_use_colour(monkeypatch):
     class Tty(io.StringIO):
         def isatty(self): return True

@@ -161,11 +161,12 @@ def test_order_and_copies_change_no_value():
         assert twice[k]==pytest.approx(v), k
 
 def test_the_tokenizer_does_not_change_the_table():
-    "Words cut in two, with the space before them, as a language model has them"
+    "Words cut in two, with the space before them, as a language model has them; two tokens share a single character"
     gold,pred = some_set(7)
     scores = list(some_scores(gold, 7, 2))
     def cut(s):
-        offs = [o for a,b in s.offsets for o in ((max(a-1, 0) if a and b-a>1 else a, a+max(1, (b-a)//2)), (a+max(1, (b-a)//2), b))]
+        half = lambda a,b: ((max(a-1, 0), a+(b-a)//2), (a+(b-a)//2, b)) if b-a>1 else ((a, b), (a, b))
+        offs = [o for a,b in s.offsets for o in half(a, b)]
         return TokenScores(offs, np.repeat(s.probs, 2, 0), np.repeat(s.severity, 2))
     a,b = (values(span_report(pred, gold, s, draws=2), ('calibration','Brier')) for s in (scores, [cut(s) for s in scores]))
     for k in a: assert a[k]==pytest.approx(b[k], abs=1e-6), k
@@ -176,6 +177,14 @@ def test_insertion_points_are_left_out_and_counted():
     rep = span_report([crit((0, 4, -1.), (9, 9, -1.))], gold)
     assert rep['poor span F1 exact'].value==rep['poor token F1'].value==1
     assert rep.failures=={'gold insertion points left out':2, 'predicted insertion points left out':1}
+
+def test_what_is_missing_counts_in_the_reward():
+    "Three responses that people blame for words, for their end, or not at all; a critic without insertion points ranks them wrongly"
+    gold = [Example('', 'It rained.', c) for c in (crit((3, 9, -.2)), crit((10, 10, -.9)), crit())]
+    of = lambda pred, scores=None: span_report(pred, gold, scores, draws=2)['Spearman of rewards'].value
+    assert of([e.critique for e in gold])==pytest.approx(1) and of([crit((3, 9, -.2)), crit(), crit()])==pytest.approx(0)
+    head = lambda end: TokenScores([(0, 2), (2, 9), (9, 10), (10, 10)], [[0, 1, 0]]*3+[[end, 1-end, 0]], [1]*4)
+    assert of([crit()]*3, [head(.2), head(.9), head(0)])==pytest.approx(1)
 
 def test_intervals_are_by_response():
     "One long response among short ones: the interval must know that it can be absent"

@@ -604,7 +604,7 @@ def some(unjudged, fill=None):
 
 def part(r, rows):
     i = torch.tensor(rows)
-    return type(r)([r.examples[j] for j in rows], r.prompt_ids[i], r.prompt_mask[i], r.ids[i], r.mask[i], r.finished[i], [r.offsets[j] for j in rows], r.temperature)
+    return type(r)([r.examples[j] for j in rows], r.prompt_ids[i], r.prompt_mask[i], r.ids[i], r.mask[i], r.finished[i], [r.offsets[j] for j in rows], r.temperature, r.logps[i], r.entropy[i])
 
 def moved(t):
     with torch.no_grad():
@@ -712,3 +712,92 @@ def test_a_setting_that_an_older_version_did_not_have_does_not_stop_a_resume(tmp
     rewrite(latest_checkpoint(tmp_path/'checkpoints')[0], config=was)
     with pytest.raises(CheckpointError, match='target_kl is None there and 0.5 here'): make(replace(small, target_kl=.5), callbacks=[RunFolder(tmp_path, resume=True)]).fit()
     assert make(callbacks=[RunFolder(tmp_path, resume=True)]).fit(2).step==2 and 'did not have: ' in caplog.text and 'target_kl' in caplog.text
+
+
+# --- a group of siblings in place of a value head
+
+group = replace(small, baseline='group', samples_per_prompt=2)
+
+def forwards(t, monkeypatch):
+    "What `Policy.forward` is called with, from here on"
+    called,plain = [],type(t.policy).forward
+    monkeypatch.setattr(type(t.policy), 'forward', lambda self, *a, **kw: called.append(kw | dict(grad=torch.is_grad_enabled())) or plain(self, *a, **kw))
+    return called
+
+def test_a_group_needs_no_pass_for_what_the_sampler_said(monkeypatch):
+    t = make(group, value_head=False)
+    called = forwards(t, monkeypatch)
+    t.one_step()
+    assert not t.stats['updates'] or all(c['grad'] for c in called), 'at step 0 the reference is the policy: nothing but the update reads the responses'
+    del called[:]
+    t.one_step()
+    quiet = [c for c in called if not c['grad']]
+    assert quiet and all(c['ref'] for c in quiet)
+    assert t.stats['sampler_gap']<1e-5 and t.stats['sampler_gap_max']<1e-4
+    value = make(small)
+    called = forwards(value, monkeypatch)
+    value.one_step()
+    assert [c for c in called if not c['grad'] and not c.get('ref')], 'values have to be computed'
+
+def test_old_log_probs_of_the_sampler_and_of_a_pass_are_the_same():
+    t = moved(make(group, value_head=False))
+    r = judge(t.rollout(), t.critic)
+    said = t.experience(r)
+    r.logps = r.entropy = None
+    computed = t.experience(r)
+    for k in ('logps','kl','rewards','advantages','entropy'): torch.testing.assert_close(getattr(said, k), getattr(computed, k), atol=2e-5, rtol=1e-3)
+    assert computed.gaps is None and 'sampler_gap' not in t.update(computed)
+
+def test_a_sampler_that_disagrees_is_told_of_once(caplog):
+    t = moved(make(group, value_head=False))
+    for _ in range(2):
+        r = judge(t.rollout(), t.critic)
+        r.logps = r.logps-.5*r.mask
+        stats = t.update(t.experience(r))
+        assert abs(stats['sampler_gap']-.5)<1e-3
+    assert caplog.text.count('disagree by 0.500 nats')==1
+
+def test_group_advantages_are_what_a_loop_over_siblings_gives():
+    t = moved(make(replace(group, lam=.9, gamma=.95, samples_per_prompt=4)))
+    x = t.experience(judge(t.rollout(), t.critic))
+    n,rows = x.mask.sum(1).tolist(),x.rewards.tolist()
+    togo = [[sum((.9*.95)**l*r[i+l] for l in range(k-i)) for i in range(k)] for r,k in zip(rows, n)]
+    for i,g in enumerate(togo):
+        mates = [j for j in range(i//4*4, i//4*4+4) if j!=i]
+        for t_,v in enumerate(g):
+            want = v-sum(togo[j][min(t_, n[j]-1)] for j in mates)/3   # one that has ended counts with what its end was paid
+            assert abs(float(x.returns[i,t_]-x.values[i,t_])-want)<1e-4
+
+def test_a_group_that_agrees_is_left_out_and_counted():
+    t = make(replace(group, spread='mean', empty_penalty=0.), critic=lambda exs: [Critique('', []) for _ in exs])
+    before = {k:v.clone() for k,v in t.policy.state_dict().items()}
+    t.one_step()
+    assert t.stats['agreed']==t.stats['responses']==4 and t.stats['updates']==0
+    assert all(torch.equal(v, before[k]) for k,v in t.policy.state_dict().items())
+    first = iter([True]+[False]*9)
+    t = make(replace(group, minibatch_size=4), critic=lambda exs: [Critique('', [Span(0, max(1, len(e.response)), -1.)] if next(first) else []) for e in exs])
+    t.one_step()
+    assert t.stats['agreed']==2 and t.stats['updates']>=1
+
+def test_a_sibling_that_nobody_judged_is_no_sibling():
+    t = moved(make(replace(group, samples_per_prompt=4), critic=some({1})))
+    x = t.experience(judge(t.rollout(), t.critic))
+    g,m = x.returns,x.mask
+    last = lambda i: torch.where(m[i], g[i], g[i, m[i].sum()-1])
+    want = torch.where(m[0], (last(2)+last(3))/2, 0.)
+    torch.testing.assert_close(x.values[0], want)
+    assert not x.taught[1] and (x.advantages[1]==0).all()
+
+@pytest.mark.parametrize('kw,says', [(dict(baseline='mean'), 'one of value, group, local'), (dict(baseline='group', samples_per_prompt=1), '2 responses or more')])
+def test_a_baseline_that_cannot_be_is_refused(kw, says):
+    with pytest.raises(ValueError, match=says): replace(small, **kw)
+
+def test_values_need_a_head_and_siblings_none():
+    with pytest.raises(ValueError, match="baseline='group'"): make(small, value_head=False)
+    make(replace(small, baseline='local'), value_head=False).one_step()
+
+def test_local_credit_is_the_papers_equation():
+    t = moved(make(replace(small, baseline='local', kl_coef=.1)))
+    x = t.experience(judge(t.rollout(), t.critic))
+    r = (x.scores-.1*x.kl)*x.mask
+    torch.testing.assert_close(x.advantages, r/(r[x.mask]**2).mean().add(1e-8).sqrt(), atol=1e-5, rtol=1e-4)

@@ -284,9 +284,25 @@ def test_wrong_choices_are_named(bad):
 
 def test_spans_without_width_and_at_the_end():
     t = table(['ab','cd',''])
-    for p in (0, 2, 3, 4):
-        page = heat_map(t, critique=Critique('c', (Span(p, p, -1., 'q', 'put it here'),)), view='spans')
-        assert page.count('data-s="0"')==1 and page.count('border-left:3px dotted')==1 and '(insert here)' in page
+    for p,where in ((0, 'here'), (2, 'here'), (3, 'here'), (4, 'at the end')):
+        c = Critique('c', (Span(p, p, -1., 'q', 'put it here'),))
+        page,heat = heat_map(t, critique=c, view='spans'),heat_map(t, critique=c)
+        assert page.count('data-s="0"')==heat.count('data-s="0"')==1 and f'(missing {where}: q)' in page
+        assert page.count('something is missing')==2*(p<4) and Text(page).text==Text(heat).text=='abcd'
+
+def test_a_cut_off_response_pays_as_a_whole_and_has_its_mark_at_the_end():
+    t,c = table(['ab','cd']),Critique('c', (Span(4, 4, -1., '', 'It breaks off.'), Span(4, 4, -.5, 'q', 'No q.'), Span(0, 2, 1.)))
+    page = heat_map(t, critique=c, view='spans')
+    units = re.findall(r'data-s="([^"]*)"', page)
+    assert units==['2', '', '0 1'] and page.index('something is missing')>page.index('>cd<') and '(missing at the end)' in page
+    assert re.findall(r'data-s="([^"]*)"', heat_map(t, critique=c))==['0 1 2', '0 1']
+    assert heat_map(TokenTable((), (), {}), critique=Critique('c', (Span(0, 0, -1.),)), view='spans').count('data-s="')==0
+
+@pytest.mark.parametrize('unit', ['token','word','sentence','line'])
+def test_a_gap_in_a_unit_has_its_own_mark(unit):
+    t = table(['ab',' c','d. ','Ef','.',''])
+    page = heat_map(t, critique=Critique('c', (Span(4, 4, -1.), Span(10, 10, -1.))), view='spans', unit=unit)
+    assert page.count('aria-label="something is missing')==1 and Text(page).text=='ab cd. Ef.' and re.search(r'end of text, [^"]*-1', page)
 
 def test_later_bytes_of_a_character_are_drawn_and_not_copied():
     t = TokenTable(('👩','','','x',''), ((0,1),(0,1),(0,1),(1,2),(2,2)), dict(reward=[1,1,1,0,0]))

@@ -96,6 +96,17 @@ def test_a_critic_s_critique_can_be_mended():
     assert [(s.start, s.end) for s in c.spans]==[(87, 95), (107, 115), (5, 14)] and [q.text for q in c.unresolved]==['the date'] and c.source=='human, from rules/x/1'
     assert draft_of(record_of(d))==d
 
+def test_what_a_critic_misses_stays_at_the_end_through_a_draft(tmp_path):
+    r = 'A ferry sank.'
+    c = Critique('No day, no name.', [Span(2, 7, .5), Span(13, 13, -.4, 'day', 'No day.'), Span(13, 13, -.2, 'name', 'No name.')], source='rules')
+    d = Draft('Sum up.', r, base=c)
+    assert [(p.quote, p.state) for p in phrases(d)]==[('ferry', 'aligned'), ('day', 'aligned'), ('name', 'aligned')]
+    assert critique_of(d).spans==c.spans and '(missing at the end: day)' in inspector_html(d)
+    key = phrases(d)[1].key
+    assert [s.score for s in critique_of(d.flipped(key)).spans]==[.5, .4, -.2] and len(critique_of(d.removed(key)).spans)==2
+    assert [(s.start, s.end) for s in critique_of(d.moved(key, (13, 13))).spans][1]==(13, 13)
+    with pytest.raises(ValueError, match='no words are selected'): d.marked(3, 3, True)
+
 def test_spans_edited_in_the_file_win_over_the_draft():
     r = record_of(Draft('', R, '"the Moon" is vague.'))
     r['spans'][0]['score'] = -.5

@@ -85,7 +85,7 @@ class Critique:
     "A free-form critique with the spans of the response that it speaks of"
     text:str                            # The critique, as prose
     spans:tuple[Span,...]=()            # What it praises and blames
-    unresolved:tuple[Quote,...]=()      # Omissions, and quotes that stand nowhere in the response: they reward nothing
+    unresolved:tuple[Quote,...]=()      # Omissions without a place, and quotes that stand nowhere: they reward nothing
     source:str=''                       # Which critic wrote it, and which version
     limit:float|None=field(default=None, compare=False, repr=False) # Most that its praise, and its blame, may pay; not stored
     def __post_init__(self):

@@ -201,7 +201,7 @@ def _known(draft, key):
     return p
 
 def _inside(draft, start, end):
-    if not all(type(o) is int for o in (start, end)) or not 0<=start<end<=len(draft.response):
+    if not all(type(o) is int for o in (start, end)) or not 0<=start<=end<=len(draft.response):
         raise ValueError(f'[{start}, {end}) is not a stretch of the response, which has {len(draft.response)} characters')
     return start,end
 
@@ -252,6 +252,7 @@ def marked(self:Draft,
 )->Draft:                # `ValueError` outside the response, or for an unknown severity
     "Mark words as good or poor"
     if severity not in SEVERITY: raise ValueError(f'severity {severity!r}: must be one of {", ".join(SEVERITY)}')
+    if start==end: raise ValueError('no words are selected; select some in the response')
     score = SEVERITY[severity]*(1 if good else -1)
     return replace(self, marks=(*self.marks, Span(*_inside(self, start, end), score, reason=reason.strip())))
 

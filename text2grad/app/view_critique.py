@@ -20,7 +20,7 @@ from ..alignment.linking import UNTOLD
 from ..alignment.quotes import find_spans
 from ..alignment.tokens import token_rewards
 from ..viz.color import visible
-from ..viz.html import table_html
+from ..viz.html import span_words,table_html
 from ..viz.channels import TokenTable,token_table
 from ..viz.exports import export_buttons
 from ..viz.heatmap import heat,heat_map,read_pick
@@ -33,12 +33,13 @@ def word_table(
     response:str,             # Exactly as generated
     critique:Critique|None=None, # That pays its words
 )->TokenTable:                # Words with the blanks before them
-    "A response by words, for want of a tokenizer"
+    "A response by words, for want of a tokenizer; with an end if the critique pays for it"
     offsets = pieces(response, blanks=True)
+    if critique and any(s.start==len(response) for s in critique.spans): offsets.append((len(response), len(response)))
     return token_table(response, offsets, reward=token_rewards(critique.spans if critique else (), offsets))
 
 def _short(s, n=70): return visible(s if len(s)<=n else s[:n-1]+'…').replace('\n', ' ')
-def _quoted(response, o): return f'“{_short(response[o.start:o.end])}”'
+def _quoted(response, o): return f'“{_short(response[o.start:o.end])}”' if o.start<o.end else span_words(response, o)
 def _sign(v): return 'good' if v>0 else 'poor' if v<0 else 'neutral'
 def _how(s): return 'by hand' if s.match=='given' else s.match if s.similarity==1 else f'{s.match} {s.similarity:.2f}'
 

@@ -13,7 +13,7 @@ import textwrap,threading
 from dataclasses import replace
 from functools import lru_cache
 from ..core import Example
-from ..viz.html import fold_html,table_html
+from ..viz.html import fold_html,span_words,table_html
 from ..viz.channels import CHANNELS
 from ..viz.exports import export_buttons
 from ..viz.heatmap import heat,heat_map
@@ -57,7 +57,7 @@ def spans_table(
     c = case and case.critique
     if case is None: return ''
     if c is None: return '<p>Nobody has judged this response.</p>'
-    rows = [{'#':i, 'quote':case.response[s.start:s.end], 'score':s.score, 'reason':s.reason,
+    rows = [{'#':i, 'quote':span_words(case.response, s), 'score':s.score, 'reason':s.reason,
              'match':s.match, 'similarity':s.similarity} for i,s in enumerate(c.spans, 1)]
     lost = [dict(quote=q.text, score=q.score, reason=q.reason) for q in c.unresolved]
     out = table_html(rows, caption='What was marked') if rows else '<p>Judged, nothing marked.</p>'

@@ -227,7 +227,7 @@ def _has_end(text): return bool(re.search(r'[.!?…。！？]["\'”’)\]*]*$',
 def unfinished(ex):
     "No full stop at the end: cut off at the token limit, or never a sentence"
     text = ex.response.rstrip()
-    return [] if _has_end(text) else [Omission('', -1., f'It breaks off at {short(text[last_word(text, 0, len(text)):])}.')]
+    return [] if _has_end(text) else [Omission('a full stop', -1., f'It breaks off at {short(text[last_word(text, 0, len(text)):])}.')]
 
 def last_word(
     text:str, # A response
@@ -384,7 +384,7 @@ def answers(ex):
     if k=='yesno':
         said = _says.search(text[:120])
         if said: return [mark(text, *said.span(1), .3, 'It answers yes or no, as asked.')]
-        return [Omission('', -.5, 'It is a question for yes or no, and the answer says neither.')]
+        return [Omission('yes or no', -.5, 'It is a question for yes or no, and the answer says neither.')]
     near,named = {w.stem for p in chosen for w in content(p)}-asked,{w.stem for p in chosen for w in content(p) if w.name}
     words = {w.stem:w for w in reversed(content(text)) if w.stem not in asked}
     found = {s:w for s,w in words.items() if s in near}
@@ -393,12 +393,13 @@ def answers(ex):
     out = _praise(text, good, 1. if typed else min(1., .5*len(good)), 'from the part of the text closest to the question')
     amount = k in ('number','time') and (numbers(text) or _when.search(text))
     if out: return out
-    if k in ('number','time') and not amount: return [Omission('', -1., f'The question asks for a {k}, and the answer has none.')]
+    if k in ('number','time') and not amount: return [Omission(f'a {k}', -1., f'The question asks for a {k}, and the answer has none.')]
     far = {s:w for s,w in words.items() if s in {w.stem for w in content(ex.meta['context'])} and (not amount or _fits(k, w))}
     if far: return _praise(text, far, .3, 'from the text, though not from the part closest to the question')
-    if not words and not amount: return [Omission('', -1., 'It repeats words of the question and adds nothing.')]
+    if not words and not amount: return [Omission('an answer', -1., 'It repeats words of the question and adds nothing.')]
     if not words: return []
-    return [Omission('', -.5, f'It gives no {k if amount else "word"} of the text beyond the question: {_closest(chosen)}.')]
+    what = k if amount else 'word'
+    return [Omission(f'a {what} of the text', -.5, f'It gives no {what} of the text beyond the question: {_closest(chosen)}.')]
 
 # %% ../../nbs/critics/01_text_rules.ipynb #c21237a1
 _hedge = re.compile(r"""\b(?:I\ (?:think|believe|guess|assume)|I['’]m\ not\ sure|as\ an\ AI

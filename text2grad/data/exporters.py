@@ -11,6 +11,7 @@ __all__ = ['write_rows', 'to_defacto', 'to_qa_feedback', 'to_haluquestqa', 'to_s
 # %% ../../nbs/data/04_exporters.ipynb #4c7125ad
 import csv,gzip,io,json,logging,re
 from pathlib import Path
+from ..alignment.tokens import missing_things
 from ..core import dumps,to_record,write_file
 from .readers import present
 from .importers import ASPECTS
@@ -224,9 +225,9 @@ def _said(ex, i):
     "The critique of an example; `ValueError` if nobody has judged it"
     if ex.critique is None: raise ValueError(f'{_name(ex, i)} has no critique: write [e for e in examples if e.critique]')
     c = ex.critique
-    marked = [(s.quote or ex.response[s.start:s.end], s.score) for s in c.spans]
+    marked = [(s.quote or ex.response[s.start:s.end], s.score) for s in c.spans if len(s)]
     marked += [(q.text, q.score) for q in c.unresolved if q.reason!='missing']
-    missing = [q.text for q in c.unresolved if q.reason=='missing']
+    missing = [q.text for q in c.unresolved if q.reason=='missing'] + list(missing_things(c.spans, ex.response))
     return c.text, lambda ok: list(dict.fromkeys(q for q,s in marked if q and ok(s))), dict(missing=missing) if missing else {}
 
 def _request(e): return e.prompt if isinstance(e.prompt, str) else e.prompt[-1]['content']

@@ -15,7 +15,7 @@ from ..core import Example,from_record,prompt_text,versions,write_file
 from .run_html import Sample,clipped,logged_critique,plain_value,result_rows,sample_of
 from .runs import RunError,finite_number,read_run
 from .statistics import t_interval
-from ..viz.color import color_scale
+from ..viz.color import color_scale,esc
 from ..viz.html import columns_html,critique_html,fold_html,note_html,page_html,section_html,table_html,token_html
 from ..viz.plots import curve_svg
 
@@ -100,7 +100,8 @@ def _results(run):
             'low and high are the ends of the 95% paired bootstrap interval of the change.')
     if unsure: note += f' The interval contains 0, so this run cannot tell, for: {", ".join(unsure)}.'
     renamed = lambda r: {('change' if k=='diff' else k):v for k,v in r.items()}
-    return [note_html(', '.join(facts)), table_html(list(map(renamed, table))), note_html(note)]
+    tables = [table_html(list(map(renamed, rows))) for rows in (result_rows(run, 'complaints'), table) if rows]
+    return [note_html(', '.join(facts)), *tables, note_html(note)]
 
 def _answer(ba, when):
     "One side of `before_after`: a record, or a text and its critique"
@@ -109,14 +110,16 @@ def _answer(ba, when):
     return Example(ba['prompt'], text, logged_critique(ba.get(f'critique_{when}'), text)[0])
 
 def _before_after(run):
-    "The same prompt answered before and after"
-    ba = run.summary.get('before_after')
-    if not ba: return []
-    try: before,after = _answer(ba, 'before'),_answer(ba, 'after')
-    except (ValueError,TypeError,KeyError,AttributeError):
-        return [note_html('before_after of summary.json cannot be read; left out.')]
-    one = lambda name,e: f'<h3>{name}</h3>{critique_html(e.response, e.critique)}'
-    return [_prompt(before.prompt), one('before', before), one('after', after)]
+    "Prompts answered before and after: the three of `examples`, or the one of `before_after`"
+    shown = run.summary.get('examples') or run.summary.get('before_after')
+    parts = []
+    for x in shown[:8] if isinstance(shown, list) else [shown]*bool(shown):
+        try: before,after,name = _answer(x, 'before'),_answer(x, 'after'),str(x.get('which', ''))
+        except (ValueError,TypeError,KeyError,AttributeError):
+            return [note_html('examples or before_after of summary.json cannot be read; left out.')]
+        one = lambda when,e: note_html(when+':')+critique_html(e.response, e.critique)
+        parts += [f'<h3>{esc(clipped(name, 60))}</h3>'*bool(name), _prompt(before.prompt), one('before', before), one('after', after)]
+    return parts
 
 # %% ../../nbs/evaluation/07_report.ipynb #017c55a2
 _main = ('reward','kl','length','entropy','policy_loss','value_loss','clipfrac')
@@ -172,7 +175,7 @@ def _notes(run):
     return [note_html(n) for n in notes]
 
 # %% ../../nbs/evaluation/07_report.ipynb #44358a8e
-_order = ('Read this first','Results','One prompt, before and after','Curves','Samples of the first and the last step',
+_order = ('Read this first','Results','Before and after','Curves','Samples of the first and the last step',
           'Configuration and environment')
 
 def write_report(
@@ -184,7 +187,7 @@ def write_report(
     rows = list(_samples(run, samples))
     scales = {k:color_scale(*(s.table[k].tolist() for s in rows if isinstance(s, Sample))) for k in ('reward','advantage')}
     plan = [('Read this first', _notes(run))]
-    if run.summary: plan += [('Results', _results(run)), ('One prompt, before and after', _before_after(run))]
+    if run.summary: plan += [('Results', _results(run)), ('Before and after', _before_after(run))]
     plan += [('Curves', _curves(run)), ('Configuration and environment', _environment(run))]
     intro = 'What the training saw. All samples share one scale; point at a token for its numbers.'
     plan.append(('Samples of the first and the last step', [note_html(intro), *(_sample_html(s, scales) for s in rows)]))

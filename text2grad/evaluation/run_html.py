@@ -59,9 +59,10 @@ def plain_value(
 
 def result_rows(
     run:RunReader, # As it was last read
+    key:str='table', # Of its summary: 'table', the scores, or 'complaints'
 )->list:           # Dicts, as many and as wide as a page can hold; empty while the run has no results
-    "The table of a finished run as plain data"
-    rows = run.summary.get('table')
+    "A table of a finished run as plain data"
+    rows = run.summary.get(key)
     rows = [r for r in rows[:40] if isinstance(r, dict)] if isinstance(rows, list) else []
     return [{str(k)[:40]:plain_value(v) for k,v in list(r.items())[:20]} for r in rows]
 

@@ -26,6 +26,7 @@ from ..critics.local import ModelCritic,model_name
 from ..pretrained import LORA,check_logits,lm_logits,lm_states
 from ..critics.llm import Ask,CONTROL,UNSEEN
 from ..alignment.quotes import WORD,find_spans
+from ..alignment.tokens import missing_things
 from .base import RewardModel
 from ..evaluation.span_metrics import span_f1
 
@@ -83,7 +84,8 @@ def wire_critique(
 )->dict:        # In the wire format of `alignment.wire_schema`
     "The critique of an example as the object that a model should write"
     c,r = ex.critique,ex.response
-    missing = list(dict.fromkeys(_prose(q.text) for q in c.unresolved if q.score<0 and q.text.strip()))
+    said = [*(q.text for q in c.unresolved if q.score<0), *missing_things(c.spans, r)]
+    missing = list(dict.fromkeys(_prose(t) for t in said if t.strip()))
     return dict(critique=_prose(c.text), good_spans=_entries(r, [s for s in c.spans if s.score>0]),
                 poor_spans=_entries(r, [s for s in c.spans if s.score<0]), missing=missing)
 

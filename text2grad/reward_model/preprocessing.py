@@ -6,7 +6,7 @@ Docs: https://text2grad.github.io/text2grad/reward_model/preprocessing.html.md""
 
 # %% auto #0
 __all__ = ['POOR', 'NEUTRAL', 'GOOD', 'read_feedback', 'split_by_prompt', 'text_ids', 'text_offsets', 'fit_prompt', 'chat_pieces',
-           'token_labels']
+           'unlabelled', 'token_labels']
 
 # %% ../../nbs/reward_model/01_preprocessing.ipynb #930977a5
 import hashlib,logging,re
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 # %% ../../nbs/reward_model/01_preprocessing.ipynb #e44a45c6
-from ..alignment.tokens import token_rewards
+from ..alignment.tokens import decided_at,token_rewards
 from ..core import Critique,Example,name_of,read_examples
 
 # %% ../../nbs/reward_model/01_preprocessing.ipynb #2243ddbf
@@ -177,10 +177,19 @@ def chat_pieces(
 # %% ../../nbs/reward_model/01_preprocessing.ipynb #ab261d0d
 POOR,NEUTRAL,GOOD = 0,1,2
 
+def _nowhere(s, offsets): return not len(s) and decided_at(s.start, offsets) is None
+
+def unlabelled(
+    critique:Critique, # With gold spans
+    offsets:list,      # `(start, end)` of each of T tokens
+)->int:                # Insertion points at the end of a text whose tokens have no end token among them
+    "How much of a critique no label can say"
+    return sum(_nowhere(s, offsets) for s in critique.spans)
+
 def token_labels(
     critique:Critique, # With gold spans
     offsets:list,      # `(start, end)` of each of T tokens
 )->tuple:              # `(labels, severity)`: (T,) of 0 poor, 1 neutral, 2 good; and (T,) from 0 to 1
     "What a token head should say of each token"
-    r = np.round(token_rewards(critique.spans, offsets), 9)
+    r = np.round(token_rewards([s for s in critique.spans if not _nowhere(s, offsets)], offsets), 9)
     return (np.sign(r)+1).astype(int),np.minimum(np.abs(r), 1)

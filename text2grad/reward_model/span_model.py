@@ -25,7 +25,7 @@ from ..critics.local import ModelCritic,model_name
 from ..evaluation.statistics import auroc
 from ..evaluation.span_metrics import TokenScores,carried
 from ..pretrained import LORA,ModelError,check_logits,lm_logits
-from .preprocessing import NEUTRAL,POOR,chat_pieces,fit_prompt,text_offsets,token_labels
+from .preprocessing import NEUTRAL,POOR,chat_pieces,fit_prompt,text_offsets,token_labels,unlabelled
 from .base import RewardModel
 from .decoding import best_path,best_sentences,calibrated,choose_thresholds
 from .decoding import class_weights,fit_temperature,label_spans,sentence_of
@@ -306,7 +306,9 @@ def prepare(self:SpanRewardModel,
 ):
     "Measure the shares of the labels; keep the states of a frozen backbone"
     taught = [e for e in examples if e.critique is not None and e.response]
-    y = [token_labels(e.critique, text_offsets(self.tokenizer, e.response))[0] for e in taught]
+    offs = [text_offsets(self.tokenizer, e.response) for e in taught]
+    y,lost = [token_labels(e.critique, o)[0] for e,o in zip(taught, offs)],sum(unlabelled(e.critique, o) for e,o in zip(taught, offs))
+    if lost: _log.warning('%d marks say what is missing at the end of a response; the head labels words only and does not learn them', lost)
     if y and self.config.shares==type(self.config)().shares:
         shares = np.mean([np.bincount(o, minlength=3)/len(o) for o in y], 0)
         self.config = replace(self.config, shares=[float(o) for o in shares])

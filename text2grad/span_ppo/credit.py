@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from ..alignment.tokens import token_rewards
 from ..viz.channels import TokenTable,groups,token_table
 from ..core import Critique
+from ..viz.html import span_words
 from ..viz.color import ORANGE,BLUE,glyph_kinds,MONO,SMALL,glyph_html,esc
 from .losses import Objective,token_advantages,whitening
 from .trainer import rollout_scores
@@ -108,7 +109,7 @@ class Mark:
     "A span over a token: from the phrase to the share that this token gets"
     span:int          # Its place in the critique, counted from 0
     phrase:str        # The feedback phrase that it comes from
-    words:str         # As they stand in the response
+    words:str         # As they stand in the response; of an insertion point, what is missing and where
     quote:str         # As the critic quoted them; the same if it did not
     match:str         # How they were found: 'given', 'exact', 'normalized', 'fuzzy'
     similarity:float  # 0 to 1
@@ -164,13 +165,14 @@ def _terms(table, critique, config, finished=None, batch=None):
     kl,v = (_numbers(k, table.channels.get(k), T) for k in ('kl','value'))
     judged = critique is not None or bool(np.any(scores))
     x = _advantages(scores, kl, v, s, finished, silent, judged)
-    mean,scale = batch or map(float, whitening(x.raw, torch.ones_like(x.raw)))
+    mean,scale = batch or map(float, whitening(x.raw, torch.ones_like(x.raw), centre=s.baseline=='value'))
     adv = _flat(x.advantages if batch is None or not judged else (x.raw-mean)*scale)
     paid,over,share = _by_span(table, critique, s)
     fines = _fines(s, finished, silent)
     given = scores if critique is None else np.zeros(T)
     due,kept = _due_and_kept(s, scores, paid, critique)
-    d = kept+(np.arange(T)==T-1)*sum(fines.values())-s.kl_coef*kl+s.gamma*np.append(v[1:], 0.)[:T]-v
+    d = kept+(np.arange(T)==T-1)*sum(fines.values())-s.kl_coef*kl
+    if s.baseline=='value': d = d+s.gamma*np.append(v[1:], 0.)[:T]-v
     return SimpleNamespace(s=s, x=x, paid=paid, over=over, share=share, given=given, scores=scores, fines=fines, due=due, kept=kept,
                            kl=kl, v=v, d=d, gae=_flat(x.raw), adv=adv, mean=mean, scale=scale, judged=judged)
 
@@ -198,7 +200,8 @@ def _reward_rows(t, i, critique):
     times = f' × {w:g}' if w!=1 else ''
     for k,o in enumerate(critique.spans if critique else ()):
         if not (t.over[k,i] or t.paid[k,i]): continue
-        how = 'sum over its tokens, paid at the end' if s.reward=='scalar' else f'{o.score:+.3g} × {t.share[k,i]:.3g} (spread {s.spread})'
+        why = f'spread {s.spread}' if len(o) else 'decided here' if t.share[k,i]==1 else 'used up the room'
+        how = 'sum over its tokens, paid at the end' if s.reward=='scalar' else f'{o.score:+.3g} × {t.share[k,i]:.3g} ({why})'
         if s.reward!='scalar' and o.score and t.share[k,i] and not t.paid[k,i]: how = f'another span counts here (overlap {s.overlap})'
         if s.reward=='scalar' and not t.paid[k,i]: how = 'a scalar reward pays on the last token only'
         rows.append(Row('reward', f'span {k+1}: {_short(o.reason or o.quote or "no reason given")}', w*t.paid[k,i], how+times, span=k))
@@ -208,9 +211,17 @@ def _reward_rows(t, i, critique):
         rows.append(Row('reward', 'clip', t.kept[i]-t.due[i], f'the score of each token stays within ±{s.reward_clip:g}'))
     return rows+[Row('reward', 'price of the KL', -s.kl_coef*t.kl[i], f'−β·kl = −{s.kl_coef:g} × {t.kl[i]:.3g}')]
 
+def _baseline_rows(t, i):
+    "Part 2: what was expected"
+    g,nextv = t.s.gamma,t.v[i+1] if i+1<len(t.v) else 0.
+    if t.s.baseline=='local': return []
+    if t.s.baseline=='group': return [Row('surprise', 'what its siblings earned from here on', -t.v[i], '−b(t), the mean of the others')]
+    return [Row('surprise', 'value expected next', g*nextv, f'γ·V(t+1) = {g:g} × {nextv:.4g}'),
+            Row('surprise', 'value expected here', -t.v[i], '−V(t)')]
+
 def _later_rows(t, i, tokens):
     "Part 3: what comes back from each later token"
-    g,s = t.s.gamma*t.s.lam,t.s
+    g,s = t.s.gamma*t.s.lam*(t.s.baseline!='local'),t.s
     row = lambda l: Row('later', f'token {i+l}: {_short(tokens[i+l], 24)!r}' if tokens[i+l] else f'token {i+l} (no text)', g**l*t.d[i+l],
                         f'(γλ)^{l}·d = {g:.3g}^{l} × {t.d[i+l]:+.4g}', token=i+l)
     return [row(l) for l in range(1, len(t.d)-i)] if g else []
@@ -219,7 +230,8 @@ def _later_rows(t, i, tokens):
 def _whitening_rows(t, i, alone):
     "Part 4: against the others, or nothing at all where nobody judged the response"
     if not t.judged: return [Row('whitening', 'nobody judged it', -t.gae[i], 'so this response is not trained')]
-    return [Row('whitening', 'minus the mean', -t.mean, 'over the tokens of this response' if alone else 'over the batch'),
+    shift = Row('whitening', 'minus the mean', -t.mean, 'over the tokens of this response' if alone else 'over the batch')
+    return [*[shift]*(t.s.baseline=='value'),
             Row('whitening', 'scaled', (t.gae[i]-t.mean)*(t.scale-1), f'{t.gae[i]-t.mean:+.4g} × ({t.scale:.4g} − 1)')]
 
 # %% ../../nbs/span_ppo/08_credit.ipynb #9108e8ed
@@ -270,18 +282,14 @@ def ledger(
     if type(i) is not int or not 0<=i<len(table):
         raise ValueError(f'token {i!r}: '+(f'there are tokens 0 to {len(table)-1}' if len(table) else 'the response has no tokens'))
     t = _terms(table, critique, config, finished, whitening)
-    g,nextv = t.s.gamma,t.v[i+1] if i+1<len(table) else 0.
-    rows = _reward_rows(t, i, critique)
-    rows += [Row('surprise', 'value expected next', g*nextv, f'γ·V(t+1) = {g:g} × {nextv:.4g}'),
-             Row('surprise', 'value expected here', -t.v[i], '−V(t)')]
-    rows += _later_rows(t, i, table.tokens)
+    rows = _reward_rows(t, i, critique)+_baseline_rows(t, i)+_later_rows(t, i, table.tokens)
     rows += _whitening_rows(t, i, whitening is None)
     told = float(table.channels['advantage'][i]) if 'advantage' in table.channels else None
     return Ledger(i, table.tokens[i], _marks(t, i, table, critique), tuple(rows), float(t.adv[i]), told)
 
 def _marks(t, i, table, critique):
     "The spans over token `i`"
-    text = lambda o: table.response[o.start:o.end]
+    text = lambda o: span_words(table.response, o)
     mark = lambda k,o: Mark(k, o.reason, text(o), o.quote or text(o), o.match, o.similarity, o.score,
                             float(t.share[k,i]), float(t.s.reward_scale*t.paid[k,i]))
     return tuple(mark(k, o) for k,o in enumerate(critique.spans if critique else ()) if t.over[k,i])
@@ -312,7 +320,7 @@ def _tr(name, note, v, bar, sum_=False):
 # %% ../../nbs/span_ppo/08_credit.ipynb #ab8e5ed7
 def _mark_html(m):
     words = f'<q>{esc(_short(m.phrase, 200))}</q>' if m.phrase else 'no phrase given'
-    how = dict(given='marked by hand', exact='found word for word', normalized='found but for case, quotes or spaces',
+    how = dict(given='given with its place', exact='found word for word', normalized='found but for case, quotes or spaces',
                fuzzy='found approximately')[m.match]
     said = 'praised' if m.severity>0 else 'blamed' if m.severity<0 else 'not scored'
     asked = f' for <q>{esc(_short(m.quote, 120))}</q>' if m.match in ('normalized','fuzzy') else ''

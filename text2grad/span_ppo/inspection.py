@@ -81,7 +81,7 @@ def token_scores_of(
 def case_advantages(
     rollout:Rollout,  # One row
     kl,               # (T,) from `losses.kl_penalty`
-    values,           # (T,) predicted before each token
+    values,           # (T,) predicted before each token; over a group, what its siblings earned (0: alone, it has none)
     cfg:Objective,    # Scale, penalties, clip, `kl_coef`, gamma and lambda
 )->SimpleNamespace:   # (1, T) each, fp32: rewards, raw, returns, advantages
     "`losses.token_advantages` of one response, on the CPU"
@@ -115,7 +115,7 @@ def measure(
     with torch.no_grad(): out = policy.forward(*r.forward_args(), temperature=r.temperature, with_entropy=True)
     ref = policy.forward(*r.forward_args(), temperature=r.temperature, ref=True, with_values=False)
     chans = dict(logp=_row(out.logps), kl=_row(kl_penalty(out.logps, ref.logps, cfg.kl_kind)), entropy=_row(out.entropy),
-                 value=np.zeros(len(r.offsets[0])) if out.values is None else _row(out.values))
+                 value=np.zeros(len(r.offsets[0])) if out.values is None or cfg.baseline!='value' else _row(out.values))
     own = _judged_channels(r, chans['kl'], chans['value'], cfg)
     return Case(r.examples[0], r, token_table(example.response, r.offsets[0], **own, **chans), cfg)
 

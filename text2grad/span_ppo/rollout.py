@@ -46,6 +46,8 @@ class Rollout:
     finished:torch.Tensor      # (B,) bool: the response ended by itself
     offsets:list               # B lists of `(start, end)`: the characters of each response token
     temperature:float=1.       # What the logits were divided by; 0 is greedy and cannot be trained on
+    logps:torch.Tensor|None=None   # (B, T) under which the sampler drew each token, 0 where masked; `None`: it did not say
+    entropy:torch.Tensor|None=None # (B, T) of the distribution that it drew from
     def __len__(self): return len(self.examples)
     @property
     def lengths(self)->torch.Tensor: return self.mask.sum(1) # (B,)
@@ -92,21 +94,41 @@ def check_on_policy(
                              'at step 0 would not be 1. Leave it out, or pass allow_off_policy=True if the rollout is not trained on, '
                              'as in evaluation')
 
+# %% ../../nbs/span_ppo/03_rollout.ipynb #60393880
+class _Said:
+    "What a sampler says of the tokens that it draws: kept as it goes, (B,) a step, so no logits are kept"
+    def __init__(self, temperature): self.temperature,self.logps,self.entropy,self.z = temperature,[],[],None
+    def __call__(self, ids, logits):
+        if self.z is not None: self._drew(ids[:,-1])
+        z = logits.float()/self.temperature
+        self.z = z-z.logsumexp(-1, keepdim=True)
+        self.entropy.append(-(self.z.exp()*self.z).sum(-1))
+        return logits
+    def _drew(self, ids): self.logps.append(self.z.gather(1, ids[:,None])[:,0])
+    def all(self, ids):
+        "`(logps, entropy)` (B, T), once the last tokens are there"
+        self._drew(ids[:,-1])
+        return torch.stack(self.logps, 1),torch.stack(self.entropy, 1)
+
 # %% ../../nbs/span_ppo/03_rollout.ipynb #0e12b74f
 def _generate(policy, ids, mask, max_new_tokens, temperature, options):
-    "Ids that follow each left-padded prompt, (B, <=max_new_tokens)"
+    "Ids that follow each left-padded prompt, and what the sampler said of them, (B, <=max_new_tokens) each"
     from transformers import GenerationConfig
     how = dict(do_sample=True, temperature=float(temperature), top_k=0, top_p=1.) if temperature else dict(do_sample=False)
     cfg = GenerationConfig(**(dict(max_new_tokens=max_new_tokens, num_beams=1, use_cache=True, pad_token_id=policy.pad_id, 
                                    eos_token_id=list(policy.eos_ids), **how) | options))
     policy.lm.eval()
+    said = _Said(temperature) if temperature else None
     with torch.no_grad(), plain_generation(policy.lm):
         read = policy.read_prompts(policy.model, ids[:,:-1], mask[:,:-1]) if ids.shape[1]>1 and mask[:,:-1].any(1).all() else None
         if read: read[0].batch_select_indices(read[2])
-        out = policy.model.generate(input_ids=ids, attention_mask=mask.long(), generation_config=cfg, past_key_values=read and read[0])
-    return out[:,ids.shape[1]:]
+        out = policy.model.generate(input_ids=ids, attention_mask=mask.long(), generation_config=cfg, past_key_values=read and read[0],
+                                    logits_processor=[said]*bool(said))
+    return out[:,ids.shape[1]:],*(said.all(out) if said else (None, None))
 
-def _pad_right(x, T, value): return torch.nn.functional.pad(x, (0, T-x.shape[1]), value=value)
+def _stacked(xs, T, value):
+    "(B, T) of parts that are narrower, or `None` if a part has nothing"
+    return None if any(x is None for x in xs) else torch.cat([torch.nn.functional.pad(x, (0, T-x.shape[1]), value=value) for x in xs])
 
 # %% ../../nbs/span_ppo/03_rollout.ipynb #c26021e6
 def sample(
@@ -131,9 +153,10 @@ def sample(
             ids,mask = pids[i:i+bs],pmask[i:i+bs]
             first = int(mask.shape[1]-mask.sum(1).max())
             outs.append(_generate(policy, ids[:,first:], mask[:,first:], max_new_tokens, temperature, options))
-            if progress: progress(len(outs[-1]))
-    T = max(o.shape[1] for o in outs)
-    return make_rollout(policy, examples, pids, pmask, torch.cat([_pad_right(o, T, policy.pad_id) for o in outs]), temperature)
+            if progress: progress(len(ids))
+    T = max(o.shape[1] for o,*_ in outs)
+    ids,logps,entropy = (_stacked(xs, T, fill) for xs,fill in zip(zip(*outs), (policy.pad_id, 0., 0.)))
+    return make_rollout(policy, examples, pids, pmask, ids, temperature, logps, entropy)
 
 # %% ../../nbs/span_ppo/03_rollout.ipynb #f7d527ed
 def make_rollout(
@@ -143,13 +166,16 @@ def make_rollout(
     prompt_mask:torch.Tensor,   # (B, P) bool
     ids:torch.Tensor,           # (B, T) sampled ids; what follows a row's first end token is ignored
     temperature:float=1.,       # Temperature that they were sampled at
+    logps:torch.Tensor|None=None,   # (B, T) log-probabilities that the sampler drew them with, at that temperature
+    entropy:torch.Tensor|None=None, # (B, T) of its distributions
 )->Rollout:
     "Bundle sampled ids with their text, the characters of each token, and masks"
     mask,finished = response_mask(ids, policy.eos_ids)
     ids = ids.masked_fill(~mask, policy.pad_id)
     rows = [decode_with_offsets(policy.tokenizer, r[m].tolist()) for r,m in zip(ids, mask)]
     done = [replace(e, response=text, critique=None) for e,(text,_) in zip(examples, rows)]
-    return Rollout(done, prompt_ids, prompt_mask, ids, mask, finished, [o for _,o in rows], temperature)
+    said = [None if x is None else x.masked_fill(~mask, 0.) for x in (logps, entropy)]
+    return Rollout(done, prompt_ids, prompt_mask, ids, mask, finished, [o for _,o in rows], temperature, *said)
 
 # %% ../../nbs/span_ppo/03_rollout.ipynb #2583bc74
 def judge(

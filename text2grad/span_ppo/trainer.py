@@ -21,7 +21,7 @@ from ..checkpoints import CheckpointError,compare_identity,load_optimizer,load_r
 from ..checkpoints import rng_tensors
 from ..core import UserError,dumps,write_file
 from ..pretrained import tokenizer_id,weights_id
-from .losses import AdaptiveKL,FixedKL,Objective,explained_variance,kl_penalty,masked_mean
+from .losses import AdaptiveKL,BASELINES,FixedKL,Objective,explained_variance,kl_penalty,masked_mean
 from .losses import policy_loss,token_advantages,token_scores,value_loss
 from .rollout import judge,sample
 
@@ -47,7 +47,7 @@ class SpanPPOConfig(Objective):
     keep:int=2                 # Checkpoints kept
 
     def __post_init__(self):
-        _choices(self, reward=('span','scalar'), kl_kind=('k1','k2','k3'))
+        _choices(self, reward=('span','scalar'), kl_kind=('k1','k2','k3'), baseline=BASELINES)
         _at_least(self, 1, 'steps', 'batch_size', 'samples_per_prompt', 'epochs', 'minibatch_size', 'micro_batch_size',
                   'max_new_tokens', 'save_every', 'keep')
         _at_least(self, 0, 'lr', 'value_lr', 'kl_coef', 'entropy_coef', 'value_coef', 'empty_penalty', 'missing_eos_penalty',
@@ -55,6 +55,8 @@ class SpanPPOConfig(Objective):
         for k in ('batch_size','minibatch_size'):
             if getattr(self, k)%self.samples_per_prompt:
                 raise ValueError(f'{k}={getattr(self, k)}: must be a multiple of samples_per_prompt={self.samples_per_prompt}')
+        if self.baseline=='group' and self.samples_per_prompt<2:
+            raise ValueError(f"baseline='group' with samples_per_prompt={self.samples_per_prompt}: a group has 2 responses or more")
         if not self.temperature>0:
             raise ValueError(f'temperature={self.temperature}: must be above 0, a greedy rollout cannot be trained on')
 
@@ -152,8 +154,9 @@ class SpanPPO:
         self.examples = list(getattr(task, 'train', task))
         if not self.examples: raise ValueError('the task has no training examples')
         self.reward,cfg = reward or REWARDS[self.config.reward],self.config
-        if getattr(policy, 'value_head', True) is None:
-            raise ValueError('the policy has no value head, and PPO needs one: make it with Policy.create(..., value_head=True)')
+        if cfg.baseline=='value' and getattr(policy, 'value_head', True) is None:
+            raise ValueError("the policy has no value head, and baseline='value' needs one: make it with "
+                             "Policy.create(..., value_head=True), or take baseline='group'")
         if cfg.kl_kind!='k1' and cfg.kl_coef>0: _log.warning(_NO_PENALTY, cfg.kl_kind)
         named = policy.trainable()
         value = [p for n,p in named.items() if n.startswith('value_head')]
@@ -162,7 +165,7 @@ class SpanPPO:
         self.opt = torch.optim.Adam(groups, eps=1e-5)
         self.kl_ctl = FixedKL(cfg.kl_coef) if cfg.kl_target is None else AdaptiveKL(cfg.kl_coef, cfg.kl_target, cfg.kl_horizon)
         self.step,self.stop,self.seconds,self.stats,self.total = 0,False,{},{},cfg.steps
-        self.warned = False
+        self.warned = self.parted = False
 
     def seed(self, *what)->int: return derived_seed(self.config.seed, self.step, *what)
     def call(self, event):
@@ -243,18 +246,29 @@ def logps(self:SpanPPO,
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #bc4950e1
 @patch
+def old_and_ref(self:SpanPPO,
+    rollout, # A `Rollout`
+)->tuple:    # What `Policy.forward` returns for the policy that sampled and for its reference, (B, T) each
+    "No pass that is not needed: none for what the sampler said, none for a reference that the policy has not left yet"
+    if self.config.baseline=='value' or rollout.logps is None:
+        old = self.logps(rollout, with_entropy=True, with_values=self.config.baseline=='value')
+    else: old = SimpleNamespace(logps=rollout.logps, values=None, entropy=rollout.entropy)
+    return old,self.logps(rollout, ref=True, with_values=False) if self.policy.moved else old
+
+@patch
 def experience(self:SpanPPO,
     rollout, # A judged `Rollout`
-)->SimpleNamespace: # Tensors (B, T): scores, kl, rewards, logps, values, advantages, returns, mask; `judged` (B,); `stats`
+)->SimpleNamespace: # Tensors (B, T): scores, kl, rewards, logps, values, advantages, returns, mask; (B,): judged, taught; `stats`
     "Everything the update needs, frozen"
     cfg,m = self.config,rollout.mask
-    old = self.logps(rollout, with_entropy=True)
-    ref = self.logps(rollout, ref=True, with_values=False)
+    old,ref = self.old_and_ref(rollout)
     scores,judged = rollout_scores(rollout, cfg, self.reward)
     kl = kl_penalty(old.logps, ref.logps, cfg.kl_kind)*m
-    a = token_advantages(scores, kl, old.values, rollout.finished, rollout.blank&judged, m, cfg, self.kl_ctl.coef, judged=judged)
-    x = SimpleNamespace(rollout=rollout, mask=m, scores=scores, judged=judged, kl=kl, rewards=a.rewards, logps=old.logps,
-                        values=old.values, entropy=old.entropy, advantages=a.advantages, returns=a.returns)
+    a = token_advantages(scores, kl, old.values, rollout.finished, rollout.blank&judged, m, cfg, self.kl_ctl.coef, judged=judged,
+                         siblings=cfg.samples_per_prompt)
+    x = SimpleNamespace(rollout=rollout, mask=m, scores=scores, judged=judged, taught=a.taught, kl=kl, rewards=a.rewards, logps=old.logps,
+                        values=a.baseline, entropy=old.entropy, advantages=a.advantages, returns=a.returns,
+                        gaps=None if rollout.logps is None else [])
     x.stats = _experience_stats(x, self.kl_ctl.coef) | dict(reward_clipped=self.clipped(x))
     self.kl_ctl.update(x.stats['kl'], len(rollout))
     return x
@@ -282,7 +296,8 @@ def _experience_stats(x, coef):
     per_token = (x.scores*x.mask).sum(1)/n
     cs = [c for c in x.rollout.critiques if c is not None]
     mean = lambda v: float(v.float().mean()) if len(v) else None
-    return dict(reward=mean(per_token[j]), total=mean((x.scores*x.mask).sum(1)[j]), judged=int(j.sum()), responses=len(x.rollout),
+    return dict(reward=mean(per_token[j]), total=mean((x.scores*x.mask).sum(1)[j]), judged=int(j.sum()), agreed=int((j&~x.taught).sum()),
+                responses=len(x.rollout),
                 spans=sum(len(c.spans) for c in cs), unresolved=sum(len(c.unresolved) for c in cs),
                 marked=float(masked_mean((x.scores!=0).float(), x.mask)), length=mean(x.rollout.lengths), finished=mean(x.rollout.finished),
                 kl=mean((x.kl*x.mask).sum(1)), kl_token=float(masked_mean(x.kl, x.mask)), kl_coef=float(coef),
@@ -293,32 +308,61 @@ def _experience_stats(x, coef):
 class NonFiniteError(UserError): "A loss or gradient is not finite; the optimizer has not stepped and the responses are saved"
 
 @patch
+def loss(self:SpanPPO,
+    x:SimpleNamespace, # From `experience`
+    r:torch.Tensor,    # Which responses: a micro-batch
+    n:torch.Tensor,    # Tokens of the minibatch that they belong to
+)->tuple:              # `(loss, stats)`: scalar with grad, and floats that add up over the micro-batches
+    "The part of a minibatch's loss that some of its responses have"
+    cfg,args = self.config,x.rollout.forward_args(r)
+    cut = lambda t: t[r,:args[3].shape[1]]
+    out = self.policy.forward(*args, temperature=cfg.temperature, with_entropy=cfg.entropy_coef>0, with_values=cfg.baseline=='value')
+    if x.gaps is not None: x.gaps.append((out.logps.detach()-cut(x.rollout.logps)).abs()[args[3].bool()])
+    loss,stats = policy_loss(out.logps, cut(x.logps), cut(x.advantages), args[3], cfg.clip, denom=n)
+    stats['policy_loss'] = loss.detach()
+    if self.step<cfg.value_warmup: loss = 0.
+    if cfg.baseline=='value':
+        vl,vs = value_loss(out.values, cut(x.values), cut(x.returns), args[3], cfg.value_clip, denom=n)
+        loss,stats = loss+cfg.value_coef*vl,stats | vs | dict(value_loss=vl.detach())
+    if cfg.entropy_coef>0: loss = loss-cfg.entropy_coef*masked_mean(out.entropy, args[3], denom=n)
+    if not torch.isfinite(loss): self.save_nonfinite(x, r, f'the loss is {float(loss.detach())}')
+    return loss,{k:float(v) for k,v in stats.items()}
+
+@patch
 def minibatch(self:SpanPPO,
     x:SimpleNamespace, # From `experience`
     rows:torch.Tensor, # Which responses
 )->dict:
-    "One optimizer step over those of the responses that were judged; no step if none was"
-    rows = rows[x.judged[rows]]
-    cfg,n,sums = self.config,x.mask[rows].sum(),{}
+    "One optimizer step over those of the responses that have something to teach; no step if none has"
+    rows = rows[x.taught[rows]]
     if not len(rows): return {}
+    n,sums = x.mask[rows].sum(),{}
     self.opt.zero_grad(set_to_none=True)
     for r in self.micro_batches(x.rollout, rows):
-        args = x.rollout.forward_args(r)
-        cut = lambda t: t[r,:args[3].shape[1]]
-        out = self.policy.forward(*args, temperature=cfg.temperature, with_entropy=cfg.entropy_coef>0)
-        pl,ps = policy_loss(out.logps, cut(x.logps), cut(x.advantages), args[3], cfg.clip, denom=n)
-        vl,vs = value_loss(out.values, cut(x.values), cut(x.returns), args[3], cfg.value_clip, denom=n)
-        loss = cfg.value_coef*vl if self.step<cfg.value_warmup else pl+cfg.value_coef*vl
-        if cfg.entropy_coef>0: loss = loss-cfg.entropy_coef*masked_mean(out.entropy, args[3], denom=n)
-        if not torch.isfinite(loss): self.save_nonfinite(x, r, f'the loss is {float(loss.detach())}')
+        loss,stats = self.loss(x, r, n)
         loss.backward()
-        for k,v in (ps|vs|dict(policy_loss=pl.detach(), value_loss=vl.detach())).items(): sums[k] = sums.get(k, 0)+float(v)
-    if self.step<cfg.value_warmup:
+        for k,v in stats.items(): sums[k] = sums.get(k, 0)+v
+    if self.step<self.config.value_warmup:
         for p in self.policy_params: p.grad = None
-    norm = torch.nn.utils.clip_grad_norm_([p for g in self.opt.param_groups for p in g['params']], cfg.max_grad_norm)
+    norm = torch.nn.utils.clip_grad_norm_([p for g in self.opt.param_groups for p in g['params']], self.config.max_grad_norm)
     if not torch.isfinite(norm): self.save_nonfinite(x, rows, f'the gradient norm is {float(norm)}')
     self.opt.step()
-    return sums | dict(grad_norm=float(norm))
+    return sums | dict(grad_norm=float(norm)) | self.sampler_gap(x)
+
+# %% ../../nbs/span_ppo/05_trainer.ipynb #7b731e38
+@patch
+def sampler_gap(self:SpanPPO,
+    x:SimpleNamespace, # From `experience`, after an optimizer step
+)->dict:               # `sampler_gap` and `sampler_gap_max`, nats a token; empty but after the first step of a batch
+    "How far the sampler's log-probabilities are from those of training"
+    gaps,x.gaps = x.gaps,None
+    if not gaps: return {}
+    d = torch.cat(gaps)
+    if d.mean()>.05 and not self.parted:
+        self.parted = True
+        _log.warning('step %d: the sampler and the trainer disagree by %.3f nats a token, %.2f at most: ratios and KL are wrong by as '
+                     'much. Sample in the precision that is trained in', self.step, float(d.mean()), float(d.max()))
+    return dict(sampler_gap=float(d.mean()), sampler_gap_max=float(d.max()))
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #03551d18
 _UPDATE = ('approx_kl','clipfrac','ratio','value_clipfrac','value_error','policy_loss','value_loss','grad_norm')
@@ -327,7 +371,7 @@ _UPDATE = ('approx_kl','clipfrac','ratio','value_clipfrac','value_error','policy
 def update(self:SpanPPO,
     x:SimpleNamespace, # From `experience`
 )->dict: # Means over the minibatches of losses and diagnostics
-    "Several passes of minibatch steps over one batch of responses; without a judgement there is none"
+    "Several passes of minibatch steps over one batch of responses; with nothing to learn there is none"
     cfg,k,done = self.config,self.config.samples_per_prompt,[]
     left = 1-self.step/max(self.total, 1)
     for g in self.opt.param_groups: g['lr'] = g['initial_lr']*left
@@ -336,7 +380,7 @@ def update(self:SpanPPO,
         order = (order[:,None]*k+torch.arange(k)).flatten().to(x.mask.device)
         done += [d for rows in order.split(cfg.minibatch_size) if (d := self.minibatch(x, rows))]
         if cfg.target_kl is not None and done and done[-1]['approx_kl']>cfg.target_kl: break
-    means = {k:float(np.mean([d[k] for d in done])) for k in done[0]} if done else dict.fromkeys(_UPDATE, math.nan)
+    means = {k:float(np.mean([d[k] for d in done if k in d])) for k in done[0]} if done else dict.fromkeys(_UPDATE, math.nan)
     return means | dict(lr=cfg.lr*left, updates=len(done))
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #f9e4d521

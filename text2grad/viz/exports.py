@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from .channels import CHANNELS,TokenTable
 from ..core import Critique,Example,dumps,to_record
 from .color import visible
-from .html import critique_html,fold_html,note_html,page_html,section_html,token_html
+from .html import critique_html,fold_html,note_html,page_html,section_html,span_words,token_html
 from .plots import plot_tokens,spans_ansi
 
 # %% ../../nbs/viz/05_exports.ipynb #efc3c7bb
@@ -100,7 +100,7 @@ def export_text(
     _,table,c = _parts(case, critique)
     if c is None: return visible(table.response)+'\n'
     said = lambda x,words: f'{x.score:+.2f} "{visible(words)}" {visible(x.reason)}'
-    rows = [f'{n}. {said(s, table.response[s.start:s.end])}' for n,s in enumerate(c.spans, 1)]
+    rows = [f'{n}. {said(s, span_words(table.response, s))}' for n,s in enumerate(c.spans, 1)]
     lost = [f'not in the response: {said(q, q.text)}' for q in c.unresolved]
     return '\n'.join([spans_ansi(table.response, c.spans, color=False), '', visible(c.text), *rows, *lost, ''])
 

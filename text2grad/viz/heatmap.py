@@ -12,10 +12,11 @@ import html,json,math
 import numpy as np
 from bisect import bisect_left,bisect_right
 from itertools import accumulate
+from ..alignment.tokens import decided_at
 from ..core import Critique
 from .color import SMALL,TEXT_STYLE,chip_style,color_scale,esc,glyph_html,glyph_kinds
 from .color import is_finite,legend_html,sign_counts,signed_number,value_style,visible
-from .html import MAX_TOKENS,columns_html,match_note,prose_html,score_html,segment_style,total_score
+from .html import MAX_TOKENS,columns_html,match_note,missing_mark,prose_html,score_html,span_words,total_score
 from .channels import CHANNELS,TokenTable,grouped,groups,normalised
 from .exports import JS_SAVE
 
@@ -27,16 +28,35 @@ def _cut(pieces, spans):
         inner = marks[bisect_right(marks, a):bisect_left(marks, a+len(t))]
         for x,y in zip([a,*inner], [*inner,a+len(t)]): yield i,x,t[x-a:y-a]
 
-def _over(pieces, spans):
-    "For each piece the numbers of the spans over it; a span without width belongs to the piece that begins there"
+def _points(spans): return sorted({s.start for s in spans if not len(s)})
+
+def _payers(pieces, table, spans):
+    "For each insertion point the numbers of the pieces that pay for it"
+    firsts,at = [i for i,*_ in pieces],{}
+    for k in _points(spans):
+        t = decided_at(k, table.offsets)
+        at[k] = range(len(pieces)) if t is None else [bisect_right(firsts, t)-1]
+    return at
+
+def _carets(pieces, table, spans):
+    "`(pieces, {insertion point: [number]})`: cut pieces, with an empty one at each point where no special token stands"
+    out,at = list(pieces),{}
+    firsts = [i for i,*_ in out]
+    for k in _points(spans) if out else []:
+        t = decided_at(k, table.offsets)
+        first = math.inf if t is None else firsts[bisect_right(firsts, t)-1]
+        j = next((j for j,(i,a,_) in enumerate(out) if i>=first and a>=k), len(out))
+        if t is None or table.tokens[t]: out.insert(j, (out[min(j, len(out)-1)][0], k, ''))
+        at[k] = [j]
+    return out,at
+
+def _over(pieces, spans, at):
+    "For each piece the numbers of the spans over it; `at`: the pieces of each insertion point"
     starts,out = [a for _,a,_ in pieces],[[] for _ in pieces]
     for n,s in enumerate(spans):
-        lo,hi = max(0, bisect_right(starts, s.start)-1),max(bisect_left(starts, s.end), bisect_right(starts, s.start))
-        for j in range(lo, hi):
-            _,a,t = pieces[j]
-            overlaps = s.start<a+len(t) and a<s.end
-            stands_here = s.start==s.end and (a<=s.start<a+max(1, len(t)) or j==len(pieces)-1)
-            if overlaps or stands_here: out[j].append(n)
+        lo,hi = max(0, bisect_right(starts, s.start)-1),bisect_left(starts, s.end)
+        over = [j for j in range(lo, hi) if s.start<pieces[j][1]+len(pieces[j][2]) and pieces[j][1]<s.end]
+        for j in over if len(s) else at.get(s.start, ()): out[j].append(n)
     return out
 
 # %% ../../nbs/viz/06_heatmap.ipynb #03e87301
@@ -46,19 +66,22 @@ def _figures(table):
     cols = [[f'{esc(k)} {said(x)}' for x in v.tolist()] for k,v in table.channels.items()]
     return ['\n'.join(r) for r in zip(*cols)] if cols else ['']*len(table)
 
-def _said(t, end=True):
+_called = dict(end='end of text', byte='rest of a character', gap='something is missing')
+
+def _said(t, empty='end'):
     "A piece of text as a screen reader should name it"
-    if not t: return 'end of text' if end else 'rest of a character'
+    if not t: return _called[empty]
     return visible(t[:80]).replace('\n', ' newline ').replace('\t', ' tab ').strip() or 'space'
 
-_empty = dict(end=f'<span style="{chip_style("end")}"></span>', byte=f'<span style="{chip_style("byte")}"></span>')
+_empty = dict(end=missing_mark(True), byte=f'<span style="{chip_style("byte")}"></span>', gap=missing_mark(False))
 
-def _unit_html(i, a, t, kinds, style, name, tip, on, picked, tab, end=True):
-    "One unit: `i` its token, `a` its first character, `on` the numbers of the spans over it"
-    body = (glyph_html(t, kinds) if any(kinds) else html.escape(t)) if t else _empty['end' if end else 'byte']
+def _unit_html(i, a, t, kinds, style, name, tip, on, picked, tab, empty='end'):
+    "One unit: `i` its token, `a` its first character, `on` the numbers of the spans over it, `empty` what it is without text"
+    body = (glyph_html(t, kinds) if any(kinds) else html.escape(t)) if t else _empty[empty]
     here = ' aria-current="true"' if picked else ''
     return (f'<span class="t2g-u" role="button" data-i="{i}" data-a="{a}" data-s="{" ".join(map(str, on))}" '
-            f'tabindex="{0 if tab else -1}"{here} aria-label="{name}" title="{tip}" style="unicode-bidi:isolate;{style}">{body}</span>')
+            f'tabindex="{0 if tab else -1}"{here} aria-label="{name}" title="{tip}" '
+            f'style="unicode-bidi:isolate;{"" if t else "padding:0 .2em;"}{style}">{body}</span>')
 
 # %% ../../nbs/viz/06_heatmap.ipynb #e24365f3
 def _reason(s, again):
@@ -67,9 +90,10 @@ def _reason(s, again):
 
 def _phrase_html(n, s, response, again):
     "One phrase of the critique as a button"
-    words = response[s.start:s.end] or '(insert here)'
+    words = span_words(response, s)
+    said = f'<q>{esc(words[:200])}{"…" if len(words)>200 else ""}</q>' if len(s) else esc(words[:200])
     return (f'<li><button type="button" class="t2g-phrase" data-span="{n}" data-a="{s.start}" data-b="{s.end}">'
-            f'{score_html(s.score)} <q>{esc(words[:200])}{"…" if len(words)>200 else ""}</q> '
+            f'{score_html(s.score)} {said} '
             f'{_reason(s.reason, again)}{match_note(s)}</button></li>')
 
 def _phrases(critique, response):
@@ -142,20 +166,20 @@ def heat_map(
     spans,text = critique.spans if critique else (),table.response
     units,ps = _pieces(table, unit, total)
     figures,row = _figures(units),{i:j for j,(i,*_) in enumerate(ps)}
-    if view=='spans': ps = list(_cut(ps, spans))
-    over,kinds,out = _over(ps, spans),glyph_kinds(text),[]
+    at = _payers(ps, table, spans)
+    if view=='spans': ps,at = _carets(_cut(ps, spans), table, spans)
+    over,kinds,out = _over(ps, spans, at),glyph_kinds(text),[]
     values,scale,what = _coloured(table, units, channel, how, vmax, label, spans, over, view)
     here = None if picked is None else max((j for j,(i,*_) in enumerate(ps) if i<=picked), default=None)
     lo,hi = _window(len(ps), here)
     for j in range(lo, hi):
         (i,a,t),v = ps[j],values[j]
-        r,end = row[i],units.offsets[row[i]][0]==units.offsets[row[i]][1]
-        tip = _tip(i, units.tokens[r], figures[r])
-        inserted = [spans[n] for n in over[j] if view=='spans' and not len(spans[n])]
-        style = value_style(v, scale)+''.join(segment_style(0, 0, [s]) for s in inserted)
-        name = esc(f'{_said(t, end)}, {what} {signed_number(v) if is_finite(v) else "not known"}')
+        r = row[i]
+        empty = 'gap' if not t and units.tokens[r] else 'end' if units.offsets[r][0]==units.offsets[r][1] else 'byte'
+        tip = _called['gap'] if empty=='gap' else _tip(i, units.tokens[r], figures[r])
+        name = esc(f'{_said(t, empty)}, {what} {signed_number(v) if is_finite(v) else "not known"}')
         first = j==(lo if here is None else here)
-        out.append(_unit_html(i, a, t, kinds[a:a+len(t)], style, name, tip, over[j], j==here, first, end))
+        out.append(_unit_html(i, a, t, kinds[a:a+len(t)], value_style(v, scale), name, tip, over[j], j==here, first, empty))
     cut = f' · {lo:,} pieces before and {len(ps)-hi:,} after are not drawn' if hi-lo<len(ps) else ''
     foot = _foot('' if view=='spans' else channel, what, scale, values, cut)
     side = _phrases(critique, text) if critique else ''

@@ -6,8 +6,8 @@ Docs: https://text2grad.github.io/text2grad/viz/html.html.md"""
 
 # %% auto #0
 __all__ = ['MAX_TOKENS', 'MAX_CHARS', 'CSP', 'token_html', 'check_spans', 'span_segments', 'total_score', 'segment_style',
-           'spans_html', 'table_html', 'score_html', 'match_note', 'prose_html', 'columns_html', 'critique_html',
-           'fold_html', 'note_html', 'section_html', 'page_html']
+           'span_words', 'missing_mark', 'spans_html', 'table_html', 'score_html', 'match_note', 'prose_html',
+           'columns_html', 'critique_html', 'fold_html', 'note_html', 'section_html', 'page_html']
 
 # %% ../../nbs/viz/02_html.ipynb #34e6a9fe
 import math
@@ -77,13 +77,12 @@ def check_spans(
 def span_segments(
     response:str, # The text that the spans are about
     spans:list,   # As `check_spans` gives them
-):                # Yields `(start, end, spans over it)`; an empty piece is a span without width
+):                # Yields `(start, end, spans over it)`; an empty piece is where something is missing
     "Cut a response wherever a span begins or ends"
     cuts = sorted({0,len(response)} | {p for s in spans for p in (s.start,s.end)})
     for a,b in zip(cuts, cuts[1:]+[len(response)]):
-        for s in spans:
-            if s.start==s.end==a: yield a,a,[s]
-        if a<b: yield a,b,[s for s in spans if s.start<=a and b<=s.end]
+        if points := [s for s in spans if s.start==s.end==a]: yield a,a,points
+        if a<b: yield a,b,[s for s in spans if s.start<=a and b<=s.end and len(s)]
 
 def total_score(over):
     "The summed score of the spans over a piece of text, from -1 to +1"
@@ -91,13 +90,25 @@ def total_score(over):
 
 # %% ../../nbs/viz/02_html.ipynb #d430742a
 def segment_style(
-    a:int, b:int, # First character, and one past the last; the same if something is missing there
-    over:list,    # The spans over it
-)->str:           # CSS
+    over:list, # The spans over a piece of text, or those that say what is missing at one place
+)->str:        # CSS
     "The inline style of a piece of text under spans"
-    v = total_score(over)
-    if a==b: return f'border-left:3px {"solid" if v>0 else "dotted"} rgb{BLUE if v>0 else ORANGE};'
-    return value_style(v, 1.) or f'border-bottom:3px double {GREY};'
+    return value_style(total_score(over), 1.) or f'border-bottom:3px double {GREY};'
+
+def span_words(
+    response:str, # The text that the span is about
+    s:Span,       # A span of it
+)->str:           # Its words; of an insertion point what is missing, and where
+    "What a span means, as a reader should see it"
+    if len(s): return response[s.start:s.end]
+    where = 'missing at the end' if s.start>=len(response.rstrip()) else 'missing here'
+    return f'({where}{": " if s.quote else ""}{s.quote})'
+
+def missing_mark(
+    at_end:bool, # Is it the end that came too early?
+)->str:          # HTML: a small box
+    "The mark where something is missing: `end`, or `^` between two words"
+    return f'<span style="{chip_style("end" if at_end else "^")}"></span>'
 
 def spans_html(
     response:str,      # The text that the spans are about
@@ -113,8 +124,9 @@ def spans_html(
         new = [i+1 for i,s in enumerate(spans) if s.start==a and s in over] if numbers else []
         chips = ''.join(f'<span style="{chip_style(str(i))}"></span>' for i in new)
         tip = esc('\n'.join(f'{signed_number(s.score)} {s.reason or s.quote}' for s in over))
-        what = f' class="t2g-span" title="{tip}" style="{segment_style(a, b, over)}"' if over else ''
-        out.append(f'<span{what}>{chips}{glyph_html(response[a:b], kinds[a:b])}</span>')
+        gap = missing_mark(a>=len(response.rstrip())) if a==b and over else ''
+        what = f' class="t2g-span" title="{tip}" style="{"padding:0 .2em;" if gap else ""}{segment_style(over)}"' if over else ''
+        out.append(f'<span{what}>{gap}{chips}{glyph_html(response[a:b], kinds[a:b])}</span>')
     left = max(0, len(response)-MAX_CHARS)
     foot = f'<div style="{SMALL}">{left:,} more characters are not drawn.</div>' if left else ''
     if legend: foot += legend_html(1., 'score')
@@ -173,7 +185,7 @@ def _span_rows(spans, words):
     for i,(s,w) in enumerate(zip(spans, words), 1):
         again = s.reason and s.reason==said[i-1]
         why = '<span style="opacity:.7">as above</span>' if again else esc(s.reason)
-        yield [str(i), score_html(s.score), esc(w or '(insert here)'), why+esc(match_note(s))]
+        yield [str(i), score_html(s.score), esc(w), why+esc(match_note(s))]
 
 def _critique_side(c, words):
     "The critique's prose, its spans and what could not be placed"
@@ -204,7 +216,7 @@ def critique_html(
     spans = check_spans(response, critique.spans if critique else ())
     left = spans_html(response, spans, legend=legend, numbers=True)
     if critique is None: return columns_html(left, 'No judgement: left out of the score.')
-    words = [response[s.start:s.end] for s in spans]
+    words = [span_words(response, s) for s in spans]
     return columns_html(left, _critique_side(replace(critique, spans=spans), words))
 
 # %% ../../nbs/viz/02_html.ipynb #00f6b5f9

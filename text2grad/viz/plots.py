@@ -153,10 +153,11 @@ def token_ansi(
     color:bool|None=True, # `False` writes marks instead; `None` asks `use_color`
     legend:bool=False,    # Say the scale on a line of its own
 )->str:                   # Text for a terminal, safe to print
-    "Tokens coloured by their values, for a terminal"
+    "Tokens coloured by their values, for a terminal; a `∅` is a token without text that has one, such as the end token"
     values = token_values(tokens, values)
     scale,color = scale_of(values, vmax),use_color() if color is None else color
-    s = _ansi_runs([(t,_level(v, scale)) for t,v in zip(tokens, values)], color)
+    levels = [_level(v, scale) for v in values]
+    s = _ansi_runs([(t or '∅'*bool(l), l) for t,l in zip(tokens, levels)], color)
     ends = [(f'{-scale:+.3g}',-3), (' .. ',0), (f'{scale:+.3g}',3)]
     return f'{s}\nscale: {_ansi_runs(ends, color)}' if legend else s
 
