@@ -1,6 +1,7 @@
 "A critic behind a server that misbehaves: a real one on 127.0.0.1, with every fault that a server was seen or thought to have"
 import asyncio,gzip,json,logging,pickle,re,socket,struct,sys,threading,time,traceback
 from http.server import BaseHTTPRequestHandler,ThreadingHTTPServer
+from urllib.parse import quote
 import openai,pytest
 from text2grad.critics.api import ApiCritic,ApiError
 from text2grad.core import Example
@@ -384,10 +385,11 @@ def test_the_error_says_how_to_leave_a_field_out(server):
 
 def spelled(key, how):
     return dict(escapes=''.join(f'\\u{ord(c):04x}' for c in key), capitals=''.join(f'\\u{ord(c):04X}' for c in key), half=''.join(c if i%2 else f'\\u{ord(c):04x}' for i,c in enumerate(key)),
-                twice=''.join(f'\\\\u{ord(c):04x}' for c in key), slashes=key.replace('/', '\\/'), slashes_twice=key.replace('/', '\\\\\\/'), plain=key)[how]
+                twice=''.join(f'\\\\u{ord(c):04x}' for c in key), slashes=key.replace('/', '\\/'), slashes_twice=key.replace('/', '\\\\\\/'), plain=key,
+                link=quote(key, safe=''), link_all=''.join(f'%{ord(c):02x}' for c in key), page=''.join(f'&#{ord(c)};' for c in key), page_hex=''.join(f'&#x{ord(c):X};' for c in key))[how]
 
 @pytest.mark.parametrize('key', [KEY, 'abc/def+ghi/jkl==', 'k"ey\\with-all(.*)[of]it'])
-@pytest.mark.parametrize('how', ['escapes','capitals','half','twice','slashes','slashes_twice','plain'])
+@pytest.mark.parametrize('how', ['escapes','capitals','half','twice','slashes','slashes_twice','plain','link','page_hex'])
 def test_no_spelling_of_the_key_gets_through(server, key, how, caplog, tmp_path):
     "In a critique, in a critique that is a string in a string, in errors, in fields of any kind; in the judgement, the log, the output and the cache"
     from text2grad.core import write_jsonl
@@ -412,7 +414,7 @@ def test_no_spelling_of_the_key_gets_through(server, key, how, caplog, tmp_path)
         trail += [f.read_bytes().decode('latin1') for f in tmp_path.iterdir() if f.name!='in.jsonl']
         seen += [(body, t) for t in trail]
     for body,t in seen+[('', caplog.text)]:
-        for k in (key, json.dumps(key)[1:-1], repr(key)[1:-1]): assert k not in t, (body, t)
+        for k in (key, json.dumps(key)[1:-1], repr(key)[1:-1], *([raw] if how[:4] in ('link','page') else [])): assert k not in t, (body, t)
 
 def test_parts_that_are_the_key_together(server):
     server.plan = lambda h,n: h.send(envelope([dict(type='text', text=json.dumps(dict(good, critique=KEY))[:25]), dict(type='text', text=json.dumps(dict(good, critique=KEY))[25:])]))

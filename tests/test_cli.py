@@ -176,7 +176,7 @@ def test_annotate_shows_a_model_what_the_tests_showed(tmp_path, capsys):
 @pytest.mark.parametrize('args,says', [
     (['nowhere.jsonl','--critic','rules'], 'nowhere.jsonl: no such file'), (['bad.jsonl','--critic','rules','--task','summarize'], r'(?s)2 problems.*row 1: response: missing.*row 3: not valid JSON'),
     (['plain.jsonl','--critic','rules'], 'names no task .*--task'), (['in.jsonl','--critic','api'], '--model'), (['in.jsonl','--critic','rules','--base-url','http://x/v1'], '--base-url: --critic rules has no use'),
-    (['in.jsonl','--critic','tests','--run-tests'], '--run-tests: --critic tests has no use'), (['in.jsonl','--critic','model','--prices','1','2'], '--prices: --critic model has no use'), (['in.jsonl','--critic','api','--model','m','--constrained'], '--constrained: --critic api has no use'), (['in.jsonl','--critic','api','--model','m','--template','{"x": 1}'], '--template: --critic api has no use'), (['in.jsonl','--critic','model','--template','[1]'], 'must be a JSON object'),
+    (['in.jsonl','--critic','tests','--run-tests'], '--run-tests: --critic tests has no use'), (['in.jsonl','--critic','model','--prices','1','2'], '--prices: --critic model has no use'), (['in.jsonl','--critic','api','--model','m','--constrained'], '--constrained: --critic api has no use'), (['in.jsonl','--critic','api','--model','m','--template','{"x": 1}'], '--template: --critic api has no use'),
     (['in.jsonl','--critic','rules','--temperature','0'], '--temperature: --critic rules has no use'), (['in.jsonl','--critic','model','--extra','{}'], '--extra: --critic model has no use'),
     (['in.jsonl','--critic','model','--max-tokens','none'], '--max-tokens none: a model here needs a length'), (['in.jsonl','--critic','tests','--max-tokens','9'], '--max-tokens: --critic tests has no use'),
     (['in.jsonl','--critic','api','--model','m','--base-url','ftp://x'], 'base_url'), (['in.jsonl','--critic','rules','--retry-failed'], 'nothing here to retry')])
@@ -190,7 +190,7 @@ def test_annotate_says_what_is_wrong(tmp_path, capsys, monkeypatch, args, says):
     assert re.search(says, err) and err.startswith('text2grad annotate: ') and 'Traceback' not in err and not (tmp_path/'o.jsonl').exists()
 
 @pytest.mark.parametrize('args,says', [(['--temperature','warm'], "'warm' is neither a number from 0 to 5 nor none"), (['--temperature','nan'], 'neither a number'), (['--temperature','-1'], 'neither a number'), (['--max-tokens','0'], 'not a whole number from 1'),
-    (['--extra','{top_p: 1}'], 'is no JSON'), (['--extra','[1]'], 'must be a JSON object'), (['--extra','{"top_p": NaN}'], 'is no JSON'), (['--extra','['*100000], 'is no JSON')])
+    (['--extra','{top_p: 1}'], 'is no JSON'), (['--extra','[1]'], 'must be a JSON object'), (['--extra','{"top_p": NaN}'], 'is no JSON'), (['--extra','['*100000], 'is no JSON'), (['--template','[1]'], 'must be a JSON object')])
 def test_annotate_refuses_what_no_request_can_hold(tmp_path, capsys, args, says):
     assert annotate(responses(tmp_path/'in.jsonl'), '--critic', 'api', '--model', 'm', '--out', tmp_path/'o.jsonl', *args)==2
     err = capsys.readouterr().err

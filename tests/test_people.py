@@ -449,3 +449,8 @@ def test_word_scores_in_every_form(form, where):
 @pytest.mark.parametrize('bad', ['Rain is good', '[("Rain", 1', 3, [['Rain', 2]], [dict(word='Rain')], [dict(word=3, score=1)], [['Rain', 1, 1]], '__import__("os")', [dict(word='Rain', score=None)], '(' * 3000, [['Rain', 10**400]]])
 def test_word_scores_of_no_form(bad):
     with pytest.raises(RecordError, match='row 1: word_score'): from_paper([BASE | dict(word_scores=bad)])
+
+def test_tests_of_whole_programs_are_no_pytest():
+    e = Example('Print the sum.', 'print(3)', meta=dict(id='s', description='Print the sum.', tests='{"inputs": ["1 2"], "outputs": ["3"]}', tests_form='stdio'))
+    with pytest.raises(ValueError, match='KodCode has pytest'): to_kodcode([e])
+    with pytest.raises(ValueError, match=r"needs meta\['tests'\]"): to_kodcode([replace(e, meta=e.meta | dict(tests=dict(inputs=['1 2'], outputs=['3'])))])

@@ -381,3 +381,21 @@ def test_no_reply_raises(text, finish, prose):
     j = Fake(lambda a,n: Reply(text, finish=finish), task='summarize', prose=prose).judgements([example('Rain.')])[0]
     assert (j.critique is None)==bool(j.error) and len(j.error)<1000
     if j.critique: assert all('Rain.'[s.start:s.end] in ('Rain','Rain.') for s in j.critique.spans)
+
+# answers that are kept
+
+_R = '"critique": "Half right.", "good_spans": [{"quote": "Rain", "reason": "So it was.", "severity": 1}], "poor_spans": [{"quote": "happy", "reason": "He was not.", "severity": 3}], "missing": ["Monday"]'
+REPLIES = [f'{{{_R}}}', f'```json\n{{{_R}}}\n```', f'Here it is: {{{_R}}} I hope it helps.', f'<think>Maybe {{"critique": "Fine."}}</think>{{{_R}}}', f'<think>{{{_R}}}', f'Maybe so.</think>{{{_R}}}', f'{{{_R}', f'{{{_R}}}, "poor_spans": ["the"]}}',
+    '{' + _R.replace('poor_spans', 'bad_spans') + '}', '{' + _R.replace('poor_spans', 'poorSpans') + '}', '{' + _R.replace('poor_spans', 'notes') + '}', '{' + _R.replace('"severity": 3', '"severity": "3"') + '}', '{' + _R.replace('"severity": 3', '"severity": 9') + '}',
+    '{' + _R.replace('happy', 'glad') + '}', '{' + _R.replace('"happy"', 'happy') + '}', '{' + _R.replace('}]', '}],', 1) + '}', '{' + _R.replace('"Half right."', '"Half "right"."') + '}', '{' + _R.replace('[{"quote": "happy", "reason": "He was not.", "severity": 3}]', '["happy"]') + '}',
+    '{' + _R.replace('[{"quote": "happy", "reason": "He was not.", "severity": 3}]', '"[\\"happy\\"]"') + '}', '{' + _R.replace('"missing"', '// "missing"') + '}', '{"textual_feedback": "No.", "good_spans": ["Rain"], "poor_spans": ["the captain"]}', f'{{{_R}}} {{{_R}}}', '[' + f'{{{_R}}}]', '{"critique": "x"}', 'It is "happy" that is wrong.', '']
+
+def test_the_reader_has_another_version_when_it_reads_otherwise():
+    "Kept answers of models are looked up under `READER`; here are 26 replies and what they were read as in that version"
+    import hashlib
+    from text2grad.core import dumps,to_record
+    from text2grad.critics.llm import READER
+    js = [Fake(lambda a,n: r, again=False).judgements([example('Rain made the captain happy.')])[0] for r in REPLIES]
+    read = [j.critique and {k:v for k,v in to_record(Example('', 'Rain made the captain happy.', j.critique)).items() if k in ('spans','feedback','omissions')} for j in js]
+    digest = hashlib.sha256(dumps(read).encode()).hexdigest()[:12]
+    assert (READER, digest)==(3, '5797c6abdf47'), 'these replies are read otherwise than before: raise READER in critics/04_llm, so that kept answers are asked for again, and write both here'

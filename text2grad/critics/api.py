@@ -35,8 +35,10 @@ class _Secret:
     def __reduce__(self): raise TypeError('an API key cannot be pickled')
 
 def _spelled(key):
-    "A pattern for a key however JSON may spell it, whole or inside the strings of strings"
-    return re.compile(''.join(rf'(?:\\{{0,8}}{re.escape(c)}|\\{{1,8}}u00(?i:{ord(c):02x}))' for c in key))
+    "A pattern for a key however JSON may spell it, whole or inside the strings of strings, or a link or a page of HTML"
+    entity = lambda c: rf'&#(?:0*{ord(c)}|[xX]0*(?i:{ord(c):x}));'
+    one = lambda c: rf'(?:\\{{0,8}}{re.escape(c)}|\\{{1,8}}u00(?i:{ord(c):02x})|%(?i:{ord(c):02x})|{entity(c)})'
+    return re.compile(''.join(map(one, key)))
 
 OPENAI_URL = 'https://api.openai.com/v1'
 

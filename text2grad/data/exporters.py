@@ -15,6 +15,7 @@ from ..alignment.tokens import missing_things
 from ..core import dumps,to_record,write_file
 from .readers import present
 from .importers import ASPECTS
+from ..sandbox.stdio import read_stdio_tests
 
 # %% ../../nbs/data/04_exporters.ipynb #f1fe1f79
 _log = logging.getLogger('text2grad')
@@ -212,6 +213,7 @@ def to_kodcode(
     out = []
     for i,e in enumerate(examples):
         question,test = _need(e, i, 'KodCode', 'description', 'tests')
+        if read_stdio_tests(test): raise ValueError(f'{_name(e, i)}: its tests are texts, and KodCode has pytest; leave it out')
         ref = e.reference if isinstance(e.reference, str) else (e.reference or [e.response])[0]
         key = (e.meta.get('meta') or {}).get('question_id') or e.meta.get('id', str(i))
         more = {k:e.meta.get(k) for k in ('style','subset','gpt_difficulty')}
