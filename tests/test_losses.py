@@ -419,3 +419,71 @@ def test_the_largest_reward_that_fits_is_taken_and_a_number_of_many_digits_is_no
     assert token_scores([big], None, torch.ones(1, 1))[0].item()==big
     for r in (10**400, [10**400]):
         with pytest.raises(ValueError, match='row 0'): token_scores([r], None, torch.ones(1, 1))
+
+# ---- a group of siblings
+
+def grouped(scores, mask, finished=None, judged=None, siblings=2, **kw):
+    flag = torch.ones(len(scores), dtype=torch.bool)
+    o = Objective(**(dict(baseline='group', lam=1., kl_coef=0., reward_clip=None) | kw))
+    return token_advantages(scores, torch.zeros_like(scores), None, flag if finished is None else finished, ~flag, mask, o, judged=judged, siblings=siblings)
+
+def test_row_17_a_trend_along_the_response_is_no_advantage():
+    "Returns to go shrink towards the end; what all siblings have at a place is no reason to prefer one of them"
+    g = torch.Generator().manual_seed(0)
+    trend = -torch.arange(1., 13.)
+    own = torch.randn(4, 12, generator=g)
+    mask = torch.ones(4, 12, dtype=torch.bool)
+    with_it,without = (grouped(own+t, mask, siblings=4) for t in (trend, 0.))
+    torch.testing.assert_close(with_it.raw, without.raw, atol=1e-4, rtol=1e-4)
+    assert (with_it.raw.mean(0).abs()<1e-5).all()
+
+@pytest.mark.parametrize('lam,gamma', [(1.,1.), (.95,1.), (.5,.9), (0.,1.)])
+def test_a_sibling_that_has_ended_counts_with_what_its_end_was_paid(lam, gamma):
+    n = [4,1,3,2]
+    mask = torch.arange(4)<torch.tensor(n)[:,None]
+    scores = torch.randn(4, 4, generator=torch.Generator().manual_seed(1))*mask
+    x = grouped(scores, mask, siblings=4, lam=lam, gamma=gamma)
+    togo = [[sum((gamma*lam)**l*float(scores[i,t+l]) for l in range(n[i]-t)) for t in range(n[i])] for i in range(4)]
+    for i in range(4):
+        for t in range(n[i]):
+            others = [togo[j][min(t, n[j]-1)] for j in range(4) if j!=i]
+            assert abs(float(x.raw[i,t])-(togo[i][t]-sum(others)/3))<1e-5
+    assert (x.raw[~mask]==0).all() and (x.advantages[~mask]==0).all()
+
+def test_an_omission_that_all_siblings_share_is_no_reason_to_go_on():
+    "Two responses of different length, each blamed at its end for the same omission: nothing to learn from that"
+    mask = torch.tensor([[1,1,0,0],[1,1,1,1]]).bool()
+    scores = torch.tensor([[0,-1.,0,0],[.5,0,0,-1.]])
+    x = grouped(scores, mask)
+    torch.testing.assert_close(x.raw, torch.tensor([[-.5,0,0,0],[.5,0,0,0]]))
+
+def test_scalar_over_a_group_is_leave_one_out_on_every_token():
+    mask = torch.tensor([[1,1,0],[1,1,1],[1,0,0]]).bool()
+    x = grouped(torch.tensor([[0,2.,0],[0,0,-1.],[.5,0,0]]), mask, siblings=3, reward='scalar')
+    want = torch.tensor([2-(-1+.5)/2, -1-(2+.5)/2, .5-(2-1)/2])
+    torch.testing.assert_close(x.raw[mask], torch.cat([want[i].expand(n) for i,n in enumerate((2,3,1))]))
+
+def test_a_baseline_that_was_written_down_gives_the_same_advantages():
+    g = torch.Generator().manual_seed(2)
+    mask = torch.arange(6)<torch.tensor([[6],[4],[5],[2]])
+    x = grouped(torch.randn(4, 6, generator=g)*mask, mask, siblings=2, lam=.9)
+    flag = torch.tensor([True])
+    for i in range(4):
+        alone = token_advantages(x.rewards[i:i+1], torch.zeros(1, 6), x.baseline[i:i+1], flag, ~flag, mask[i:i+1], Objective(baseline='group', lam=.9, kl_coef=0., reward_clip=None))
+        assert torch.equal(alone.raw[0], x.raw[i])
+
+def test_groups_must_be_whole():
+    with pytest.raises(ValueError, match='5 responses are no groups of 2'): grouped(torch.ones(5, 2), torch.ones(5, 2, dtype=torch.bool), judged=None)
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 3), st.integers(2, 4), st.data())
+def test_nothing_masked_or_unjudged_has_a_say_in_a_group(groups, k, data):
+    B,T = groups*k,5
+    n = torch.tensor(data.draw(st.lists(st.integers(0, T), min_size=B, max_size=B)))
+    judged = torch.tensor(data.draw(st.lists(st.booleans(), min_size=B, max_size=B)))
+    mask = torch.arange(T)<n[:,None]
+    scores = torch.randn(B, T, generator=torch.Generator().manual_seed(3))*mask
+    a = grouped(scores, mask, judged=judged, siblings=k)
+    b = grouped(torch.where(judged[:,None], scores, 7.*mask), mask, judged=judged, siblings=k)
+    torch.testing.assert_close(a.advantages, b.advantages)
+    assert torch.isfinite(a.advantages).all() and (a.advantages[~a.taught]==0).all() and not (a.taught & ~judged).any()

@@ -193,6 +193,11 @@ def gae(
     return adv,torch.where(m, adv+v, 0.)
 
 # %% ../../nbs/span_ppo/01_losses.ipynb #31e9cd7a
+def _groups(x, siblings):
+    "(B, ...) as (B/siblings, siblings, ...)"
+    if len(x)%siblings: raise ValueError(f'{len(x)} responses are no groups of {siblings}')
+    return x.view(-1, siblings, *x.shape[1:])
+
 def group_baseline(
     togo:torch.Tensor,   # (B, T) reward to go of each token
     mask:torch.Tensor,   # (B, T)
@@ -201,11 +206,10 @@ def group_baseline(
 )->torch.Tensor:         # (B, T): the mean of the others at the same position, 0 where there is no other, or masked
     "What the siblings earned from the same position on, or by having ended before it, leave one out"
     m,(B,T) = mask.bool(),togo.shape
-    if B%siblings: raise ValueError(f'{B} responses are no groups of {siblings}')
     g = torch.where(m, togo, 0.)
     if T: g = torch.where(m, g, g.gather(1, last_token(m).clamp(min=0)[:,None]))
-    w = (torch.ones(B, 1, device=g.device) if judged is None else judged[:,None]).to(g.dtype).view(-1, siblings, 1)
-    g = torch.where(w>0, g.view(-1, siblings, T), 0.)
+    w = _groups((torch.ones(B, 1, device=g.device) if judged is None else judged[:,None]).to(g.dtype), siblings)
+    g = torch.where(w>0, _groups(g, siblings), 0.)
     others = (g.sum(1, keepdim=True)-g)/(w.sum(1, keepdim=True)-w).clamp(min=1)
     return torch.where(m, others.view(B, T), 0.)
 
@@ -216,7 +220,7 @@ def agreeing(
     siblings:int,        # Responses to each prompt, side by side
 )->torch.Tensor:         # (B,) true for all of a group, if its judged responses earn the same total, or only one was judged
     "Which responses have nothing to learn from their siblings"
-    j,total = judged.bool().view(-1, siblings),paid.sum(1).view(-1, siblings)
+    j,total = _groups(judged.bool(), siblings),_groups(paid.sum(1), siblings)
     high,low = torch.where(j, total, -math.inf).amax(1),torch.where(j, total, math.inf).amin(1)
     differ = high-low > 1e-6*high.abs().clamp(min=1.)
     return ~differ[:,None].expand(-1, siblings).reshape(-1)
