@@ -126,9 +126,9 @@ def _weights(n, spread):
 def decided_at(
     k:int,   # A place in the response
     offsets, # `(start, end)` of each token, from `token_offsets`
-)->int|None: # Index of a token; the last one at the end of a response without an end token, `None` if it has no token
+)->int|None: # Index of a token; `None` at the end of a response without an end token
     "Which token was decided at an insertion point: the first that reaches beyond it, or is empty and not before it"
-    return next((t for t,(a,b) in enumerate(offsets) if b>k or a==b>=k), len(offsets)-1 if len(offsets) else None)
+    return next((t for t,(a,b) in enumerate(offsets) if b>k or a==b>=k), None)
 
 def missing_things(
     spans,        # `Span`s of the response
@@ -148,7 +148,7 @@ def _payers(s, offsets, spread):
         toks = [t for t,(a,b) in enumerate(offsets) if a<s.end and b>s.start and a<b]
         return toks,_weights(len(toks), spread)
     t = decided_at(s.start, offsets)
-    return [t]*(t is not None),[1.]
+    return ([t] if t is not None else range(len(offsets))[-1:]),[1.]
 
 def token_rewards(
     spans,             # `Span`s of the response

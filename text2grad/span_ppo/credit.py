@@ -200,7 +200,7 @@ def _reward_rows(t, i, critique):
     times = f' × {w:g}' if w!=1 else ''
     for k,o in enumerate(critique.spans if critique else ()):
         if not (t.over[k,i] or t.paid[k,i]): continue
-        why = f'spread {s.spread}' if len(o) else 'decided here' if t.share[k,i]==1 else 'used up the room'
+        why = f'spread {s.spread}' if len(o) else 'decided here, or where the room ran out'
         how = 'sum over its tokens, paid at the end' if s.reward=='scalar' else f'{o.score:+.3g} × {t.share[k,i]:.3g} ({why})'
         if s.reward!='scalar' and o.score and t.share[k,i] and not t.paid[k,i]: how = f'another span counts here (overlap {s.overlap})'
         if s.reward=='scalar' and not t.paid[k,i]: how = 'a scalar reward pays on the last token only'

@@ -31,11 +31,11 @@ def _cut(pieces, spans):
 def _points(spans): return sorted({s.start for s in spans if not len(s)})
 
 def _payers(pieces, table, spans):
-    "For each insertion point the numbers of the pieces that pay for it"
+    "For each insertion point the number of the piece that pays for it: the last one, where nothing was decided"
     firsts,at = [i for i,*_ in pieces],{}
     for k in _points(spans):
         t = decided_at(k, table.offsets)
-        at[k] = range(len(pieces)) if t is None else [bisect_right(firsts, t)-1]
+        at[k] = range(len(pieces))[-1:] if t is None else [bisect_right(firsts, t)-1]
     return at
 
 def _carets(pieces, table, spans):
