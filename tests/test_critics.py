@@ -260,7 +260,7 @@ def test_an_ending_pays_for_what_is_missing_and_no_word_does():
     short,cut,on = 'A ferry.','A ferry near','A ferry ran aground. It was hot.'
     a,ferry,stop,end = pay_of(short, rules(T.key_facts), True)
     assert a==stop==0<ferry and end==pytest.approx(ferry-2)
-    assert pay_of(cut, rules(T.unfinished), True)==[0, 0, 0, -1] and pay_of(cut, rules(T.unfinished), False)==pytest.approx([-1/3]*3)
+    assert pay_of(cut, rules(T.unfinished), True)==[0, 0, 0, -1] and pay_of(cut, rules(T.unfinished), False)==[0, 0, -1]
     assert pay_of(on, rules(T.run_on), True)==pytest.approx([0]*5+[-.2, -.2/3, -.2/3, -.2/3, 0]), 'where the end should have come'
     lacks = [sum(pay_of(cut, rules(*r), ended)) for r in ((T.key_facts,), (T.key_facts, T.unfinished)) for ended in (True, False)]
     assert lacks[0]==pytest.approx(lacks[1]) and lacks[2]==pytest.approx(lacks[3])==pytest.approx(lacks[0]-1)

@@ -290,12 +290,12 @@ def test_spans_without_width_and_at_the_end():
         assert page.count('data-s="0"')==heat.count('data-s="0"')==1 and f'(missing {where}: q)' in page
         assert page.count('something is missing')==2*(p<4) and Text(page).text==Text(heat).text=='abcd'
 
-def test_a_cut_off_response_pays_as_a_whole_and_has_its_mark_at_the_end():
+def test_a_cut_off_response_pays_with_its_last_token_and_has_its_mark_after_it():
     t,c = table(['ab','cd']),Critique('c', (Span(4, 4, -1., '', 'It breaks off.'), Span(4, 4, -.5, 'q', 'No q.'), Span(0, 2, 1.)))
     page = heat_map(t, critique=c, view='spans')
     units = re.findall(r'data-s="([^"]*)"', page)
     assert units==['2', '', '0 1'] and page.index('something is missing')>page.index('>cd<') and '(missing at the end)' in page
-    assert re.findall(r'data-s="([^"]*)"', heat_map(t, critique=c))==['0 1 2', '0 1']
+    assert re.findall(r'data-s="([^"]*)"', heat_map(t, critique=c))==['2', '0 1']
     assert heat_map(TokenTable((), (), {}), critique=Critique('c', (Span(0, 0, -1.),)), view='spans').count('data-s="')==0
 
 @pytest.mark.parametrize('unit', ['token','word','sentence','line'])
