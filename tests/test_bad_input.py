@@ -414,7 +414,7 @@ def test_options_of_a_run_that_are_of_another_kind(here, capsys, text):
         err = capsys.readouterr().err
         assert 'run/config.json' in err and 'Traceback' not in err and ('must be' in err or 'missing' in err or 'not of a run' in err), err
 
-@pytest.mark.parametrize('text,says', [('[1]\n','must be a JSON object'), ('{}\n','row 1: example: must be an object'), ('{"example": {"prompt": "p"}}\n','row 1: example.schema'), ('\n','0 rows, and 2 held-out'), ('{"example": 3, "reward": "x"}\n','row 1: reward')])
+@pytest.mark.parametrize('text,says', [('[1]\n','must be a JSON object'), ('{}\n','row 1: example: must be an object'), ('{"example": {"prompt": "p"}}\n','row 1: example.schema'), ('\n','0 rows, and 2 responses'), ('{"example": 3, "reward": "x"}\n','row 1: reward')])
 def test_a_measurement_that_is_of_another_kind(tmp_path, text, says):
     (tmp_path/'heldout-before.jsonl').write_text(text)
     with pytest.raises(UserError, match='heldout-before.jsonl') as e: _load_rows(tmp_path/'heldout-before.jsonl', ('reward',), load_task('summarize').heldout[:2])

@@ -146,7 +146,7 @@ def test_the_models_own_generation_config_changes_nothing(own, lora, wanted, mon
     monkeypatch.setattr(type(p.lm), '_get_logits_processor', lambda *a, **kw: (seen.append(real(*a, **kw)), seen[-1])[1])
     assert [sample(p, exs, 8, temperature=t, seed=4, allow_off_policy=True).texts for t in (1., 0)]==wanted
     sample(p, exs, 2, temperature=.7)
-    assert [[type(x).__name__ for x in l] for l in seen]==[[], [], ['TemperatureLogitsWarper']]
+    assert [[type(x).__name__ for x in l] for l in seen]==[['_Said'], [], ['_Said','TemperatureLogitsWarper']], 'only what listens, and the temperature'
     assert p.lm.generation_config is before and p.model.generation_config is before
 
 def test_the_models_own_generation_config_is_back_after_an_error(policy):

@@ -409,13 +409,13 @@ def test_quickstart_run_from_end_to_end(tiny, tmp_path, capsys):
     assert main(['quickstart','--model',str(tiny),'--steps','1','--batch-size','4','--heldout','3','--out',str(tmp_path/'runs/q')])==0
     bench = Workbench(toy(), runs=tmp_path/'runs')
     page = open_run(bench, 'q')
-    assert 'step 1 of 1' in page['facts'] and 'critic reward per token' in page['facts'] and len(page['held']['choices'])==3
+    assert 'step 1 of 1' in page['facts'] and 'critic reward per token' in page['facts'] and len(page['held']['choices'])==6
     rows,notes = held_out(RunReader(RunBase(tmp_path/'runs'), 'q'))
     assert not notes and all(h.after and {'reward','length'}<={r['metric'] for r in h.numbers} for h in rows)
     assert all(abs(r['after']-r['before']-r['change'])<1e-12 for h in rows for r in h.numbers if r['change'] is not None)
     (tmp_path/'runs/q/heldout-after.jsonl').unlink()
     assert 'Not yet' in show_held_out(bench, 'q', 2)
-    with pytest.raises(InputError, match='held-out prompt: is 3'): show_held_out(bench, 'q', 3)
+    with pytest.raises(InputError, match='held-out prompt: is 6'): show_held_out(bench, 'q', 6)
 
 def test_held_out_rows_that_do_not_fit(tmp_path):
     ex = lambda p: dict(schema='text2grad/span-feedback/1', prompt=p, response='x')

@@ -106,7 +106,7 @@ class _Lens:
     def __init__(self, policy, adapter): self.policy,self.adapter = policy,adapter
     def trainable(self): return {f'{n}.{k}':p for n,ab in self.adapter.items() for k,p in zip('AB', ab)}
     def forward(self, *args, **kw):
-        out = self.policy.forward(*args, **kw, with_values=False)
+        out = self.policy.forward(*args, **kw | dict(with_values=False))
         out.values = torch.zeros_like(out.logps)
         return out
 
@@ -125,7 +125,7 @@ def take_steps(
 )->list:               # Per step what `SpanPPO.minibatch` says; `NonFiniteError` if it went wrong
     "Span-PPO steps on one response"
     own = {f.name:getattr(case.config, f.name) for f in fields(Objective)}
-    how = dict(lr=lr, kl_kind='k1', value_coef=0., temperature=case.rollout.temperature, batch_size=1, minibatch_size=1)
+    how = dict(lr=lr, kl_kind='k1', value_coef=0., baseline='value', temperature=case.rollout.temperature, batch_size=1, minibatch_size=1)
     cfg = SpanPPOConfig(**own|how)
     ppo = _Stepper(_Lens(policy, adapter), None, [case.example], cfg)
     adv = step_advantages(case, lam).to(policy.device)
@@ -133,7 +133,7 @@ def take_steps(
     for _ in range(steps):
         old = ppo.logps(case.rollout).logps if old is None else old
         x = SimpleNamespace(rollout=case.rollout, mask=case.rollout.mask, logps=old, advantages=adv, values=zero, returns=zero,
-                            judged=torch.ones(1, dtype=torch.bool, device=adv.device))
+                            taught=torch.ones(1, dtype=torch.bool, device=adv.device), gaps=None)
         out.append(ppo.minibatch(x, torch.arange(1)))
         old = None
     return out
