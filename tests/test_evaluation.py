@@ -160,7 +160,7 @@ def test_measure_and_compare_rows():
 def test_the_pass_rate_is_of_whole_suites_and_is_measured_without_the_critic(monkeypatch):
     tests = dict(tests='assert f(2) == True\nassert f(3) == False\nassert f(0) == True\n', entry_point='f')
     programs = {'def f(n):\n    return n % 2 == 0':1., '```python\ndef f(n): return n % 2 == 0\n```\nThat is it.':1., 'def f(n): return True':0., 'def g(n): return n % 2 == 0':0., 'def f(n:':0., ' ':0.}
-    exs = [Example('Is n even?', p, meta=tests) for p in programs]+[Example('p', 'def f(n): return True', meta=m) for m in ({}, dict(entry_point='f'), dict(tests=''))]
+    exs = [Example(f'Is n even? {i}', p, meta=tests) for i,p in enumerate(programs)]+[Example(f'p{i}', 'def f(n): return True', meta=m) for i,m in enumerate(({}, dict(entry_point='f'), dict(tests='')))]
     rows = tm.score_responses(exs, [None]*len(exs), [1]*len(exs), ('critic_reward','passes','length'))
     assert [r['passes'] for r in rows]==[*programs.values(), None, None, None]
     table = {r['metric']:r for r in tm.compare_rows(rows, rows)}
@@ -222,7 +222,7 @@ def test_before_and_after_as_records(tmp_path):
     assert 'Before and after' in page and not Checker(page).bad and page.count('Summarize')==1
     three = [dict(which=w, before=rec('It rained.'), after=rec(f'Rain fell, {w}.')) for w in ('gained most','the <b>median</b>','lost most')]
     page = ev.write_report(make(tmp_path/'r3', examples=three, complaints=[dict(complaint='It names …', n=3, before=.5, after=.25, diff=-.25, low=-.4, high=-.1)])).read_text()
-    assert not Checker(page).bad and page.count('Rain fell, ')==3 and 'the &lt;b&gt;median' in page and 'It names …' in page and '-0.25' in page.replace('\u2212', '-')
+    assert not Checker(page).bad and re.findall('<h3>(.*?)</h3>', page)[:3]==['gained most','the &lt;b&gt;median&lt;/b&gt;','lost most'] and 'It names …' in page and '-0.25' in page.replace('\u2212', '-')
 
 def test_one_scale_for_all_samples(tmp_path):
     p = make(tmp_path/'r', steps=2, samples=[row(1, reward=4.), row(2, reward=.5)])
