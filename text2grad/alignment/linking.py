@@ -179,6 +179,7 @@ def _sections(text):
         else: parts.append([sign, [rest]])
     return [(s, '\n'.join(ls)) for s,ls in parts if ''.join(ls).strip()]
 
+# %% ../../nbs/alignment/03_linking.ipynb #051bd5a5
 def points_of(
     text:str, # Free-form feedback
 )->list:      # `_Point`s, each with its sign

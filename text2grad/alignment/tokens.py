@@ -123,6 +123,7 @@ def _weights(n, spread):
     raw = [.5**k for k in range(n)]
     return [w/sum(raw) for w in raw]
 
+# %% ../../nbs/alignment/06_tokens.ipynb #54e7a742
 def decided_at(
     k:int,   # A place in the response
     offsets, # `(start, end)` of each token, from `token_offsets`
@@ -142,6 +143,7 @@ def missing_things(
         out.append(s.quote or s.reason or (f'something before "{rest[0]}"' if rest else 'something at the end'))
     return out
 
+# %% ../../nbs/alignment/06_tokens.ipynb #3eaf9a68
 def _payers(s, offsets, spread):
     "`(tokens, share of each)`: on whom the score of a span falls"
     if s.start<s.end:

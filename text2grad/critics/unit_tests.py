@@ -39,6 +39,7 @@ def _printed(f, seconds):
     tail = f' The first difference: {f.divergence}.' if f.divergence else ''
     return f'{for_it} prints {prints(f.got)}, but should print {prints(f.expected)}.{tail}'
 
+# %% ../../nbs/critics/03_unit_tests.ipynb #91838ecc
 def sentence(
     f:Failure,         # What went wrong in one test
     seconds:float=4.,  # How long a program may take, for the sentence about one that took longer

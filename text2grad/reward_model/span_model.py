@@ -86,6 +86,7 @@ def _widths(lm):
     raise ModelError(f'{lm.config.model_type}: this architecture gives no states of its layers for a token head to read{odd}; '
                      'use a model of another family, or `GenerativeRewardModel`')
 
+# %% ../../nbs/reward_model/05_span_model.ipynb #ada0702c
 class SpanRewardModel(RewardModel):
     "Token rewards from one forward pass, and a critique on demand"
     kind,Config = 'span',SpanRewardConfig

@@ -328,6 +328,7 @@ def loss(self:SpanPPO,
     if not torch.isfinite(loss): self.save_nonfinite(x, r, f'the loss is {float(loss.detach())}')
     return loss,{k:float(v) for k,v in stats.items()}
 
+# %% ../../nbs/span_ppo/05_trainer.ipynb #ad0cd873
 @patch
 def minibatch(self:SpanPPO,
     x:SimpleNamespace, # From `experience`

@@ -110,6 +110,7 @@ def missing_mark(
     "The mark where something is missing: `end`, or `^` between two words"
     return f'<span style="{chip_style("end" if at_end else "^")}"></span>'
 
+# %% ../../nbs/viz/02_html.ipynb #46e4d2b7
 def spans_html(
     response:str,      # The text that the spans are about
     spans,             # `Span`s of it; `ValueError` if one ends after the text
