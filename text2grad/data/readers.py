@@ -16,7 +16,8 @@ from difflib import SequenceMatcher
 from itertools import islice
 from pathlib import Path
 from ..alignment.quotes import find_spans
-from ..core import Quote,RecordError,SCHEMA,Span,file_kind,file_rows,from_record,held_row,held_rows
+from ..core import Quote,SCHEMA,Span,from_record
+from ..files import RecordError,file_kind,file_rows,held_row,held_rows
 
 # %% ../../nbs/data/01_readers.ipynb #a5dbb549
 _ending = 'cannot read this kind of file; it must end in .jsonl, .json, .tsv, .csv or .parquet, and then perhaps .gz'

@@ -13,7 +13,7 @@ import re,string,warnings
 from collections import Counter
 from itertools import zip_longest
 from ..alignment.tokens import token_rewards
-from ..core import dumps
+from ..files import dumps
 from ..text import STOP
 from .span_metrics import rouge_words
 from .statistics import Estimate,paired_bootstrap

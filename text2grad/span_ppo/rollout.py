@@ -10,7 +10,8 @@ __all__ = ['response_mask', 'within_limits', 'Rollout', 'OffPolicyError', 'check
 # %% ../../nbs/span_ppo/03_rollout.ipynb #35c4d0e1
 import torch
 from dataclasses import dataclass,replace
-from ..core import Critique,UserError
+from ..core import Critique
+from ..files import UserError
 from ..pretrained import plain_generation
 from ..alignment.tokens import decode_with_offsets
 from ..critics.base import held_to_limit

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from ..alignment.tokens import token_rewards
 from ..checkpoints import CheckpointError,compare_identity,load_optimizer,load_rng,optimizer_tensors,putting_back,read_state
 from ..checkpoints import rng_tensors
-from ..core import UserError,dumps,write_file
+from ..files import UserError,dumps,write_file
 from ..pretrained import tokenizer_id,weights_id
 from .losses import AdaptiveKL,BASELINES,FixedKL,Objective,explained_variance,kl_penalty,masked_mean
 from .losses import policy_loss,token_advantages,token_scores,value_loss
