@@ -110,14 +110,15 @@ def _abouts(p): return [a for a in (_conj_re.split(p.about) if p.about else ['']
 
 # %% ../../nbs/alignment/03_linking.ipynb #a9498008
 _lead_in = '[^\\w\ue000]*'+r'(?:(?:and|but|also|however|so|then|sadly|unfortunately|finally),? )*'
-_who = (r"(?:it|they|(?:the|this|that|your) (?:\w+ )?(?:summary|answer|response|reply|output|code|function|program|sentence|paragraph|version|"
-        r"model))(?: (?:\w+ly|also|just))?")
+_who = (r"(?:it|they|(?:the|this|that|your) (?:\w+ )?(?:summary|answer|response|reply|output|code|function|program|sentence|paragraph|"
+        r"version|model))(?: (?:\w+ly|also|just))?")
 _ought = r'(?:should|could|must|ought to|needs? to|has to|have to)(?: (?:also|have|at least|still))*'
-_say = (r'(?:mention|say|state|name|tell|include|give|specify|cover|address|note|report|explain|indicate|list|point out|refer to|talk about)'
-        r'(?:s|ed|d)?\b(?: (?:us|me|you|the reader)\b)?')
+_say = (r'(?:mention|say|state|name|tell|include|give|specify|cover|address|note|report|explain|indicate|list|point out|refer to|'
+        r'talk about)(?:s|ed|d)?\b(?: (?:us|me|you|the reader)\b)?')
 _lacks = [(k, re.compile(_lead_in+p, re.I|re.S)) for k,p in (
     ('omit', rf'{_who} (?:fail(?:s|ed)? to|forg[eo]t(?:s|ten)? to|neglect(?:s|ed)? to|{_ought}) {_say} (?P<lack>.+)'),
-    ('omit', rf"{_who}(?: is|'s|’s)? (?:omit(?:s|ted)?|leaves? out|left out|lacks?|lacked|miss(?:es|ed)|missing|skip(?:s|ped)?) (?P<lack>.+)"),
+    ('omit', rf"{_who}(?: is|'s|’s)? (?:omit(?:s|ted)?|leaves? out|left out|lack(?:s|ed)?|miss(?:es|ed)|missing|skip(?:s|ped)?) "
+             r"(?P<lack>.+)"),
     ('omit', r"what(?: is|'s|’s) (?:missing|lacking|left out)(?: here)?(?: is| are|:) (?P<lack>.+)"),
     ('omit', rf'(?P<lack>.{{1,300}}?) {_ought} (?:be|been) {_said}\W*$'),
     ('omit', r'(?P<lack>.{1,300}?) (?:is|are|was|were)(?: (?:also|still|\w+ly))? (?:missing|omitted|left out|absent)'
@@ -176,7 +177,8 @@ def _sentence_points(sentence):
     if p := _order(sentence): return [replace(p, score=_judged(sentence) or -1.)]
     if several := _by_quotation(sentence): return [replace(_free(c, ''), score=s) for c,s in several]
     lack = _lacking(sentence)                                      # "it does not say when" is one clause
-    clauses = [sentence] if lack and _asked_re.match(lack.about) and not _against_re.search(sentence) else [c for c in _contrast_re.split(sentence) if c.strip()]
+    whole = lack and _asked_re.match(lack.about) and not _against_re.search(sentence)
+    clauses = [sentence] if whole else [c for c in _contrast_re.split(sentence) if c.strip()]
     mine = [c for c in clauses if not _of_source(c)]
     alone = sum('\ue000' in c for c in clauses)==1                 # then what is said after "but" is said of it, too
     source = ' '.join(o for o in clauses if o not in mine)

@@ -161,9 +161,9 @@ _label_re = re.compile(r"^[\s>]*(?:[-*+•]\s+)?(?:#{1,6}\s*)?(?:\d+[.)]\s*)?"
                        r"(?P<mark>\*\*|__|\*|_)?(?P<label>[^\W\d_][\w '’/&-]{0,48}?)\s*"
                        r"(?:(?P=mark))?\s*(?P<colon>[:：]|\s[-–—]\s|$)\s*(?:(?P=mark))?\s*(?P<rest>.*)$")
 
-_head = frozenset("""the a an what is are was were it its thing things point points part parts aspect aspects area areas for of to my main major
-minor key some more most overall also summary answer response this that i about could be would should can does do did has
-have room and in with several many few done""".split())
+_head = frozenset("""the a an what is are was were it its thing things point points part parts aspect aspects area areas for of to my
+main major minor key some more most overall also summary answer response this that i about could be would should
+can does do did has have room and in with several many few done""".split())
 
 def label_of(
     line:str, # One line of a critique
