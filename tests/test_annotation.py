@@ -7,7 +7,8 @@ from hypothesis import given,settings,strategies as st
 from text2grad.data.annotation import AnnotationError,Stopped,annotate
 from text2grad.data.store import AnswerCache,Journal,annotated_row,cache_file,pack,question_key,redact,secrets_here,shown
 from text2grad.critics.api import ApiError
-from text2grad.core import Critique,Example,Judgement,Quote,RecordError,SCHEMA,Span,from_record,read_examples,read_jsonl,to_record,write_jsonl
+from text2grad.core import Critique,Example,Judgement,Quote,SCHEMA,Span,from_record,read_examples,to_record
+from text2grad.files import RecordError,read_jsonl,write_jsonl
 
 root = Path(__file__).resolve().parent.parent
 def rows(n, start=0): return [dict(id=f'r{i}', prompt='Say it.', response=f'Answer number {i}.') for i in range(start, start+n)]

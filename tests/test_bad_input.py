@@ -5,11 +5,12 @@ import csv,gzip,io,json,os,re,stat,subprocess,sys,threading
 from pathlib import Path
 import pytest
 from hypothesis import given,settings,strategies as st
-from text2grad import core
+from text2grad import files
 from text2grad.cli.command import main
 from text2grad.cli.quickstart import _load_rows
 from text2grad.cli.train_rm import read_all
 from text2grad.core import *
+from text2grad.files import *
 from text2grad.data.annotation import annotate
 from text2grad.data.exporters import write_rows
 from text2grad.data.readers import import_rows
@@ -48,7 +49,7 @@ def here(tmp_path, monkeypatch):
     (tmp_path/'afile').write_text('x')
     return tmp_path
 
-def files(d): return {str(p.relative_to(d)):p.read_bytes() if p.is_file() else None for p in sorted(d.rglob('*'))}
+def contents(d): return {str(p.relative_to(d)):p.read_bytes() if p.is_file() else None for p in sorted(d.rglob('*'))}
 
 commands = [
     ('no command',               [], 2, 'COMMAND'),
@@ -89,11 +90,11 @@ commands = [
 
 @pytest.mark.parametrize('name,argv,code,says', commands, ids=[c[0] for c in commands])
 def test_command(here, capsys, name, argv, code, says):
-    before = files(here)
+    before = contents(here)
     assert main(argv)==code
     out = capsys.readouterr()
     assert says in out.err and 'Traceback' not in out.err
-    after = files(here)
+    after = contents(here)
     assert {k for k in after if not k.startswith('cache')}=={k for k in before}, 'something was left behind'
     assert all(after[k]==before[k] for k in before)
 
@@ -323,8 +324,8 @@ def test_a_number_of_many_digits_in_memory():
 
 @pytest.mark.parametrize('name,data', [('x.jsonl', lambda n: b'{"a": "'+b'x'*n), ('x.jsonl.gz', lambda n: gzip.compress(b'\n{"a": "'+b'x'*n)), ('x.csv', lambda n: b'a,b\n1,"'+b'x\n'*n), ('x.tsv', lambda n: b'a\tb\n1\t'+b'x'*n), ('x.json', lambda n: b'['+b' '*n), ('z', lambda n: bytes(n))])
 def test_a_row_without_end(here, capsys, monkeypatch, name, data):
-    monkeypatch.setattr(core, 'MAX_ROW', 2**20)
-    monkeypatch.setattr(core, 'MAX_FILE', 2**20)
+    monkeypatch.setattr(files, 'MAX_ROW', 2**20)
+    monkeypatch.setattr(files, 'MAX_FILE', 2**20)
     p = write(here, data(2**20+9), name)
     for read in (read_records, lambda p: load_task('summarize', p), read_feedback):
         with pytest.raises(RecordError, match='longer than 1 MB'): read(p)
@@ -340,7 +341,7 @@ def test_an_endless_device_of_noise(here, capsys):
     assert len(e.value.problems)==10_001
 
 def test_the_bound_is_64_mb_and_a_long_row_below_it_is_read(tmp_path):
-    assert core.MAX_ROW==64*2**20
+    assert files.MAX_ROW==64*2**20
     r = dict(good, document='x'*2**20)
     assert read_records(write(tmp_path, [r]))==[r]
 
@@ -350,7 +351,7 @@ def test_no_row_of_a_slow_pipe_is_lost(here, how):
     code = SLOW if how!='gzip' else SLOW.replace('import sys', 'import gzip,sys').replace('sys.stdout.buffer.write(part)', 'sys.stdout.buffer.write(gzip.compress(part))')
     os.mkfifo('pipe')
     cmd = [sys.executable,'-X','dev','-m','text2grad','annotate','/dev/stdin' if how=='stdin' else 'pipe','--critic','rules','--out','o.jsonl','--no-cache']
-    env = os.environ | dict(PYTHONPATH=str(Path(core.__file__).parent.parent))
+    env = os.environ | dict(PYTHONPATH=str(Path(files.__file__).parent.parent))
     write_to = [sys.executable,'-c',code] if how=='stdin' else ['sh','-c','exec "$0" -c "$1" > pipe',sys.executable,code]
     w = subprocess.Popen(write_to, stdout=subprocess.PIPE, env=env)
     r = subprocess.Popen(cmd, stdin=w.stdout if how=='stdin' else subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)

@@ -280,7 +280,7 @@ def test_help_loads_no_other_part_of_the_library():
     code = 'import sys\nfrom text2grad.cli import main\nmain(["--help"])\nprint([m for m in sys.modules if m.startswith("text2grad.") or m in ("torch","numpy")])'
     out = subprocess.run([sys.executable,'-c',code], capture_output=True, text=True, check=True).stdout
     loaded = set(eval(out.splitlines()[-1]))
-    assert 'quickstart' in out and loaded=={'text2grad.core','text2grad.cli',*(f'text2grad.cli.{m}' for m in ('doctor','train_rm','quickstart','command'))}
+    assert 'quickstart' in out and loaded=={'text2grad.files','text2grad.core','text2grad.cli',*(f'text2grad.cli.{m}' for m in ('doctor','train_rm','quickstart','command'))}
 
 def test_the_package_is_the_command():
     r = subprocess.run([sys.executable,'-m','text2grad','--version'], capture_output=True, text=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given,settings,strategies as st
 from text2grad.core import *
+from text2grad.files import *
 from text2grad.data.readers import read_rows
 
 data = Path(__file__).resolve().parent.parent.parent/'shared'/'data'

@@ -13,7 +13,8 @@ from text2grad.evaluation import report as ev,task_metrics as tm
 from text2grad.evaluation.runs import RunError,read_run
 from text2grad.evaluation.statistics import mean_interval,paired_bootstrap
 from text2grad.span_ppo.heldout import evaluate
-from text2grad.core import Critique,Example,Span,read_jsonl,to_record,write_jsonl
+from text2grad.core import Critique,Example,Span,to_record
+from text2grad.files import read_jsonl,write_jsonl
 from text2grad.critics.unit_tests import UnitTestCritic
 from text2grad.sandbox import SandboxUnavailable
 from text2grad.viz.color import visible

@@ -4,7 +4,8 @@ from dataclasses import asdict
 from pathlib import Path
 import pytest, torch
 from text2grad.alignment.asking import CriticError,judgements_of
-from text2grad.core import Critique,Example,Judgement,RecordError,Span,UserError,read_jsonl
+from text2grad.core import Critique,Example,Judgement,Span
+from text2grad.files import RecordError,UserError,read_jsonl
 from text2grad.data.annotation import annotate
 from text2grad.data.readers import examples_from
 from text2grad.data.tasks import load_task,subset

@@ -6,8 +6,8 @@ import pytest
 from fastcore.nbio import read_nb
 
 root = Path(__file__).resolve().parent.parent
-wings = ['core','text','pretrained','checkpoints','alignment','viz','sandbox','data','critics','evaluation','span_ppo','reward_model','app','cli','all']
-light = ['core','alignment','viz','sandbox','data','critics','evaluation']
+wings = ['files','core','text','pretrained','checkpoints','alignment','viz','sandbox','data','critics','evaluation','span_ppo','reward_model','app','cli','all']
+light = ['files','core','alignment','viz','sandbox','data','critics','evaluation']
 
 def exported(f):
     m = re.search(r'#\|\s*default_exp\s+(\S+)', '\n'.join(c.source for c in read_nb(f).cells if c.cell_type=='code'))

@@ -3,7 +3,8 @@ __version__ = "0.1.0"
 # What most programs need, each name loaded when it is first asked for (PEP 562): `import text2grad` costs nothing,
 # `from text2grad import align` imports no torch, and `from text2grad import SpanPPO` does.
 _faces = dict(
-    core='Critique Example Judgement Quote Span UserError read_examples write_examples',
+    files='UserError',
+    core='Critique Example Judgement Quote Span read_examples write_examples',
     pretrained='load_model tiny_lm',
     checkpoints='StopOnSignal',
     alignment='align find_spans token_rewards',

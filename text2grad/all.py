@@ -8,6 +8,7 @@ Docs: https://text2grad.github.io/text2grad/all.html.md"""
 __all__ = []
 
 # %% ../nbs/99_all.ipynb #acfc0f11
+from .files import *
 from .core import *
 from .text import *
 from .pretrained import *

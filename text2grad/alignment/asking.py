@@ -12,7 +12,8 @@ import inspect
 from collections.abc import Iterable
 from dataclasses import replace
 from .critiques import align,why_unreadable
-from ..core import Critique,Example,Judgement,Quote,Span,UserError
+from ..core import Critique,Example,Judgement,Quote,Span
+from ..files import UserError
 
 # %% ../../nbs/alignment/07_asking.ipynb #a941474e
 class CriticError(UserError, TypeError, ValueError): "A critic that returns something other than critiques; the message says what to return instead"

@@ -15,7 +15,8 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Annotated,Any
 from fastcore.basics import patch
-from ..core import Critique,Quote,Span,STRICT_JSON,is_number
+from ..core import Critique,Quote,Span
+from ..files import STRICT_JSON,is_number
 from .linking import linked
 from .quotes import find_spans
 

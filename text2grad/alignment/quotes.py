@@ -17,7 +17,8 @@ from functools import cached_property,lru_cache
 from itertools import accumulate
 from unicodedata import category,combining,normalize
 from rapidfuzz.fuzz import partial_ratio_alignment,ratio
-from ..core import Quote,Span,UserError,is_number
+from ..core import Quote,Span
+from ..files import UserError,is_number
 from ..text import NO_SPACES
 
 # %% ../../nbs/alignment/01_quotes.ipynb #4e40e367

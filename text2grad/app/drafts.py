@@ -19,7 +19,8 @@ from rapidfuzz.fuzz import ratio
 
 # %% ../../nbs/app/02_drafts.ipynb #5bf238d8
 from ..alignment.critiques import quotes_of,align,parse_critique,why_unreadable
-from ..core import Critique,Example,Quote,Span,dumps,from_record,loads,problems,read_records,to_record,write_jsonl
+from ..core import Critique,Example,Quote,Span,from_record,problems,read_records,to_record
+from ..files import dumps,loads,write_jsonl
 from ..text import sentences
 from ..alignment.linking import UNTOLD,content_stems,linked,places_of,points_of,quoted_words
 from ..alignment.quotes import SearchText,best_window,find_spans,fold,locate_quote,snap_to_words,time_limit

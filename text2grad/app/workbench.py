@@ -18,7 +18,8 @@ from functools import cached_property,partial
 from pathlib import Path
 from types import SimpleNamespace
 from ..alignment.quotes import TooSlow,time_limit
-from ..core import Critique,Example,UserError
+from ..core import Critique,Example
+from ..files import UserError
 from ..viz.color import esc,visible
 
 # %% ../../nbs/app/01_workbench.ipynb #4520b4bc

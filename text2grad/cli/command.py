@@ -11,7 +11,7 @@ __all__ = ['align_command', 'annotate_command', 'app_command', 'main']
 import argparse,contextlib,logging,os,signal,sys,threading
 from dataclasses import asdict
 from pathlib import Path
-from ..core import RecordError,STRICT_JSON,UserError,check_out,dumps,read_text
+from ..files import RecordError,STRICT_JSON,UserError,check_out,dumps,read_text
 from .doctor import CommandError,doctor_command,positive,printable,say_it_waits
 from .quickstart import quickstart_parser
 from .train_rm import train_rm_parser
@@ -136,7 +136,7 @@ def _critic(args, again):
 # %% ../../nbs/cli/04_command.ipynb #2b8e61c7
 def _say(s, args):
     "Print what came of an annotation"
-    from text2grad.core import iter_jsonl
+    from text2grad.files import iter_jsonl
     if args.json: print(dumps(asdict(s) | dict(path=str(s.path))))
     elif s.left and not args.dry_run: print(f'{s}; {printable(args.out)} is not written yet: run again without --retry-failed')
     elif not args.dry_run: print(f'{s}\n{printable(args.out)}')

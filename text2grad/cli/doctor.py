@@ -13,7 +13,8 @@ __all__ = ['WHOLE', 'INTEGER', 'NUMBER', 'TEXT', 'PACKAGES', 'CommandError', 'pr
 import argparse,errno,os,platform,shutil,sys
 from contextlib import contextmanager
 from pathlib import Path
-from ..core import UserError,dumps,is_number,loads,read_text,versions
+from ..core import versions
+from ..files import UserError,dumps,is_number,loads,read_text
 
 # %% ../../nbs/cli/01_doctor.ipynb #d252e859
 class CommandError(UserError): "Something that the user can mend; its text says what and how"

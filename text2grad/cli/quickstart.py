@@ -11,7 +11,8 @@ __all__ = ['LR', 'quickstart_command', 'summary_text', 'seeds_text', 'quickstart
 import argparse,shutil,sys,time
 from dataclasses import asdict
 from pathlib import Path
-from ..core import RecordError,dumps,loads,read_text,versions,write_file
+from ..core import versions
+from ..files import RecordError,dumps,loads,read_text,write_file
 from .doctor import CommandError,INTEGER,NUMBER,PACKAGES,TEXT,WHOLE,device_here
 from .doctor import enough_room,kept_options,one_of,peak_mb,positive,printable,refuse_changes,run_folder,typed_options
 
@@ -73,7 +74,8 @@ def _measure(when, trainer, task, opts, out):
 # %% ../../nbs/cli/03_quickstart.ipynb #6abf51bb
 def _load_rows(path, names, examples):
     "A measurement; `CommandError` if it is not as it was written"
-    from text2grad.core import from_record,is_number,problems,read_jsonl
+    from text2grad.core import from_record,problems
+    from text2grad.files import is_number,read_jsonl
     found,wrong = read_jsonl(path),[]
     for i,r in enumerate(found, 1):
         e = r.get('example')
@@ -87,7 +89,8 @@ def _load_rows(path, names, examples):
     return [dict(r, example=from_record(r['example'])) for r in found]
 
 def _save_rows(path, rows):
-    from text2grad.core import to_record,write_jsonl
+    from text2grad.core import to_record
+    from text2grad.files import write_jsonl
     write_jsonl(path, [dict(r, example=to_record(r['example'])) for r in rows])
 
 # %% ../../nbs/cli/03_quickstart.ipynb #bb579a46
@@ -256,7 +259,8 @@ def _measured_already(out, others, typed):
 # %% ../../nbs/cli/03_quickstart.ipynb #424c64d0
 def _say_seeds(out, folders):
     "Write `seeds.json`, and print what holds over the seeds"
-    from text2grad.core import from_record,read_jsonl
+    from text2grad.core import from_record
+    from text2grad.files import read_jsonl
     from text2grad.evaluation.complaints import compare_complaints
     from text2grad.evaluation.report import compare
     rows = compare(list(folders.values()))

@@ -20,7 +20,8 @@ from weakref import WeakKeyDictionary
 from fastcore.basics import patch
 
 # %% ../../nbs/critics/05_api.ipynb #3b1033df
-from ..core import Example,Judgement,SetupError
+from ..core import Example,Judgement
+from ..files import SetupError
 from ..alignment.critiques import read_critique
 from .llm import Ask,LLMCritic,Reply,clipped,with_test_reports,without_thoughts
 

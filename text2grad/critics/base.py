@@ -19,7 +19,8 @@ from ..alignment.critiques import bounded
 from ..alignment.tokens import token_rewards
 from ..alignment.quotes import find_spans
 from .code_rules import CODE
-from ..core import Critique,Example,Judgement,Quote,Span,UserError,dumps
+from ..core import Critique,Example,Judgement,Quote,Span
+from ..files import UserError,dumps
 from ..data.store import code_digest
 from .text_rules import ANSWER,SUMMARY,Omission
 from ..text import content,pieces,sentences,vocabulary

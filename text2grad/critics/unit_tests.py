@@ -13,7 +13,8 @@ from dataclasses import replace
 from fastcore.basics import patch
 from ..alignment.critiques import bounded
 from .code_rules import NEWLINE,header_of,index_at,own_nodes,program
-from ..core import Critique,Example,Judgement,Span,dumps
+from ..core import Critique,Example,Judgement,Span
+from ..files import dumps
 from ..data.store import code_digest
 from ..sandbox.grading import Failure
 from ..sandbox.runner import run_batch

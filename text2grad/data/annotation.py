@@ -19,8 +19,10 @@ from pathlib import Path
 # %% ../../nbs/data/06_annotation.ipynb #b1bc7b7d
 from ..alignment.asking import as_judgement,judgements_of
 from .store import AnswerCache,CRITIQUE,Journal,annotated_row,cache_file,critic_name,pack,question_key,secrets_here,shown
-from ..core import Critique,Example,Judgement,RecordError,SCHEMA,SetupError,UserError,check_out,dumps,held_row,held_rows
-from ..core import json_rows,not_json,problems,record,rows,to_record
+from ..core import Critique,Example,Judgement,SCHEMA
+from ..files import RecordError,SetupError,UserError,check_out,dumps,held_row,held_rows
+from ..core import problems,record,to_record
+from ..files import json_rows,not_json,rows
 
 # %% ../../nbs/data/06_annotation.ipynb #668def8c
 _log = logging.getLogger('text2grad')

@@ -12,7 +12,8 @@ __all__ = ['write_rows', 'to_defacto', 'to_qa_feedback', 'to_haluquestqa', 'to_s
 import csv,gzip,io,json,logging,re
 from pathlib import Path
 from ..alignment.tokens import missing_things
-from ..core import dumps,to_record,write_file
+from ..core import to_record
+from ..files import dumps,write_file
 from .readers import present
 from .importers import ASPECTS
 from ..sandbox.stdio import read_stdio_tests

@@ -17,7 +17,8 @@ from pathlib import Path
 from ..alignment.critiques import align,parse_critique,scored_word,word_list
 from ..alignment.linking import link_phrases
 from ..alignment.quotes import find_spans
-from ..core import Critique,Example,Quote,Span,loads,to_record
+from ..core import Critique,Example,Quote,Span,to_record
+from ..files import loads
 from .readers import Imported,char_offsets,diff_spans,fields,import_rows,locate,present,read_rows
 from .tasks import blank_task,kodcode_example,slf5k_example
 

@@ -16,8 +16,10 @@ from difflib import SequenceMatcher
 from itertools import islice
 from pathlib import Path
 from ..alignment.quotes import find_spans
-from ..core import Example,Quote,RecordError,SCHEMA,Span,file_kind,file_rows,from_record,held_row,held_rows
-from ..core import name_of,prompt_problem,read_text,rows
+from ..core import Example,Quote,SCHEMA,Span,from_record
+from ..files import RecordError,file_kind,file_rows,held_row,held_rows
+from ..core import prompt_problem
+from ..files import name_of,read_text,rows
 
 # %% ../../nbs/data/01_readers.ipynb #a5dbb549
 _ending = 'cannot read this kind of file; it must end in .jsonl, .json, .tsv, .csv or .parquet, and then perhaps .gz'

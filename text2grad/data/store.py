@@ -14,7 +14,8 @@ from fastcore.basics import patch
 from functools import lru_cache
 from importlib.util import find_spec,resolve_name
 from pathlib import Path
-from ..core import Example,Judgement,dumps,loads,to_record
+from ..core import Example,Judgement,to_record
+from ..files import dumps,loads
 
 # %% ../../nbs/data/05_store.ipynb #cc996c87
 HIDDEN = frozenset('schema id split source spans feedback omissions correction scores reference annotation error'.split())

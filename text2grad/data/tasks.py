@@ -20,7 +20,8 @@ from string import Formatter
 from typing import NamedTuple
 
 # %% ../../nbs/data/02_tasks.ipynb #69455ad9
-from ..core import Critique,Example,RecordError,UserError,is_number,loads,name_of,prompt_problem,record,rows
+from ..core import Critique,Example,prompt_problem,record
+from ..files import RecordError,UserError,is_number,loads,name_of,rows
 from .readers import KINDS,checked_rows
 
 # %% ../../nbs/data/02_tasks.ipynb #5f9a974a

@@ -11,7 +11,8 @@ __all__ = ['MAX_DRAWN', 'MAX_BYTES', 'compare', 'settings_rows', 'write_report']
 import numpy as np
 from dataclasses import replace
 from pathlib import Path
-from ..core import Example,from_record,prompt_text,versions,write_file
+from ..core import Example,from_record,prompt_text,versions
+from ..files import write_file
 from .run_html import Sample,clipped,logged_critique,plain_value,result_rows,sample_of
 from .runs import RunError,finite_number,read_run
 from .statistics import t_interval

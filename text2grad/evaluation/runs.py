@@ -13,7 +13,7 @@ __all__ = ['MAX_NAME', 'MAX_RUNS', 'MAX_FOLDERS', 'MAX_LOG', 'MAX_LINE', 'MAX_RO
 import errno,json,math,os,re,stat,threading
 from fastcore.basics import patch
 from pathlib import Path
-from ..core import UserError
+from ..files import UserError
 
 # %% ../../nbs/evaluation/05_runs.ipynb #8cb5dec1
 class RunError(UserError, ValueError): "A run folder, or a file of one, that cannot be shown: which, why, and what to do"

@@ -12,7 +12,7 @@ __all__ = ['RougeTokenizer', 'rouge_l', 'squad_normalize', 'exact_match', 'token
 import re,string,warnings
 from collections import Counter
 from itertools import zip_longest
-from ..core import dumps
+from ..files import dumps
 from ..text import STOP
 from .span_metrics import rouge_words
 from .statistics import Estimate,paired_bootstrap

@@ -17,7 +17,8 @@ from safetensors.torch import load_file,save_file
 from torch import nn
 
 # %% ../../nbs/reward_model/02_base.ipynb #eb75c248
-from ..core import Critique,Example,Judgement,dumps,write_file
+from ..core import Critique,Example,Judgement
+from ..files import dumps,write_file
 from ..data.store import code_digest
 from ..pretrained import LORA,base_lm,load_trained,lora_config,peft_quietly,trained,trained_tensors
 from ..pretrained import ModelError,check_safetensors,load_model,no_dropout,progress_bars,read_json

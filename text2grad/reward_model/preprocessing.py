@@ -16,7 +16,8 @@ import numpy as np
 
 # %% ../../nbs/reward_model/01_preprocessing.ipynb #e44a45c6
 from ..alignment.tokens import decided_at,token_rewards
-from ..core import Critique,Example,name_of,read_examples
+from ..core import Critique,Example,read_examples
+from ..files import name_of
 
 # %% ../../nbs/reward_model/01_preprocessing.ipynb #2243ddbf
 _log = logging.getLogger('text2grad')

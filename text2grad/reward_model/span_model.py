@@ -20,7 +20,8 @@ from safetensors import SafetensorError,safe_open
 from safetensors.torch import save
 
 # %% ../../nbs/reward_model/05_span_model.ipynb #a24743a6
-from ..core import Critique,Example,Judgement,write_file
+from ..core import Critique,Example,Judgement
+from ..files import write_file
 from ..critics.local import ModelCritic,model_name
 from ..evaluation.statistics import auroc
 from ..evaluation.span_metrics import TokenScores,carried

@@ -19,7 +19,8 @@ from torch import nn
 from ..checkpoints import CheckpointError,RunFolderError,StopOnSignal,append_log,clear_leftovers,compare_identity,latest_checkpoint
 from ..checkpoints import lock_folder,numbered,putting_back,read_state,trim_log
 from ..checkpoints import load_optimizer,load_rng,optimizer_tensors,rng_tensors,write_checkpoint
-from ..core import UserError,dumps,is_number,loads,prompt_text,read_jsonl,to_record,versions,write_examples,write_file
+from ..core import prompt_text,to_record,versions,write_examples
+from ..files import UserError,dumps,is_number,loads,read_jsonl,write_file
 from ..pretrained import base_tensors,tokenizer_id,weights_id
 from ..viz.html import columns_html,fold_html,note_html,page_html,section_html,spans_html,table_html
 from ..viz.plots import curve_svg

@@ -12,7 +12,7 @@ import os,secrets,shutil,socket,sys,tempfile,threading,warnings
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from ..core import SetupError
+from ..files import SetupError
 
 # %% ../../nbs/sandbox/02_selftest.ipynb #a728b4b4
 from .box import Box,BoxError,Tier,readable,seccomp_filter

@@ -11,7 +11,8 @@ __all__ = ['evaluate', 'save_rows', 'load_rows', 'Interrupted', 'HeldOut', 'mean
 from fastcore.basics import patch
 from pathlib import Path
 from ..alignment.tokens import token_rewards
-from ..core import RecordError,UserError,from_record,is_number,problems,read_jsonl,to_record,write_jsonl
+from ..core import from_record,problems,to_record
+from ..files import RecordError,UserError,is_number,read_jsonl,write_jsonl
 from ..data.readers import examples_from
 from ..evaluation.complaints import compare_complaints
 from ..evaluation.task_metrics import compare_rows,score_responses

@@ -16,7 +16,8 @@ from dataclasses import dataclass,replace
 from types import SimpleNamespace
 from ..viz.channels import TokenTable,token_table
 from ..checkpoints import CheckpointError
-from ..core import Critique,Example,loads
+from ..core import Critique,Example
+from ..files import loads
 from .losses import Objective,kl_penalty,token_advantages
 from .rollout import Rollout,make_rollout,within_limits
 from .trainer import rollout_scores

@@ -14,7 +14,8 @@ import math
 import torch
 from dataclasses import dataclass
 from types import SimpleNamespace
-from ..core import Span,is_number
+from ..core import Span
+from ..files import is_number
 
 # %% ../../nbs/span_ppo/01_losses.ipynb #e8d55ec2
 def masked_sum(

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from safetensors.torch import load_file,save_file
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from ..core import dumps,write_file
+from ..files import dumps,write_file
 from ..pretrained import LORA,ModelError,base_lm,base_tensors,check_logits,template_options
 from ..pretrained import check_safetensors,lm_logits,lm_states,load_model,load_trained
 from ..pretrained import lora_config,no_dropout,peft_quietly,progress_bars,read_json,trained,trained_tensors,weights_id

@@ -11,7 +11,7 @@ __all__ = ['response_mask', 'within_limits', 'Rollout', 'OffPolicyError', 'check
 import logging,torch
 from dataclasses import dataclass,replace
 from ..alignment.asking import judgements_of
-from ..core import UserError
+from ..files import UserError
 from ..pretrained import plain_generation
 from ..alignment.tokens import decode_with_offsets
 from ..critics.base import held_to_limit

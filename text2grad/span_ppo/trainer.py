@@ -20,7 +20,7 @@ from types import SimpleNamespace
 from ..alignment.tokens import token_rewards
 from ..checkpoints import CheckpointError,compare_identity,load_optimizer,load_rng,optimizer_tensors,putting_back,read_state
 from ..checkpoints import rng_tensors
-from ..core import UserError,dumps,write_file
+from ..files import UserError,dumps,write_file
 from ..data.readers import examples_from
 from ..pretrained import tokenizer_id,weights_id
 from .losses import AdaptiveKL,BASELINES,FixedKL,Objective,explained_variance,kl_penalty,masked_mean

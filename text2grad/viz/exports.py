@@ -12,7 +12,8 @@ import base64,io,json,re,warnings
 import numpy as np
 from types import SimpleNamespace
 from .channels import CHANNELS,TokenTable
-from ..core import Critique,Example,dumps,to_record
+from ..core import Critique,Example,to_record
+from ..files import dumps
 from .color import visible
 from .html import critique_html,fold_html,note_html,page_html,section_html,span_words,token_html
 from .plots import plot_tokens,spans_ansi
