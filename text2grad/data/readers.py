@@ -53,7 +53,8 @@ def _prompted(r, field):
     if isinstance(r, (str,list)): r = {field:r}
     r,problem = held_row(r)
     if problem: raise ValueError(problem)
-    if field not in r: raise ValueError(f'{field}: missing; the fields here are {", ".join(map(str, r)) or "none"}: say which holds the prompt')
+    here = ', '.join(map(str, r)) or 'none'
+    if field not in r: raise ValueError(f'{field}: missing; the fields here are {here}: say which holds the prompt')
     if p := prompt_problem(r[field]): raise ValueError(f'{field}: {p}')
     if isinstance(r[field], str) and not r[field].strip(): raise ValueError(f'{field}: is empty')
     ref,own = r.get('reference'),(field,'reference','response')

@@ -141,7 +141,8 @@ def measure(self:HeldOut,
         path = folder and when in ('before','after') and Path(folder)/f'{name}-{when}.jsonl'
         rows = None if path and when=='before' and path.exists() else _answered(self, t, f'{when}, {"sampled" if how else name}', how)
         if path and rows: save_rows(path, rows)
-        names = {'total','reward','length','kl','kl_response', *(self.metrics or {}), *getattr(self.task, 'metric_names', ())}-{'critic_reward'}
+        own = {*(self.metrics or {}), *getattr(self.task, 'metric_names', ())}-{'critic_reward'}
+        names = own | {'total','reward','length','kl','kl_response'}
         due = [e for e in self.examples for _ in range(how.get('samples', 1))]
         out[name] = load_rows(path, names, due) if path else rows
     return out

@@ -391,7 +391,7 @@ def load(cls:Policy,
 # %% ../../nbs/span_ppo/02_policy.ipynb #8805573f
 @patch(cls_method=True)
 def of(cls:Policy,
-    model,                    # A Hub name, a folder (of a model, a saved policy or a run), `(model, tokenizer)`, or a `Policy`; `None`: SmolLM2
+    model,                    # A Hub name, a folder (model, saved policy, run), `(model, tokenizer)`, or a `Policy`; `None`: SmolLM2
     device:str|None=None,     # As for `load_model`
     **kw                      # For `create`, where a new policy is made: `lora`, `value_head`, `seed`
 )->Policy:                    # `ModelError` says what is missing

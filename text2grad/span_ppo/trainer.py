@@ -87,7 +87,8 @@ def config_of(
     for k in config or {}:
         if k not in known:
             like = get_close_matches(str(k), known, 1)
-            raise UserError(f'config: there is no field {k!r}'+(f'; did you mean {like[0]!r}?' if like else f'; there are {", ".join(known)}'))
+            more = f'did you mean {like[0]!r}?' if like else f'there are {", ".join(known)}'
+            raise UserError(f'config: there is no field {k!r}; {more}')
     try: return SpanPPOConfig(**(config or {}))
     except TypeError as e: raise UserError(f'config: {e}') from None
 
