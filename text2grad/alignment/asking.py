@@ -16,7 +16,7 @@ from ..core import Critique,Example,Judgement,Quote,Span
 from ..files import UserError
 
 # %% ../../nbs/alignment/07_asking.ipynb #a941474e
-class CriticError(UserError, TypeError, ValueError): "A critic that returns something other than critiques; the message says what to return instead"
+class CriticError(UserError, TypeError, ValueError): "A critic that returns what is no critique; the message says what to return instead"
 
 _remedies = {
     (int,float): 'a number says nothing of the words. Return the reason as a sentence that quotes them, '
