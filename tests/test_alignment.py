@@ -293,6 +293,14 @@ def test_what_the_source_does_not_say_is_blamed_where_it_stands(feedback, blamed
 @pytest.mark.parametrize('feedback', ['It leaves out nothing.', 'Nothing is missing.', 'No fact is missing.', 'It does not mention anything false.', 'It does not leave out anything.'])
 def test_praise_of_what_is_not_missing_blames_nothing(feedback): assert not [s for s in linked(feedback, ferry)[0] if s.score<0]
 
+@pytest.mark.parametrize('feedback,blamed,lost', [
+    ('"founded by the Olsen brothers" is made up.', [], ['founded by the Olsen brothers']), ('“delayed by the strike” is wrong.', [], ['delayed by the strike']),
+    ('The so-called "analogy" of the ferry is poor.', ['The ferry'], ['analogy']), ('"founded in 1962" is wrong and "sunk in 1970" is made up.', ['founded in 1962'], ['sunk in 1970']),
+    ('The summary says "1962" but the article says "1926".', ['1962'], []), ('Replace "1962" with "1926".', ['1962'], []), ('"night boat" is missing.', [''], [])])
+def test_a_quotation_that_stands_nowhere_is_reported_and_its_words_blame_nothing(feedback, blamed, lost):
+    spans,untold = linked(feedback, ferry)
+    assert [ferry[s.start:s.end] for s in spans]==blamed and [(q.text, q.score) for q in untold]==[(q, -1.) for q in lost]
+
 def test_in_a_long_response_a_gap_is_where_the_sentence_ends_that_it_belongs_to():
     r = 'Banks fail for many reasons. Rates rise quickly. Deposits leave the bank.'
     s, = linked('The answer should explain why rates rise.', r)[0]

@@ -349,6 +349,8 @@ def _shared(p, words, code=False):
 @lru_cache(256)
 def _places(response, quote): return tuple((s.start, s.end) for s in find_spans(response, [Quote(quote, -1.)])[0])
 
+def _absent(p, response): return [q for q in quoted_words(p.about) if not _places(response, q)]
+
 def _pointed(p, response, words, units):
     "What a point points at: `(start, end)` ranges, and indices of words"
     if p.kind=='rewrite':
@@ -356,6 +358,7 @@ def _pointed(p, response, words, units):
         return [],{i for i,(_,_,w,s) in enumerate(words) if s not in keep and w not in STOP}
     exact = [o for q in quoted_words(p.about) for o in _places(response, q)] or _located(p.about, response, units)
     if exact: return exact,set()
+    p = replace(p, about=QUOTATION.sub(' ', p.about))   # the words of a quote that stands nowhere point at nothing
     if _code_re.search(response): return [],_shared(p, words, code=True)
     if p.kind=='free' and len(units)>2: return _nearest(p.about, response, units),set()
     kind = _named_kind(p.about, p.whole, response)
@@ -418,7 +421,7 @@ def _word_list(response):
 def linked(
     critique_text:str, # Free-form feedback
     response:str,      # The text that it is about
-)->tuple:              # Disjoint spans in the order of the response, each with its clause as `reason`; a `Quote` for each untold clause
+)->tuple:              # Disjoint spans in order, each with its clause as `reason`; a `Quote` for each untold clause and lost quotation
     "Find what free-form feedback is about, without quotes or JSON; what it would put there instead is not blamed"
     words = _word_list(response)
     units,points = sentences(response),points_of(critique_text)
@@ -429,6 +432,7 @@ def linked(
             gaps.setdefault((at, points[k].about.strip() or points[k].instead.strip()), points[k])
             continue
         ranges,idxs = _pointed(points[k], response, words, units)
+        if points[k].score: untold += [Quote(q, points[k].score, points[k].reason) for q in _absent(points[k], response)]
         if not points[k].score:
             if ranges or idxs: untold.append(Quote(points[k].about.strip(), 0., f'{UNTOLD}: {points[k].reason}'))
             continue
