@@ -252,11 +252,6 @@ def cost(self:LLMCritic,
     return None
 
 @patch
-def secrets(self:LLMCritic)->dict:
-    "What must not be written anywhere: value -> what to write instead; nothing here"
-    return {}
-
-@patch
 def struck(self:LLMCritic,
     x, # A reply, or what was read from it: strings, and lists and dicts of them
 ):     # The same without secrets; what has none has nothing to strike out

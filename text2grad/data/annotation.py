@@ -406,7 +406,7 @@ def _annotate(rows, critic, store, out, concurrency, batch_size, resume, retry_f
 
 # %% ../../nbs/data/06_annotation.ipynb #7a3ff636
 def annotate(
-    examples,               # `Example`s, rows as `core.rows` takes them (a list, a DataFrame, a path, a pipe), or a generator of either
+    examples,               # `Example`s, rows as `files.rows` takes them (a list, a DataFrame, a path, a pipe), or a generator of either
     critic,                 # Any critic: a function on lists of examples, or an object with `judgements` or `async ajudge`
     out:str|Path=None,      # Where to: a `.jsonl` or `.jsonl.gz` file; may be left out for a `Dataset`
     *,

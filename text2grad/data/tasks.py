@@ -105,7 +105,7 @@ def _task(name, path):
 # %% ../../nbs/data/02_tasks.ipynb #42184c31
 def load_task(
     name:str,           # 'summarize', 'answer' or 'code'
-    path=None,          # Your own file or rows with the same columns, for `core.rows`, in place of the bundled one
+    path=None,          # Your own file or rows with the same columns, for `files.rows`, in place of the bundled one
 )->Task:                # `ValueError` for an unknown name, `RecordError` for a file that does not fit
     "A task with its examples"
     if name not in _tasks: raise ValueError(f'no task {name!r}; there are {", ".join(_tasks)}')
