@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 # %% ../../nbs/data/03_importers.ipynb #e74cb716
-from ..alignment.critiques import align,parse_critique,scored_word,word_list
+from ..alignment.critiques import align,parse_critique
+from ..alignment.wire import scored_word,word_list
 from ..alignment.linking import link_phrases
 from ..alignment.quotes import find_spans
 from ..core import Critique,Example,Quote,Span,to_record
