@@ -193,9 +193,11 @@ def test_worked_examples_stand_before_the_question_and_are_asked_like_it():
     t = replace(code(), system='', instruction='Go.', template='{instruction} {signature}', shots=((dict(signature='def a():'), 'A'), (dict(signature='def b():', more=1), 'B')))
     assert t.messages(signature='def f():')==[dict(role=r, content=c) for r,c in
         [('user','Go. def a():'), ('assistant','A'), ('user','Go. def b():'), ('assistant','B'), ('user','Go. def f():')]]
-    (given,answer), = code().shots
-    assert given['signature'] in answer and given['description'] not in {e.meta['description'] for e in both(code())}
+    (given,said), = code().shots
+    assert given['signature'] in said and given['description'] not in {e.meta['description'] for e in both(code())}
     assert 'def minus_five' not in {e.meta['signature'].split('(')[0] for e in both(code())}
+    (given,said), = answer().shots
+    assert said in given['context'] and given['context'] not in {e.meta['context'] for e in both(answer())}
 
 def test_own_file(tmp_path):
     rows = [dict(id=str(i), split=s, context='It rains.', question='Does it rain?', reference=['yes'], source='me') for i,s in enumerate(('train','heldout','train'))]

@@ -11,12 +11,12 @@ from text2grad.core import Critique,Example,Quote,RecordError,Span,dumps,from_re
 from text2grad.reward_model.preprocessing import read_feedback,token_labels
 from text2grad.app.drafts import (SEVERITY,UNDECIDED,Draft,Fix,candidates,critique_of,draft_of,feedback_id,phrases,record_of,save_record,saved_draft)
 from text2grad.app.view_critique import (begin_with,desk_of,fix_phrase,inspector_html,mark_words,measure_text,open_case,phrase_choices,pick_phrase,
-    pick_words,place_choices,render,save_critique,type_feedback,use_text,word_table)
+    pick_words,place_choices,render,save_critique,show_pasted,type_feedback,use_text,word_table)
 from text2grad.app.workbench import InputError,Workbench
 
 R = 'Neil Armstrong walked there in 1968. He was an American astronaut. It is far away, but the Moon is dry and the Moon is grey.'
 P = [dict(role='system', content='Be brief.'), dict(role='user', content='Who first walked on the Moon?')]
-ALL = ('heat','note','table','phrase','places','words','text','base','prompt','response')
+ALL = ('heat','note','table','phrase','places','words','text','base','asked')
 
 @pytest.fixture
 def bench(tmp_path): return Workbench(feedback=tmp_path/'feedback.jsonl')
@@ -148,9 +148,9 @@ def test_a_duplicate_is_replaced_in_its_place_and_others_stay(tmp_path):
 def test_a_box_that_the_page_filled_has_no_news(bench):
     "Its answer may come late, and must not take back what was said since"
     d = use_text(bench, 's', '', R)
-    d.note = 'The other views look at this text too.'
+    d.note = 'Saved.'
     late = render(type_feedback(bench, 's', ''), 'heat', 'note')
-    assert late['note'] is None and late['heat'] and d.note.startswith('The other views')
+    assert late['note'] is None and late['heat'] and d.note=='Saved.'
     assert 'Nothing is said' in render(type_feedback(bench, 's', '"dry" is vague.') and type_feedback(bench, 's', ' '), 'note')['note']
 
 def test_a_file_that_is_no_feedback_file_is_left_alone(bench):
@@ -254,17 +254,39 @@ def test_a_pasted_text_reaches_the_other_views(policy, tmp_path):
     b = Workbench(policy, feedback=tmp_path/'f.jsonl')
     use_text(b, 's', 'Who?', 'It is dry.')
     type_feedback(b, 's', '"dry" is vague.')
+    assert 'do not look at this text yet' in render(desk_of(b, 's'), 'note')['note']
     d = measure_text(b, 's')
     c = b.session('s').case
-    assert c.response=='It is dry.' and c.critique==critique_of(d.draft) and 'tokens' in d.note
+    assert c.response=='It is dry.' and c.critique==critique_of(d.draft)
+    for again in (lambda: d, lambda: measure_text(b, 's'), lambda: list(show_pasted(b, 's', 'Who?', 'It is dry.'))[-1], lambda: type_feedback(b, 's', '"dry" is good.')):
+        assert f'look at this text too: {len(c)} tokens' in render(again(), 'note')['note'], 'a note says how things are, however often it is asked'
     use_text(b, 't', 'Who?', 'word '*3000)
     with pytest.raises(InputError, match='Shorten|shorten|tokens'): measure_text(b, 't')
     assert desk_of(b, 't').draft is not None
+
+def test_a_text_that_is_in_view_already_keeps_what_was_said_of_it(policy, tmp_path):
+    from text2grad.span_ppo.inspection import measure
+    b,theirs = Workbench(policy, feedback=tmp_path/'f.jsonl'),Critique('Bad.', [Span(0, 4, -1., 'Neil', 'no')], source='rules')
+    b.session('s').hold(measure(policy, Example('Who?', R, theirs)))
+    open_case(b, 's')
+    for prompt in ('Who?', ''):
+        d = list(show_pasted(b, 's', prompt, R))[-1]
+        note = render(d, 'note')['note']
+        assert d.theirs==theirs and d.draft.prompt=='Who?' and 'what the critic said' in note and 'look at this text too' in note
+
+def test_no_answer_writes_into_the_boxes_for_another_text(bench):
+    "They are the visitor's: an answer that comes late would take away what was typed meanwhile"
+    import gradio as gr
+    from text2grad.app.page import page
+    demo = page(gr, bench)
+    boxes = {b._id for b in demo.blocks.values() if getattr(b, 'elem_id', None) in ('t2g-critique-prompt','t2g-critique-response')}
+    assert len(boxes)==2 and not [f for f in demo.fns.values() if boxes & {o._id for o in f.outputs}]
 
 def test_a_chat_prompt_is_kept_when_only_the_response_is_edited(bench):
     d = desk_of(bench, 's')
     d.draft = Draft(P, R, meta=dict(task='answer'))
     assert use_text(bench, 's', 'Who first walked on the Moon?', 'Another.').draft.prompt==P
+    assert use_text(bench, 's', '', 'A third.').draft.prompt==P and use_text(bench, 's', '', 'A third.').draft.meta==dict(task='answer')
     assert use_text(bench, 's', 'Something else', 'Another.').draft.prompt=='Something else'
 
 def test_the_app_imports_no_gradio():

@@ -84,7 +84,7 @@ class Critique:
 class Example:
     "A prompt, a response to it and, once somebody has judged it, the critique"
     prompt:str|list                 # A string, or chat messages `[{'role':..., 'content':...}]`
-    response:str                    # The response, exactly as generated
+    response:str=''                 # The response, exactly as generated; none yet in a prompt to be answered
     critique:Critique|None=None     # `None`: nobody has judged it
     reference:list|str|None=None    # Reference texts, for metrics only
     meta:dict=field(default_factory=dict) # Whatever else belongs to it

@@ -6,8 +6,8 @@ Docs: https://text2grad.github.io/text2grad/app/view_critique.html.md"""
 
 # %% auto #0
 __all__ = ['MOST_GUESSED', 'word_table', 'inspector_html', 'phrase_choices', 'place_choices', 'Desk', 'desk_of', 'hand_over',
-           'open_case', 'use_text', 'measure_text', 'type_feedback', 'begin_with', 'pick_words', 'mark_words',
-           'pick_phrase', 'fix_phrase', 'save_critique', 'render', 'critique_view']
+           'open_case', 'use_text', 'measure_text', 'show_pasted', 'type_feedback', 'begin_with', 'pick_words',
+           'mark_words', 'pick_phrase', 'fix_phrase', 'save_critique', 'render', 'critique_view']
 
 # %% ../../nbs/app/04_view_critique.ipynb #be6805d6
 import re
@@ -19,12 +19,12 @@ from ..core import Critique,Example
 from ..alignment.linking import UNTOLD
 from ..alignment.quotes import find_spans
 from ..alignment.tokens import token_rewards
-from ..viz.color import visible
-from ..viz.html import span_words,table_html
+from ..viz.color import esc,visible
+from ..viz.html import prose_html,span_words,table_html
 from ..viz.channels import TokenTable,token_table
 from ..viz.exports import export_buttons
 from ..viz.heatmap import heat,heat_map,read_pick
-from .workbench import ONE_MODEL,InputError,as_input_error,binder,counted,status_html,user_text
+from .workbench import InputError,as_input_error,binder,counted,status_html,user_text
 from .drafts import SEVERITY,UNDECIDED,Draft,candidates,critique_of,feedback_id,phrases
 from .drafts import record_of,save_record,saved_draft
 
@@ -94,6 +94,8 @@ class Desk:
     broken:str=''               # Why the text as typed cannot be read
     note:str|None=''            # What happened last; `None`: nothing
     fresh:bool=False            # Another response than the page shows
+    pasted:bool=False           # The response came from here, not from Explore
+    seen:int=0                  # Tokens of it, if the other views look at it too
     kept:dict=field(default_factory=dict) # Drafts of other responses, by their ids
 
 # %% ../../nbs/app/04_view_critique.ipynb #f1862d3a
@@ -114,8 +116,9 @@ def hand_over(
     s,    # The session
     d:Desk,
 ):        # Whether the other views look at this response
-    "Put the critique of the desk under the lens"
-    if d.draft is None or not _same(s.case, d.draft): return False
+    "Let the other views look at the critique of the desk"
+    d.seen = len(s.case) if d.draft is not None and _same(s.case, d.draft) else 0
+    if not d.seen: return False
     from text2grad.span_ppo.inspection import rejudged
     c = critique_of(d.draft) or d.theirs
     if c!=s.case.critique: s.hold(rejudged(s.case, c))
@@ -138,7 +141,7 @@ def _take(bench, d, prompt, response, meta=None, reference=None, theirs=None):
     whose = 'A critique that somebody saved' if bench.shared else 'Your critique'
     d.note = '' if old or not new else f'{whose} was opened from {bench.feedback.name}.'
     d.draft = new or Draft(prompt, response, meta=dict(meta or {}), reference=reference)
-    d.theirs,d.key,d.picked,d.broken,d.fresh = theirs,'',None,'',True
+    d.theirs,d.key,d.picked,d.broken,d.fresh,d.pasted,d.seen = theirs,'',None,'',True,False,0
     _aim(d)
 
 # %% ../../nbs/app/04_view_critique.ipynb #dea18a48
@@ -159,7 +162,7 @@ def open_case(
 def use_text(
     bench,         # The workbench
     sid:str,       # The session
-    prompt:str,    # May be empty
+    prompt:str,    # Empty: the prompt of the response before
     response:str,  # `InputError` if it is
 )->Desk:
     "Criticise a text that was pasted"
@@ -167,9 +170,12 @@ def use_text(
     prompt,response = bench.text(prompt, 'prompt', empty=True),bench.text(response, 'response')
     with s.lock:
         old = d.draft
-        kept = old is not None and prompt==user_text(old.prompt)
+        kept = old is not None and prompt in ('', user_text(old.prompt))
         if kept: _take(bench, d, old.prompt, response, old.meta, old.reference)
         else: _take(bench, d, prompt, response)
+        d.pasted = True
+        if _same(s.case, d.draft): d.theirs = s.case.critique
+        hand_over(s, d)
         return d
 
 # %% ../../nbs/app/04_view_critique.ipynb #8ab5b48e
@@ -186,8 +192,13 @@ def measure_text(
     with bench.lent(): case = _asked(measure, bench.policy, example)
     with s.lock:
         s.hold(case)
-        d.note = (d.note+' ' if d.note else '')+f'The other views look at this text too: {counted(len(case), "token")}.'
+        hand_over(s, d)
     return d
+
+def show_pasted(bench, sid, prompt, response):
+    "Criticise a text that was pasted: show it at once, then let the other views look at it; yields the desk"
+    yield use_text(bench, sid, prompt, response)
+    yield measure_text(bench, sid)
 
 # %% ../../nbs/app/04_view_critique.ipynb #20f7717e
 def _changed(s, d, draft, note=''):
@@ -302,8 +313,10 @@ def _heat(d, c):
     if d.draft is None: return ''
     return heat_map(word_table(d.draft.response, c), critique=c or Critique(''), view='spans', title='Response: select words to mark them')
 
-_empty = ('There is no response yet. Generate one in Explore, or open “Prompt and response”, '
+_empty = ('There is no response yet. Generate one in Explore, or open “Another prompt and response”, '
           'paste one and press “Use this text”.')
+
+_unseen = ' The other views do not look at this text yet.'
 
 def _note(d, c):
     if d.note is None: return None
@@ -311,7 +324,8 @@ def _note(d, c):
     elif d.draft is None: said = _empty
     elif c is None: said = 'Nothing is said of it yet.'
     else: said = 'This is what the critic said; yours is still empty.' if c is d.theirs else ''
-    return status_html(said)
+    if d.pasted: said += f' The other views look at this text too: {counted(d.seen, "token")}.' if d.seen else _unseen
+    return status_html(said.strip())
 
 _parts = dict(
     heat=_heat,
@@ -322,12 +336,11 @@ _parts = dict(
     words=lambda d,c: d.draft.response[slice(*d.picked)] if d.draft and d.picked else '',
     text=lambda d,c: d.draft.text if d.draft else '',
     base=lambda d,c: (bool(d.draft and d.draft.base), bool(d.theirs or d.draft and d.draft.base)),
-    prompt=lambda d,c: user_text(d.draft.prompt) if d.draft else '',
-    response=lambda d,c: d.draft.response if d.draft else '')
+    asked=lambda d,c: prose_html(esc(f'Prompt: {_short(user_text(d.draft.prompt), 300)}')) if d.draft and d.draft.prompt else '')
 
 def render(
     d:Desk,  # The desk
-    *names,  # Of `heat`, `note`, `table`, `phrase`, `places`, `words`, `text`, `base`, `prompt`, `response`
+    *names,  # Of `heat`, `note`, `table`, `phrase`, `places`, `words`, `text`, `base`, `asked`
 )->dict:     # The value of each; `None` for what stays as it is
     "What the page shows of a desk; what cannot be drawn while the text cannot be read stays, and so does a note without news"
     stays = ('heat','table','phrase','places') if d.broken else ()
@@ -336,12 +349,12 @@ def render(
 
 # %% ../../nbs/app/04_view_critique.ipynb #263d5a6b
 def _updates(gr, names, d):
-    "A desk as the values of components; boxes for typing are written only for another response, lest a late answer empties them"
+    "A desk as the values of components; the box for feedback is written only for another response, lest a late answer empties it"
     got,out,fresh = render(d, *names),[],d.fresh
-    if 'prompt' in names: d.fresh = False
+    if 'text' in names: d.fresh = False
     for n in names:
         v = got[n]
-        if v is None or (n in ('text','prompt','response') and not fresh): out.append(gr.skip())
+        if v is None or (n=='text' and not fresh): out.append(gr.skip())
         elif n=='phrase':
             value = v[1] if any(k==v[1] for _,k in v[0]) else None
             out.append(gr.update(choices=v[0], value=value, visible=bool(v[0])))
@@ -353,8 +366,6 @@ def _updates(gr, names, d):
 # Only the last of several keystrokes goes
 _pause = ('(...xs) => new Promise(go => { clearTimeout(window.t2gTyping); '
           'window.t2gTyping = setTimeout(() => go(xs), 300); })')
-# Asked at once, its answer was now and then not on the page
-_drawn = '(...xs) => new Promise(go => setTimeout(() => go(xs), 300))'
 
 # %% ../../nbs/app/04_view_critique.ipynb #9c47e5b0
 def _own_words(gr, at):
@@ -393,14 +404,16 @@ def critique_view(
     "Build and wire the second view, inside an open tab"
     at = lambda what: f't2g-critique-{what}'
     ui = dict(note=gr.HTML(_note(Desk(), None), elem_id=at('note'), js_on_load=None))
+    ui['asked'] = gr.HTML(elem_id=at('asked'), js_on_load=None)
     with gr.Row():
         with gr.Column(scale=3, min_width=280): ui['heat'],ui['picked'] = heat(gr, at('heat'), label='Response')
         with gr.Column(scale=2, min_width=280): ui |= _own_words(gr, at)
     ui |= _inspector(gr, at)
     ui['save'] = gr.Button('Save as a record', variant='primary', elem_id=at('save'))
     export_buttons(gr, lambda sid: _export(bench, sid), [session], at('export'))
-    with gr.Accordion('Prompt and response', open=False, elem_id=at('texts')):
-        ui['prompt'] = gr.Textbox(label='Prompt', lines=2, max_lines=8, max_length=20_000, elem_id=at('prompt'))
+    with gr.Accordion('Another prompt and response', open=False, elem_id=at('texts')):
+        same = 'Leave it empty for the prompt above.'
+        ui['prompt'] = gr.Textbox(label='Prompt', info=same, lines=2, max_lines=8, max_length=20_000, elem_id=at('prompt'))
         ui['response'] = gr.Textbox(label='Response', lines=4, max_lines=16, max_length=20_000, elem_id=at('response'))
         ui['use'] = gr.Button('Use this text', size='sm', elem_id=at('use'))
     _wire(gr, tab, bench, session, ui)
@@ -417,12 +430,11 @@ def _export(bench, sid):
 def _wire(gr, tab, bench, session, ui):
     "Bind every event of the view"
     live,chosen = ['heat','table','phrase','places','note'],['words','phrase','places']
-    whole = [*live,'words','text','base','prompt','response']
+    whole = [*live,'words','text','base','asked']
     on = binder(gr, bench, ui, session, put=_updates, show_progress='hidden')
     latest = dict(trigger_mode='always_last')
     on(tab.select, open_case, [], whole)
-    used = on(ui['use'].click, use_text, ['prompt','response'], whole, 'critique_use')
-    on(used.success, measure_text, [], ['note'], show_progress='minimal', js=_drawn, **ONE_MODEL)
+    on(ui['use'].click, show_pasted, ['prompt','response'], whole, 'critique_use')
     on(ui['text'].change, type_feedback, ['text'], live, 'critique_feedback', js=_pause, **latest)
     on(ui['base'].input, begin_with, ['base'], live)
     on(ui['picked'].input, pick_words, ['picked'], chosen, **latest)

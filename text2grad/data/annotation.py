@@ -17,11 +17,10 @@ from itertools import islice
 from pathlib import Path
 
 # %% ../../nbs/data/07_annotation.ipynb #b1bc7b7d
+from ..alignment.asking import as_judgement,judgements_of
 from .store import AnswerCache,CRITIQUE,Journal,annotated_row,cache_file,critic_name,pack,question_key,secrets_here,shown
-from ..core import Critique,Example,Judgement,SCHEMA
-from ..files import RecordError,SetupError,UserError,check_out,dumps,held_row,held_rows
-from ..core import problems,record,to_record
-from ..files import json_rows,not_json,rows
+from ..core import Example,Judgement,SCHEMA,problems,record,to_record
+from ..files import RecordError,SetupError,UserError,check_out,dumps,held_row,held_rows,json_rows,not_json,rows
 
 # %% ../../nbs/data/07_annotation.ipynb #668def8c
 _log = logging.getLogger('text2grad')
@@ -110,26 +109,18 @@ class _Input:
 # %% ../../nbs/data/07_annotation.ipynb #9b7021de
 _hopeless = SetupError,ImportError # would come again for every other response
 
-def _as_judgement(j):
-    if isinstance(j, Judgement): return j
-    if j is None or isinstance(j, Critique): return Judgement(j)
-    raise TypeError(f'the critic returned {type(j).__name__}; it must return a Critique, a Judgement or None')
-
 def _raised(e): return Judgement(None, f'{type(e).__name__}: {e}')
 
 def _judge(critic, batch, stop=lambda: False):
     "Judgements of a batch; one that raises is divided, and what fails alone has failed"
     if stop(): return []
-    try:
-        js = list((critic.judgements if hasattr(critic, 'judgements') else critic)(batch))
-        if len(js)!=len(batch): raise ValueError(f'the critic returned {len(js)} judgements for {len(batch)} responses')
-        return [_as_judgement(j) for j in js]
+    try: return judgements_of(critic, batch)
     except Exception as e:
         if isinstance(e, _hopeless): raise
         return [_raised(e)] if len(batch)==1 else [j for ex in batch for j in _judge(critic, [ex], stop)]
 
 async def _ajudge(critic, ex):
-    try: return _as_judgement(await critic.ajudge(ex))
+    try: return as_judgement(await critic.ajudge(ex), ex.response, critic_name(critic))
     except Exception as e:
         if isinstance(e, _hopeless): raise
         return _raised(e)

@@ -16,7 +16,7 @@ from pathlib import Path
 # %% ../../nbs/data/04_importers.ipynb #e74cb716
 from ..alignment.critiques import align,parse_critique
 from ..alignment.wire import scored_word,word_list
-from ..alignment.linking import link_phrases
+from ..alignment.linking import linked
 from ..alignment.quotes import find_spans
 from ..core import Critique,Example,Quote,Span,to_record
 from ..files import loads
@@ -294,7 +294,7 @@ def from_haluquestqa(
 def _linked(response, said):
     "Spans of a record for free-form feedback, with the clause of it that each belongs to"
     out = []
-    for s in link_phrases(said, response):
+    for s in linked(said, response)[0]:
         at = said.find(s.reason)
         span = dict(start=s.start, end=s.end, text=response[s.start:s.end], score=s.score, origin='match', match=s.match,
                     feedback=0, reason=s.reason)

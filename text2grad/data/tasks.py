@@ -60,6 +60,9 @@ _tasks = dict(
                    max_new_tokens=40, metric_names=('critic_reward','rouge_l','length')),
     answer=dict(system='You answer in a few words.',
                 instruction='Read the text and answer the question in a few words. If the text does not say, write "not stated".',
+                shots=((dict(question='How long does the ferry to Ilm take?',
+                             context='The ferry to Ilm leaves the old harbour at 8:15 every morning and takes forty minutes. '
+                                     'Dogs travel free, bicycles cost 3 crowns.'), 'forty minutes'),),
                 template='{instruction}\n\nText: {context}\n\nQuestion: {question}\n\nShort answer:',
                 max_new_tokens=32, metric_names=('critic_reward','exact_match','token_f1','length')),
     code=dict(system='You write short Python functions.', instruction='Write this Python function. Answer with the code only.',
