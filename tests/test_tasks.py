@@ -199,6 +199,13 @@ def test_worked_examples_stand_before_the_question_and_are_asked_like_it():
     (given,said), = answer().shots
     assert said in given['context'] and given['context'] not in {e.meta['context'] for e in both(answer())}
 
+def test_a_reference_looks_like_the_response_that_is_asked_for():
+    from text2grad.data.programs import extract_code
+    made = code().reference_responses()
+    assert len(made)==len(code().train) and all(extract_code(e.response).code.strip()==e.reference[0].strip() for e in made)
+    assert (code().shots[0][1])==code().form.format(reference='def minus_five(n):\n    return n - 5')
+    assert [e.response for e in answer().reference_responses()[:3]]==[e.reference[0] for e in answer().train[:3]]
+
 def test_own_file(tmp_path):
     rows = [dict(id=str(i), split=s, context='It rains.', question='Does it rain?', reference=['yes'], source='me') for i,s in enumerate(('train','heldout','train'))]
     write_jsonl(tmp_path/'a.jsonl.gz', rows)

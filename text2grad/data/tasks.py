@@ -35,6 +35,7 @@ class Task:
     metric_names:tuple[str,...]=() # What `evaluation` computes on the held-out responses
     system:str=''           # System message; without one SmolLM2's template adds its own, and summaries speak of SmolLM
     shots:tuple=()          # Worked examples that stand before the question as turns of the chat: `(fields, answer)` of each
+    form:str='{reference}'  # How a reference looks as a response
     @property
     def fields(self):
         "Names that the template takes from an example"
@@ -49,6 +50,10 @@ class Task:
         ask = lambda given: say('user', self.template.format(instruction=self.instruction, **{f:given[f] for f in self.fields}))
         shown = [turn for given,answer in self.shots for turn in (ask(given), say('assistant', answer))]
         return [say('system', self.system)]*bool(self.system) + shown + [ask(fields)]
+    def reference_responses(self)->list: # Training `Example`s that have a reference
+        "The training prompts with their first reference as the response, to be imitated"
+        put = lambda e: replace(e, response=self.form.format(reference=e.reference[0].strip()))
+        return [put(e) for e in self.train if e.reference]
     def __repr__(self):
         prompts = f'{len(self.train)} train, {len(self.heldout)} held out'
         return f'Task({self.name!r}, {prompts}, {self.max_new_tokens} new tokens)'
@@ -68,7 +73,7 @@ _tasks = dict(
     code=dict(system='You write short Python functions.', instruction='Write this Python function. Answer with the code only.',
               shots=((dict(description='Return the number `n` minus 5.', signature='def minus_five(n):'),
                       '```python\ndef minus_five(n):\n    return n - 5\n```'),),
-              template='{instruction}\n\n{description}\n\n```python\n{signature}\n```',
+              template='{instruction}\n\n{description}\n\n```python\n{signature}\n```', form='```python\n{reference}\n```',
               max_new_tokens=48, metric_names=('critic_reward','passes','parses','length')))
 
 # %% ../../nbs/data/03_tasks.ipynb #995f9eab
