@@ -13,7 +13,8 @@ __all__ = ['find_spans', 'verdict', 'link_phrases', 'align', 'bounded', 'decode_
 from .quotes import find_spans
 from .verdicts import verdict
 from .linking import link_phrases
-from .critiques import align,bounded,parse_critique,read_critique,wire_schema
+from .critiques import align,bounded,parse_critique,read_critique
+from .wire import wire_schema
 from .tokens import decode_with_offsets,token_offsets,token_rewards
 from .grammar import CritiqueMask,critique_grammar,grammar_tokenizer
 from .asking import CriticError,as_judgement,judgements_of

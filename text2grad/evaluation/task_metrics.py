@@ -91,7 +91,7 @@ def code_parses(
 )->list:                    # 1.0 or 0.0 of each
     "Whether the code in a response is Python that does something; it is never run"
     import ast
-    from text2grad.data.tasks import extract_code,unindented
+    from text2grad.data.programs import extract_code,unindented
     def ok(p, name):
         try:
             with warnings.catch_warnings(): # an odd escape in the model's string is not our warning

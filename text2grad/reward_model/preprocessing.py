@@ -23,7 +23,7 @@ from ..files import name_of
 _log = logging.getLogger('text2grad')
 
 def read_feedback(
-    paths,              # One feedback file or several, or rows, for `core.rows`
+    paths,              # One feedback file or several, or rows, for `files.rows`
     counts:dict=None,   # Where to add the number of `rows`
 )->list[Example]:       # The examples with a critique; `RecordError` lists every bad row of a file by its number
     "Read feedback to train on"

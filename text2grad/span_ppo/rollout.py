@@ -10,6 +10,7 @@ __all__ = ['response_mask', 'within_limits', 'Rollout', 'OffPolicyError', 'check
 # %% ../../nbs/span_ppo/03_rollout.ipynb #35c4d0e1
 import logging,torch
 from dataclasses import dataclass,replace
+from fastcore.basics import patch
 from ..alignment.asking import judgements_of
 from ..files import UserError
 from ..pretrained import plain_generation
@@ -59,22 +60,29 @@ class Rollout:
     @property
     def blank(self)->torch.Tensor: return torch.tensor([not t.strip() for t in self.texts], device=self.mask.device) # (B,) says nothing
 
-    def pieces(self, i:int)->list:
-        "The tokens of response `i` as strings that join to its text; a special token is an empty string"
-        text,done,out = self.examples[i].response,0,[]
-        for a,b in self.offsets[i]:
-            out.append(text[max(a,done):b] if b>a else '')
-            done = max(done, b)
-        return out
+# %% ../../nbs/span_ppo/03_rollout.ipynb #5edf36e6
+@patch
+def pieces(self:Rollout,
+    i:int,  # Which of the B
+)->list:    # Strings that join to its text; a special token is an empty one
+    "The tokens of one response"
+    text,done,out = self.examples[i].response,0,[]
+    for a,b in self.offsets[i]:
+        out.append(text[max(a,done):b] if b>a else '')
+        done = max(done, b)
+    return out
 
-    def forward_args(self, rows=slice(None))->tuple:
-        "What `Policy.forward` takes, for some of the rows, cut to the longest of them"
-        m = self.mask[rows]
-        T = int(m.sum(1).max()) if len(m) else 0
-        pm = self.prompt_mask[rows]
-        P = int(pm.sum(1).max()) if len(pm) else 0
-        first = pm.shape[1]-P
-        return self.prompt_ids[rows][:,first:], pm[:,first:], self.ids[rows][:,:T], m[:,:T]
+@patch
+def forward_args(self:Rollout,
+    rows=slice(None), # Which of the B
+)->tuple:             # `(prompt_ids, prompt_mask, ids, mask)`, cut to the longest of them
+    "What `Policy.forward` takes"
+    m = self.mask[rows]
+    T = int(m.sum(1).max()) if len(m) else 0
+    pm = self.prompt_mask[rows]
+    P = int(pm.sum(1).max()) if len(pm) else 0
+    first = pm.shape[1]-P
+    return self.prompt_ids[rows][:,first:], pm[:,first:], self.ids[rows][:,:T], m[:,:T]
 
 # %% ../../nbs/span_ppo/03_rollout.ipynb #92a84ccf
 _log = logging.getLogger('text2grad')

@@ -23,6 +23,7 @@ from ..checkpoints import CheckpointError,compare_identity,load_optimizer,load_r
 from ..checkpoints import rng_tensors
 from ..files import UserError,dumps,write_file
 from ..data.readers import examples_from
+from ..data.store import code_text
 from ..evaluation.alarms import alarms
 from ..pretrained import tokenizer_id,weights_id
 from .losses import AdaptiveKL,BASELINES,FixedKL,Objective,explained_variance,kl_penalty,masked_mean
@@ -477,18 +478,13 @@ def _plain(v):
     try: return dumps(v)
     except (TypeError,ValueError): return type(v).__name__
 
-def _code(c):
-    "What a compiled function does, as text"
-    consts = [_code(o) if hasattr(o, 'co_code') else repr(o) for o in c.co_consts if not isinstance(o, frozenset)]
-    return [c.co_code.hex(), list(c.co_names), consts]
-
 def _judge_id(f):
     "What is known of a critic or a reward: its fingerprint, else the code of the function"
     name = getattr(f, 'source', None) or getattr(f, '__qualname__', None) or type(f).__name__
     own,code = getattr(f, 'fingerprint', None),getattr(f, '__code__', None) or getattr(type(f).__call__, '__code__', None)
     if isinstance(own, str): return dict(name=str(name), fingerprint=_hash(own))
     python = '.'.join(platform.python_version_tuple()[:2])
-    return dict(name=str(name)) | ({f'code in Python {python}':_hash(_code(code))} if code else {})
+    return dict(name=str(name)) | ({f'compiled by Python {python}':_hash(code_text(code))} if code else {})
 
 def _data_id(examples):
     "What a step takes of the examples: prompts, references and what critics read, in their order"
