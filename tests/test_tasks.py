@@ -10,6 +10,7 @@ from hypothesis import given,settings,strategies as st
 
 from text2grad.core import RecordError,read_examples,read_jsonl,write_examples,write_jsonl
 from text2grad.data.readers import checked_rows
+from text2grad.data.programs import *
 from text2grad.data.tasks import *
 from text2grad.data.tasks import *
 from text2grad.data import tasks
