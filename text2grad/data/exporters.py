@@ -12,11 +12,34 @@ __all__ = ['write_rows', 'to_defacto', 'to_qa_feedback', 'to_haluquestqa', 'to_s
 import csv,gzip,io,json,logging,re
 from pathlib import Path
 from ..alignment.tokens import missing_things
-from ..core import to_record
-from ..files import dumps,write_file
+from ..core import problems,record,to_record
+from ..files import RecordError,dumps,file_kind,write_file
 from .readers import present
 from .importers import ASPECTS
 from ..sandbox.stdio import read_stdio_tests
+
+# %% ../../nbs/data/05_exporters.ipynb #1586b5f5
+def _json_text(v):
+    "A whole value as JSON, with escapes where it holds half of an emoji"
+    s = json.dumps(v, ensure_ascii=False, allow_nan=False, indent=1)
+    return json.dumps(v, allow_nan=False, indent=1) if _half_re.search(s) else s
+
+_half_re = re.compile('[\ud800-\udfff]')
+
+def _table_text(rows, delimiter):
+    "Rows as a table; what is no text stands in its cell as JSON"
+    bad = next((i for i,r in enumerate(rows) if list(r)!=list(rows[0])), None)
+    if bad is not None:
+        raise ValueError(f'row {bad+1}: has the columns {", ".join(map(str, rows[bad]))}, the first row {", ".join(map(str, rows[0]))}; '
+                         'give all rows the same')
+    half = next(((i, k) for i,r in enumerate(rows, 1) for k,v in r.items() if isinstance(v, str) and _half_re.search(v)), None)
+    if half: raise ValueError(f'row {half[0]}: {half[1]}: holds half of an emoji, which a table has no way to write; write a .jsonl file')
+    cell = lambda v: dumps(v) if isinstance(v, (list,dict)) else v
+    f = io.StringIO(newline='')
+    w = csv.writer(f, delimiter=delimiter, lineterminator='\n')
+    if rows: w.writerow(rows[0])
+    w.writerows([cell(v) for v in r.values()] for r in rows)
+    return f.getvalue()
 
 # %% ../../nbs/data/05_exporters.ipynb #f1fe1f79
 _log = logging.getLogger('text2grad')
@@ -27,23 +50,14 @@ def write_rows(
 ):
     "Write rows so that `read_rows` gives them back"
     path = Path(path)
-    kind = path.name.removesuffix('.gz').rpartition('.')[2].lower()
-    if kind=='jsonl': text = ''.join(dumps(r)+'\n' for r in rows)
-    elif kind=='json':
-        value = rows if isinstance(rows, dict) else list(rows)
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1)
-    elif kind in ('tsv','csv'):
-        rows,f = list(rows),io.StringIO(newline='')
-        bad = next((i for i,r in enumerate(rows) if list(r)!=list(rows[0])), None)
-        if bad is not None:
-            raise ValueError(f'row {bad+1}: has the columns {", ".join(rows[bad])}, the first row {", ".join(rows[0])}; '
-                             'give all rows the same')
-        w = csv.writer(f, delimiter='\t', lineterminator='\n')
-        w.writerows([list(rows[0])]*bool(rows)+[list(r.values()) for r in rows])
-        text = f.getvalue()
-    else:
+    kind = file_kind(path)
+    if kind not in ('jsonl','json','tsv','csv'):
         raise ValueError(f'{path}: cannot write this kind of file; '
                          'it must end in .jsonl, .json, .tsv or .csv, and then perhaps .gz')
+    if isinstance(rows, dict) and kind!='json': raise ValueError(f'{path}: these rows are one object, as SQuAD has it; write a .json file')
+    if kind=='jsonl': text = ''.join(dumps(r)+'\n' for r in rows)
+    elif kind=='json': text = _json_text(rows if isinstance(rows, dict) else list(rows))
+    else: text = _table_text(list(rows), '\t' if kind=='tsv' else ',')
     data = text.encode('utf-8')
     write_file(path, gzip.compress(data, mtime=0) if path.suffix=='.gz' else data)
 
@@ -56,18 +70,27 @@ def _need(e, i, what, *keys):
     if lost: raise ValueError(f'{_name(e, i)}: {what} needs meta[{"], meta[".join(map(repr, lost))}]')
     return [e.meta[k] for k in keys]
 
+def _record(e, i):
+    "The record of an example; `RecordError` if what somebody put into its `meta` is none"
+    r = record(to_record(e))
+    if ps := problems(r): raise RecordError(_name(e, i), ps)
+    return r
+
+def _texts(vals): return [v for v in vals or [] if isinstance(v, str)] if isinstance(vals, list) else []
+def _objects(vals): return [v for v in vals or [] if isinstance(v, dict)] if isinstance(vals, list) else []
 def _told(r, *kinds): return [f['text'] for f in r.get('feedback', []) if f.get('kind') in kinds]
 def _untold(r, *kinds): return [f['text'] for f in r.get('feedback', []) if f.get('kind') not in kinds]
-def _fixed(r): return r.get('correction', {}).get('text') or ''
+def _fixed(r): return (r.get('correction') or {}).get('text') or ''
 def _first(vals): return (vals or [None])[0]
 
+# %% ../../nbs/data/05_exporters.ipynb #e738cf8c
 def to_defacto(
     examples, # `Example`s with the article in `meta['document']`; `ValueError` without
 )->list[dict]: # Rows as in `train.jsonl`
     "DeFacto's rows"
     out = []
     for i,e in enumerate(examples):
-        (article,),r = _need(e, i, 'DeFacto', 'document'),to_record(e)
+        (article,),r = _need(e, i, 'DeFacto', 'document'),_record(e, i)
         m,s,orders,ref = r.get('meta', {}),r.get('scores', {}),_told(r, 'instruction'),r.get('reference') or ['']
         error = bool(s.get('has_error', any(o['score']<0 for o in r.get('spans', [])) or bool(_fixed(r))))
         flags = {f'{k}_error':bool(s[k]) for k in ('intrinsic','extrinsic') if k in s}
@@ -78,7 +101,10 @@ def to_defacto(
     return out
 
 # %% ../../nbs/data/05_exporters.ipynb #63e32f13
-def _ids(o): return dict(passage_id=o['evidence'][0]['passage'], sentence_id=o['evidence'][0]['sentences'])
+def _ids(o):
+    "The passage and the sentences that an omission names; `None` if it names none"
+    at = _objects(o.get('evidence'))
+    return dict(passage_id=at[0]['passage'], sentence_id=at[0]['sentences']) if at and {'passage','sentences'}<={*at[0]} else None
 
 def _qa_errors(r):
     "The spans of a record as `errors`"
@@ -90,7 +116,7 @@ def _qa_errors(r):
 def _qa_missing(r):
     "The omissions of a record that name a passage, as `missing-info`"
     kind = lambda o: o.get('label') or 'Missing-Major-Auxiliary'
-    return [{'error type':kind(o)} | _ids(o) for o in r.get('omissions', []) if o.get('evidence')]
+    return [{'error type':kind(o)} | at for o in r.get('omissions', []) if (at := _ids(o))]
 
 def to_qa_feedback(
     examples, # `Example`s with `question` and `passages` in `meta`; `ValueError` without
@@ -98,13 +124,13 @@ def to_qa_feedback(
     "The rows of Fine-Grained RLHF's QA feedback; praise has no place in them"
     out,lost = [],0
     for i,e in enumerate(examples):
-        (question,),r,passages = _need(e, i, 'QA feedback', 'question'),to_record(e),e.meta.get('passages')
+        (question,),r,passages = _need(e, i, 'QA feedback', 'question'),_record(e, i),e.meta.get('passages')
         if not isinstance(passages, list):
             raise ValueError(f"{_name(e, i)}: QA feedback needs meta['passages'], a list of [title, sentence, ...]")
         missing = _qa_missing(r)
         lost += len(r.get('omissions', []))-len(missing)+sum(s['score']>=0 for s in r.get('spans', []))
         fb = {'errors':_qa_errors(r), 'missing-info':missing, 'corrected-prediction':_fixed(r)}
-        others = {f'prediction {k}':t for k,t in enumerate(r.get('alternatives', []), 2)}
+        others = {f'prediction {k}':t for k,t in enumerate(_texts(r.get('alternatives')), 2)}
         row = {'question':question, 'passages':passages, 'gold':(r.get('reference') or [''])[0], 'prediction 1':e.response}
         out.append(row | others | dict(feedback=fb) | present(preference=r.get('preferences')))
     if lost:
@@ -113,21 +139,23 @@ def to_qa_feedback(
     return out
 
 # %% ../../nbs/data/05_exporters.ipynb #4007865d
+def _aspect(o): return (o.get('label') or '').removesuffix(':helpful') in ASPECTS
+
 def _halu_marks(r, n, who):
     "`(aspect, order, words, answer, reason, helpful)` of what an annotator marked in answer `n`"
     fb = r.get('feedback', [])
-    all_ = [(s, s.get('quote') or s['text']) for s in r.get('spans', [])]
-    all_ += [(o, o['text']) for o in r.get('omissions', []) if o.get('reason')!='missing']
+    all_ = [(s, s.get('quote') or r['response'][s['start']:s['end']]) for s in r.get('spans', [])]
+    all_ += [(o, o.get('text') or '') for o in r.get('omissions', []) if o.get('reason')!='missing']
     why = lambda s: fb[s['feedback']]['text'] if s.get('feedback') is not None else s.get('reason') or ''
     return [(s['label'].split(':')[0], s.get('feedback') or 0, w, f'answer{n}', why(s), s['label'].endswith(':helpful'))
-            for s,w in all_ if (s.get('annotator') or '')==who]
+            for s,w in all_ if (s.get('annotator') or '')==who and _aspect(s)]
 
 def _halu_row(pair, who, i):
     "One row of the table: what annotator `who` said about two answers"
     a,b = pair
     marks = [m for n,r in enumerate(pair, 1) for m in _halu_marks(r, n, who)]
     meta,cell = a.get('meta', {}),lambda vals: repr(vals) if vals else ''
-    likes = [next((p for p in r.get('preferences') or [] if p.get('annotator','')==who), None) for r in pair]
+    likes = [next((p for p in _objects(r.get('preferences')) if p.get('annotator','')==who), None) for r in pair]
     row = {'':str(meta.get('row', i)), 'source_file':meta.get('source_file', ''), 'annotator':who,
            'question_text':a['question'], 'ans1_text':a['response'], 'ans2_text':b['response']}
     for k in ASPECTS:
@@ -135,15 +163,15 @@ def _halu_row(pair, who, i):
         for name,j in (('span',2), ('label',3)): row[f'{k}_{name}'] = cell([m[j] for m in ms])
         row[f'{k}_reason'] = cell([m[4] for m in ms]) if any(m[4] for m in ms) else ''
         if k=='reference_example': row[f'{k}_helpful'] = cell([m[5] for m in ms])
-    asked = [q for q in meta.get('question_misconceptions') or [] if q.get('annotator', '')==who]
-    row['ques_misconception_span'] = cell([q['text'] for q in asked])
+    asked = [q for q in _objects(meta.get('question_misconceptions')) if q.get('annotator', '')==who]
+    row['ques_misconception_span'] = cell([q.get('text', '') for q in asked])
     row['ques_misconception_label'] = cell(['question1' for _ in asked])
-    row['ques_misconception_reason'] = cell([q['reason'] for q in asked])
+    row['ques_misconception_reason'] = cell([q.get('reason', '') for q in asked])
     for n,r in enumerate(pair, 1):
         model = r.get('model')
         row[f'ans{n}_label'] = f'{"model" if model=="gpt-4" else model}_answer' if model else ''
-    row['ans_preference'] = next((f'Answer {n}' for n,p in enumerate(likes, 1) if p and p['preferred']), '')
-    told = next((p['reason'] for p in likes if p), '')
+    row['ans_preference'] = next((f'Answer {n}' for n,p in enumerate(likes, 1) if p and p.get('preferred')), '')
+    told = next((p.get('reason', '') for p in likes if p), '')
     return row | dict(ans_preference_reason=told, category=meta.get('category', ''))
 
 # %% ../../nbs/data/05_exporters.ipynb #582dbe4c
@@ -154,14 +182,17 @@ def to_haluquestqa(
     pairs = {}
     for i,e in enumerate(examples):
         _need(e, i, 'HaluQuestQA', 'question')
-        m = e.meta.get('meta') or {}
+        r = _record(e, i)
+        m = r.get('meta') or {}
         if m.get('answer') not in (1,2): raise ValueError(f"{_name(e, i)}: HaluQuestQA needs meta['meta']['answer'], 1 or 2")
-        pairs.setdefault((m.get('source_file'), m.get('row'), e.meta['question']), {})[m['answer']] = to_record(e)
+        pairs.setdefault((repr(m.get('source_file')), repr(m.get('row')), e.meta['question']), {})[m['answer']] = r
     alone = next((k for k,p in pairs.items() if len(p)<2), None)
     if alone: raise ValueError(f'question {alone[2][:60]!r}: HaluQuestQA needs examples of both answers')
     both = [(p[1], p[2]) for p in pairs.values()]
-    said = lambda r: [o for k in ('spans','omissions','preferences') for o in r.get(k) or []]
-    people = lambda a,b: dict.fromkeys(o.get('annotator') or '' for o in said(a)+said(b)) or {'':None}
+    lost = sum(not _aspect(o) for p in both for r in p for k in ('spans','omissions') for o in r.get(k, []) if o.get('reason')!='missing')
+    if lost: _log.warning('to_haluquestqa: %d marks were left out: their label is none of %s', lost, ', '.join(ASPECTS))
+    said = lambda r: [o for k in ('spans','omissions') for o in r.get(k, []) if _aspect(o)]+_objects(r.get('preferences'))
+    people = lambda a,b: dict.fromkeys(str(o.get('annotator') or '') for o in said(a)+said(b)) or {'':None}
     return [_halu_row(p, who, i) for i,p in enumerate(both) for who in people(*p)]
 
 # %% ../../nbs/data/05_exporters.ipynb #cb8f88d2
@@ -173,12 +204,12 @@ def to_slf5k(
     "SLF5K's rows; spans are left out, since there they follow from the feedback"
     out = []
     for i,e in enumerate(examples):
-        (title,doc),r,pair = _need(e, i, 'SLF5K', 'title', 'document'),to_record(e),e.meta.get('alternatives') or []
+        (title,doc),r,pair = _need(e, i, 'SLF5K', 'title', 'document'),_record(e, i),_texts(e.meta.get('alternatives'))
         said = '\n'.join(f['text'] for f in r.get('feedback', [])) or None
         label = next((f['label'] for f in r.get('feedback', []) if f.get('label')), e.meta.get('feedback_class'))
         row = dict(id=_last_id(e, i), title=title, post=doc.removeprefix(f'{title}\n\n'),
                    generated_summary_for_feedback=e.response, feedback=said, ideal_human_summary=_first(r.get('reference')))
-        row |= present(feedback_class=label, comparison_preference=_first(e.meta.get('preferences')),
+        row |= present(feedback_class=label, comparison_preference=_first(_texts(e.meta.get('preferences'))),
                        subreddit=e.meta.get('subreddit'),
                        tldr_human_reference_summary=e.meta.get('tldr_human_reference_summary'))
         out.append(row | {f'generated_summary_for_comparison_{k}':s for k,s in zip('AB', pair)})
@@ -198,11 +229,11 @@ def to_squad(
     articles = {}
     for i,e in enumerate(examples):
         question,context = _need(e, i, 'SQuAD', 'question', 'context')
-        m = e.meta.get('meta') or {}
+        m = _record(e, i).get('meta') or {}
         known = m.get('answers') if m.get('answers') is not None else _answer_at(e)
         qa = dict(id=_last_id(e, i), question=question, answers=known, is_impossible=not known)
         qa |= present(plausible_answers=m.get('plausible_answers'))
-        articles.setdefault(m.get('title', ''), {}).setdefault(context, []).append(qa)
+        articles.setdefault(str(m.get('title') or ''), {}).setdefault(context, []).append(qa)
     paragraphs = lambda ps: [dict(context=c, qas=qas) for c,qas in ps.items()]
     return dict(version=version, data=[dict(title=t, paragraphs=paragraphs(ps)) for t,ps in articles.items()])
 
@@ -216,7 +247,7 @@ def to_kodcode(
         question,test = _need(e, i, 'KodCode', 'description', 'tests')
         if read_stdio_tests(test): raise ValueError(f'{_name(e, i)}: its tests are texts, and KodCode has pytest; leave it out')
         ref = e.reference if isinstance(e.reference, str) else (e.reference or [e.response])[0]
-        key = (e.meta.get('meta') or {}).get('question_id') or e.meta.get('id', str(i))
+        key = (_record(e, i).get('meta') or {}).get('question_id') or e.meta.get('id', str(i))
         more = {k:e.meta.get(k) for k in ('style','subset','gpt_difficulty')}
         out.append(dict(question_id=key, question=question, solution=ref, test=test) | present(**more))
     return out
@@ -267,10 +298,10 @@ def to_paper_words(
 # %% ../../nbs/data/05_exporters.ipynb #49e02654
 def _turn(e, text): return text if isinstance(e.prompt, str) else [dict(role='assistant', content=text)]
 
-def _text_of(e, what):
-    "The response, correction or reference of an example, `None` if there is none"
+def _text_of(e, i, what):
+    "The response, correction or reference of example `i`, `None` if there is none"
     if what=='response': return e.response or None
-    if what=='correction': return _fixed(e.meta) or None
+    if what=='correction': return _fixed(_record(e, i)) or None
     return e.reference if isinstance(e.reference, str) else (e.reference or [None])[0]
 
 def _log_left(name, n, of, why):
@@ -284,7 +315,7 @@ def to_prompt_completion(
     if completion not in ('response','correction','reference'):
         raise ValueError(f"completion {completion!r}: must be 'response', 'correction' or 'reference'")
     exs = list(examples)
-    out = [dict(prompt=e.prompt, completion=_turn(e, t)) for e in exs if (t := _text_of(e, completion))]
+    out = [dict(prompt=e.prompt, completion=_turn(e, t)) for i,e in enumerate(exs) if (t := _text_of(e, i, completion))]
     _log_left('to_prompt_completion', len(exs)-len(out), len(exs), f'they have no {completion}')
     return out
 
@@ -293,7 +324,7 @@ def to_preference(
 )->list[dict]: # `prompt`, `chosen` (the correction), `rejected` (the response)
     "TRL's preference type, for DPO"
     exs = list(examples)
-    fixed = [(e, t) for e in exs if (t := _text_of(e, 'correction')) and t!=e.response]
+    fixed = [(e, t) for i,e in enumerate(exs) if (t := _text_of(e, i, 'correction')) and t!=e.response]
     out = [dict(prompt=e.prompt, chosen=_turn(e, t), rejected=_turn(e, e.response)) for e,t in fixed]
     _log_left('to_preference', len(exs)-len(out), len(exs), 'they have no correction, or one that changes nothing')
     return out
@@ -304,10 +335,11 @@ def to_unpaired(
 )->list[dict]: # `prompt`, `completion`, `label`: true for corrections, and where nothing is blamed or missing
     "TRL's unpaired preference type, for KTO"
     exs,out = list(examples),[]
-    judged = [e for e in exs if e.critique is not None and e.response]
-    for e in judged:
-        c,t = e.critique,_text_of(e, 'correction')
-        mended,error = bool(t and t!=e.response),bool((e.meta.get('scores') or {}).get('has_error'))
+    judged = [(i, e) for i,e in enumerate(exs) if e.critique is not None and e.response]
+    for i,e in judged:
+        c,r = e.critique,_record(e, i)
+        t = _fixed(r)
+        mended,error = bool(t and t!=e.response),bool((r.get('scores') or {}).get('has_error'))
         blamed = mended or error or any(o.score<0 for o in (*c.spans, *c.unresolved))
         out.append(dict(prompt=e.prompt, completion=_turn(e, e.response), label=not blamed))
         if mended: out.append(dict(prompt=e.prompt, completion=_turn(e, t), label=True))

@@ -9,7 +9,7 @@ __all__ = ['ASPECTS', 'from_defacto', 'from_qa_feedback', 'from_haluquestqa', 'f
            'word_spans', 'from_paper']
 
 # %% ../../nbs/data/04_importers.ipynb #308071a6
-import ast,re
+import ast,math,re
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,12 +175,14 @@ _halu_scores = {'factuality':-1., 'irrelevance':-.5, 'incomplete_ans':-.5, 'refe
                 'reference_example:helpful':1.}
 _heading_re = re.compile(r'(?:ANSWER|Answer) ?[12]? ?:?\s*')
 
+_empty = '','NA','NaN','nan'   # cells of tables that pandas and R write
+
 def _cell(r, k):
     "A list that a cell holds as a Python literal; empty for an empty cell"
     v = r.get(k) or ''
     if isinstance(v, list): return v
     if not isinstance(v, str): raise ValueError(f'{k}: must be the text of a Python list, got {type(v).__name__}')
-    if v.strip() in ('','NA','NaN','nan','[]'): return []
+    if v.strip() in (*_empty,'[]'): return []
     try: v = ast.literal_eval(v.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         raise ValueError(f"{k}: {v[:60]!r} is no Python list; expected a cell such as ['some words']") from None
@@ -215,6 +217,7 @@ def _halu_answer(r, n, marks, scores, note):
     response,who,spans,said,lost,seen = r[f'ans{n}_text'],r.get('annotator') or '',[],[],[],{}
     for w,words,label,why in marks:
         if w!=f'answer{n}': continue
+        if label not in scores: raise ValueError(f'{label} has no score; give it one with scores={{{label!r}: 1.}}')
         about = dict(score=scores[label], label=label, origin='human', annotator=who)
         s = _halu_span(response, words, label, scores[label], seen.setdefault(label, []), note)
         if s: spans.append(s | about | (dict(feedback=len(said)) if why else {}))
@@ -251,8 +254,11 @@ _halu_columns = ('question_text','ans1_text','ans2_text','reference_example_help
 def _halu_scored(r, who):
     "The numbers that a row has for one answer"
     vals = {k:r.get(f'{k}_{who}_score') for k in _measures}
-    try: return {k:float(v) for k,v in vals.items() if v not in (None,'')} or None
-    except (ValueError, TypeError): raise ValueError(f'scores of the {who} answer must be numbers, got {vals}') from None
+    try: found = {k:float(v) for k,v in vals.items() if v not in (None,*_empty)}
+    except (ValueError, TypeError, OverflowError): found = {'':math.inf}
+    if not all(map(math.isfinite, found.values())):
+        raise ValueError(f'scores of the {who} answer must be numbers, got {vals}')
+    return found or None
 
 def _halu_row(r):
     "Question and answers of a row, and all that was marked in them"
@@ -333,7 +339,7 @@ def _questions(source):
     for i,article,problem in rows:
         paragraphs = article.get('paragraphs') if article else None
         if not isinstance(paragraphs, list):
-            out.append((i, None, problem or f'paragraphs: must be a list; the fields here are {", ".join(article)}'))
+            out.append((i, None, problem or f'paragraphs: must be a list; the fields here are {", ".join(map(str, article))}'))
             continue
         for j,p in enumerate(paragraphs):
             at,qas = f'{i}, paragraphs[{j}]',p.get('qas') if isinstance(p, dict) else None
@@ -430,7 +436,7 @@ def _stored(r):
     if any(k in r for k in _paper_spans): return {k:r[k] for k in (*_paper_texts,*_paper_spans) if k in r}
     if isinstance(c, str): return c
     raise ValueError(f'no critique: expected analysis, annotations, critique, word_score_list or {", ".join(_paper_spans[:4])}; '
-                     f'the fields here are {", ".join(r)}')
+                     f'the fields here are {", ".join(map(str, r))}')
 
 
 # %% ../../nbs/data/04_importers.ipynb #42de8aa8
@@ -440,7 +446,7 @@ def _word_list(r):
     "The word scores of a row, as a list; `None` if it has none. They may be text, as JSON or as Python writes a list"
     k = next((k for k in _word_lists if r.get(k) is not None), None)
     if k is None: return None
-    if isinstance(r[k], str) and r[k].strip() in ('','NA','NaN','nan'): return []
+    if isinstance(r[k], str) and r[k].strip() in _empty: return []
     try: return word_list(r[k])
     except ValueError as e: raise ValueError(f'{k}: {e}') from None
 
@@ -481,7 +487,8 @@ def from_paper(
     "Critiques in the three forms of the Text2Grad paper"
     def convert(r, i, report):
         response,prompt,meta = _asked(r)
-        ex,key = Example(prompt, response, _judged(r, response), None, meta),r.get('id', r.get('question_id', i-1))
+        key = next((r[k] for k in ('id','question_id') if r.get(k) is not None), i-1)
+        ex = Example(prompt, response, _judged(r, response), None, meta)
         where = f'{split}/' if split else ''
         return [to_record(ex) | dict(id=f'text2grad/{where}{key}', split=split, meta=dict(source='microsoft/Text2Grad'))]
     known = ('id','prompt','response','post','title','generated_summary','question','question_id','solution','test','log',

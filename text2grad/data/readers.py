@@ -27,11 +27,11 @@ _ending = 'cannot read this kind of file; it must end in .jsonl, .json, .tsv, .c
 def read_rows(
     source, # A `.jsonl`, `.json`, `.tsv`, `.csv` or `.parquet` file, also with `.gz`, or a pipe; or the rows themselves
 )->tuple[str,list]: # What to call it in messages, and `(number, row, problem)` of each row, numbered from 1
-    "Read all rows, and say of each what is wrong with it"
+    "Read all rows, and say of each what is wrong with it; a field that is null is absent"
     if not isinstance(source, (str,Path)): return 'rows', [(i, *held_row(r)) for i,r in enumerate(held_rows(source), 1)]
     path = Path(source).expanduser()
     if path.is_file() and file_kind(path) not in ('jsonl','json','tsv','csv','parquet'): raise ValueError(f'{path}: {_ending}')
-    return path.name, list(file_rows(path))
+    return path.name, [(i, r, p) if p else (i, *held_row(r)) for i,r,p in file_rows(path)]
 
 def checked_rows(
     source,         # A file for `file_rows`, or rows
@@ -205,7 +205,7 @@ class ImportReport:
             rows = lambda at: f'{"s"[:len(at)>1]} {", ".join(at[:5])}'+(f' and {len(at)-5} more' if len(at)>5 else '')
             some = [f'{name} row{rows(at)}: {why}' for why,at in same.items()]
             lines += some[:20]+[f'... and {len(some)-20} more reasons ({name})']*(len(some)>20)
-        return '\n'.join(lines+[f'columns not used: {", ".join(sorted(self.unused))}']*bool(self.unused))
+        return '\n'.join(lines+[f'columns not used: {", ".join(sorted(map(str, self.unused)))}']*bool(self.unused))
     __repr__ = __str__
     def count(self,
         records, # Records that examples are made of

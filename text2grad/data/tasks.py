@@ -230,6 +230,8 @@ def _examples(rows, where, need, make):
 
 def _keep(r, *names): return {k:r[k] for k in names if r.get(k) is not None}
 
+def _text_id(v): return '' if v is None else str(v)
+
 # %% ../../nbs/data/03_tasks.ipynb #5c660cfb
 def slf5k_example(
     r:dict, # A row with SLF5K's columns
@@ -239,7 +241,7 @@ def slf5k_example(
     meta = dict(task='summarize', document=doc) | _keep(r, 'id','title','subreddit','feedback_class','tldr_human_reference_summary')
     prompt,response = blank_task('summarize').messages(document=doc),r['generated_summary_for_feedback'] or ''
     critique = Critique(said, source='slf5k') if said and said.strip() else None
-    return Example(prompt, response, critique, [ref] if ref else None, meta | dict(id=str(meta.get('id',''))))
+    return Example(prompt, response, critique, [ref] if ref else None, meta | dict(id=_text_id(meta.get('id'))))
 
 def load_slf5k(
     source:str|Path='JeremyAlain/SLF5K', # Data set on the Hub, or a file or folder with the same columns
@@ -284,7 +286,7 @@ def kodcode_example(
     task = blank_task('code')
     if sig: prompt = task.messages(description=r['question'], signature=sig)
     else: prompt = [dict(role='user', content=f"{task.instruction}\n\n{r['question']}")]
-    meta = dict(id=str(r.get('question_id','')), task='code', description=r['question'], entry_point=name, tests=r['test'],
+    meta = dict(id=_text_id(r.get('question_id')), task='code', description=r['question'], entry_point=name, tests=r['test'],
                 tests_form='pytest')
     return Example(prompt, '', None, [r['solution']], meta | _keep(r, 'style','subset','gpt_difficulty'))
 
