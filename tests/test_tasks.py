@@ -12,6 +12,7 @@ from text2grad.core import RecordError,read_examples,read_jsonl,write_examples,w
 from text2grad.data.readers import checked_rows
 from text2grad.data.programs import *
 from text2grad.data.tasks import *
+from text2grad.data.tasks import *
 from text2grad.data import tasks
 
 NAMES = ('summarize','answer','code')
@@ -390,7 +391,7 @@ def test_hub_failure_says_how_to_go_on(error, monkeypatch):
         assert all(s in str(e.value) for s in (type(error).__name__, 'hf download', '--repo-type dataset', 'pass its path', '.parquet')) and e.value.__cause__ is error
 
 def test_offline_for_real():
-    src = "import os; os.environ['HF_HUB_OFFLINE']='1'\nfrom text2grad.data.programs import *\nfor f in (load_slf5k, load_kodcode):\n    try: f(limit=2)\n    except DatasetUnavailable as e: print('refused', 'hf download' in str(e))"
+    src = "import os; os.environ['HF_HUB_OFFLINE']='1'\nfrom text2grad.data.tasks import *\nfor f in (load_slf5k, load_kodcode):\n    try: f(limit=2)\n    except DatasetUnavailable as e: print('refused', 'hf download' in str(e))"
     out = subprocess.run([sys.executable, '-c', src], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]).stdout
     assert out.split('\n')[:2]==['refused True']*2
 
