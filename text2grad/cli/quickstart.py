@@ -11,24 +11,30 @@ __all__ = ['LR', 'quickstart_command', 'seeds_text', 'quickstart_parser']
 import argparse,shutil,sys
 from pathlib import Path
 from ..files import dumps,write_file
-from .doctor import CommandError,INTEGER,NUMBER,TEXT,WHOLE,device_here,kept_options,one_of,positive,printable
+from .doctor import COUNT,CommandError,INTEGER,NUMBER,TEXT,WHOLE,device_here,kept_options,one_of,positive,printable
 from .doctor import refuse_changes,run_folder,typed_options
 from .train import change_table,run_training,tuned
 
 # %% ../../nbs/cli/03_quickstart.ipynb #f078ab8f
 LR = dict(span=3e-4, scalar=9e-4) # Each reward's own learning rate
-_defaults = dict(task='summarize', reward='span', model=None, steps=8, seed=0, heldout=40, samples=2, batch_size=16, lr=None,
-                 kl_coef=.05, baseline='group')
+_of_task = dict(answer=dict(batch_size=32, siblings=8, temperature=.7, pace=2)) # `pace` multiplies the learning rate
+_defaults = dict(task='summarize', reward='span', model=None, steps=8, seed=0, heldout=40, samples=2, batch_size=None, lr=None,
+                 kl_coef=.05, baseline='group', supervised=0)
 _kinds = dict(task=one_of('summarize','answer','code'), reward=one_of('span','scalar'), model=TEXT, steps=WHOLE, seed=INTEGER,
-              heldout=WHOLE, samples=WHOLE, batch_size=WHOLE, lr=NUMBER, kl_coef=NUMBER, baseline=one_of('value','group','local'))
+              heldout=WHOLE, samples=WHOLE, batch_size=WHOLE, lr=NUMBER, kl_coef=NUMBER, baseline=one_of('value','group','local'),
+              supervised=COUNT)
+
+def _task_settings(task): return dict(batch_size=16, siblings=4, temperature=1., pace=1) | _of_task.get(task, {})
 
 def _options(args, out):
     "What the run was started with: from the command line, or on resuming from its folder; then `--steps` may make it longer"
     typed,kept = typed_options(args, _defaults),kept_options(out, 'quickstart', args.resume, _kinds)
     if kept is None:
         opts = _defaults | typed
-        return opts | dict(lr=LR[opts['reward']] if opts['lr'] is None else opts['lr'])
-    kept = {k:kept.get(k) for k in _defaults}
+        own = _task_settings(opts['task'])
+        usual = dict(lr=LR[opts['reward']]*own['pace'], batch_size=own['batch_size'])
+        return opts | {k:v for k,v in usual.items() if opts[k] is None}
+    kept = {k:kept.get(k, 0 if k=='supervised' else None) for k in _defaults}
     refuse_changes(typed, kept, free=('steps',))
     if typed.get('steps', kept['steps'])<kept['steps']:
         raise CommandError(f'--steps {typed["steps"]}: the run was started with {kept["steps"]}, and can only be made longer; '
@@ -45,9 +51,20 @@ def _trainer(policy, critic, task, opts):
     "A `SpanPPO` with the settings of the quickstart"
     from text2grad.span_ppo.heldout import HeldOut
     from text2grad.span_ppo.trainer import SpanPPO
-    given = {o:opts[o] for o in ('steps','reward','seed','lr','kl_coef','baseline','batch_size')} | dict(max_new_tokens=task.max_new_tokens)
+    own,n = _task_settings(opts['task']),opts['batch_size']
+    given = {o:opts[o] for o in ('steps','reward','seed','lr','kl_coef','baseline','batch_size')}
+    given |= dict(max_new_tokens=task.max_new_tokens, temperature=own['temperature'], samples_per_prompt=min(own['siblings'], n))
     kept = HeldOut(task.heldout[:opts['heldout']], task, samples=opts['samples'], greedy=True, bars=True)
-    return SpanPPO(policy, critic, task, tuned(given | dict(samples_per_prompt=min(4, opts['batch_size'])), LR), heldout=kept)
+    return SpanPPO(policy, critic, task, tuned(given, LR), heldout=kept)
+
+def _supervised_start(trainer, task, opts, out):
+    "Let the policy imitate references, unless the run goes on from a checkpoint, which has that behind it"
+    from tqdm.auto import tqdm
+    from text2grad.checkpoints import numbered
+    from text2grad.span_ppo.supervised import imitate
+    if not opts['supervised'] or numbered(out/'checkpoints'): return
+    with tqdm(total=opts['supervised'], desc='supervised start', unit='step') as bar:
+        imitate(trainer.policy, task.reference_responses(), opts['supervised'], lr=LR['span'], seed=opts['seed'], progress=lambda _: bar.update())
 
 # %% ../../nbs/cli/03_quickstart.ipynb #9524d087
 def quickstart_command(
@@ -61,7 +78,9 @@ def quickstart_command(
     out = run_folder(args.out, f'{task}-{reward}-seed{seed}', args.resume)
     opts,device = _options(args, out),device_here(args.device)
     policy = Policy.of(opts['model'], device=device, seed=opts['seed'], value_head=opts['baseline']=='value')
-    trainer = _trainer(policy, _critic(opts['task']), load_task(opts['task']), opts)
+    task = load_task(opts['task'])
+    trainer = _trainer(policy, _critic(opts['task']), task, opts)
+    _supervised_start(trainer, task, opts, out)
     again = printable(f'text2grad quickstart --resume --out {out}')
     next_ = f'text2grad app --run {out}','text2grad quickstart --seeds 0-4','text2grad train --help'
     return run_training(trainer, out, args.resume, dict(quickstart=opts), again, next_)
@@ -140,10 +159,11 @@ def quickstart_parser(
                    help='what a token is measured against: a value head, the other responses to its prompt, or nothing (default: group)')
     q.add_argument('--model', help='folder or hub name of a chat model (default: SmolLM2-135M-Instruct)')
     q.add_argument('--steps', type=positive, help='rollout-and-update rounds (default: 8)')
-    q.add_argument('--batch-size', type=positive, help='responses a step, four to each prompt (default: 16)')
+    q.add_argument('--batch-size', type=positive, help='responses a step, four to each prompt (default: 16); answers 32, eight to each')
     q.add_argument('--heldout', type=positive, help='held-out prompts measured before and after (default: 40)')
     q.add_argument('--samples', type=positive, help='sampled responses to each held-out prompt (default: 2)')
-    q.add_argument('--lr', type=float, help='learning rate (default: 3e-4, for the scalar reward 9e-4)')
+    q.add_argument('--lr', type=float, help='learning rate (default: 3e-4, for the scalar reward 9e-4; for answers twice that)')
+    q.add_argument('--supervised', type=int, metavar='STEPS', help='imitate references first, for so many steps of 8 (default: 0)')
     q.add_argument('--kl-coef', type=float, help='weight of the KL to the reference (default: 0.05)')
     q.add_argument('--seed', type=int, help='of everything random (default: 0)')
     q.add_argument('--seeds', type=_seeds, metavar='0-4', help='a run for each of these seeds, and what holds over all of them')

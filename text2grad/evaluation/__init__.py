@@ -28,3 +28,9 @@ _all_ = ['Estimate','Report','auroc','bootstrap','mean_interval','paired_bootstr
          'RougeTokenizer','code_parses','code_passes','coverage','exact_match','rouge_l','squad_normalize','token_f1','compare_rows',
          'score_responses','compare_complaints','complaints_of','finding',
          'RunError','RunReader','Shelf','list_runs','read_run','compare','write_report']
+
+# %% ../../nbs/evaluation/index.ipynb #ab05a0f3
+def __getattr__(name):
+    from importlib import import_module
+    if name=='evaluate': return import_module('text2grad.span_ppo.heldout').evaluate
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
