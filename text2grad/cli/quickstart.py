@@ -64,7 +64,8 @@ def _supervised_start(trainer, task, opts, out):
     from text2grad.span_ppo.supervised import imitate
     if not opts['supervised'] or numbered(out/'checkpoints'): return
     with tqdm(total=opts['supervised'], desc='supervised start', unit='step') as bar:
-        imitate(trainer.policy, task.reference_responses(), opts['supervised'], lr=LR['span'], seed=opts['seed'], progress=lambda _: bar.update())
+        imitate(trainer.policy, task.reference_responses(), opts['supervised'], lr=LR['span'], seed=opts['seed'],
+                progress=lambda _: bar.update())
 
 # %% ../../nbs/cli/03_quickstart.ipynb #9524d087
 def quickstart_command(
