@@ -10,7 +10,7 @@ from text2grad.core import Critique,Quote,Span
 from text2grad.alignment.critiques import align,parse_critique
 from text2grad.alignment.tokens import decided_at,decode_with_offsets,token_offsets,token_rewards
 from text2grad.alignment.quotes import SearchText,TooSlow,find_spans,fold,time_limit
-from text2grad.alignment.linking import link_phrases
+from text2grad.alignment.linking import link_phrases,linked
 
 def cases(n): return settings(max_examples=n, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
@@ -267,7 +267,44 @@ def test_blame_lands_on_the_side_that_is_wrong(feedback, response, blamed, kept)
 def test_polarity_minds_negation(feedback, score):
     assert [s.score for s in link_phrases(feedback, 'It has an ending')]==[score]
 
-def test_what_is_to_be_added_blames_nothing(): assert link_phrases('Add the information about the price to the summary.', 'The price is right.')==[]
+def test_what_is_to_be_added_blames_no_word(): assert link_phrases('Add the information about the price to the summary.', 'The price is right.')==[]
+
+ferry = 'The ferry was founded in 1962 by the Larsen family. It carries cars, which is amazing.'
+end,after = len(ferry),ferry.index('amazing')+len('amazing')
+@pytest.mark.parametrize('feedback,at', [
+    ('It leaves out the captain.', end), ('It left out who runs the night boat.', end), ('The summary fails to name its captain.', end), ("It's missing the timetable.", end),
+    ('"night boat" is missing.', end), ('The timetable is still missing; the rest is fine.', end), ('What is missing is the timetable.', end), ('Missing: the timetable.', end),
+    ('The answer lacks detail.', end), ('The timetable should be mentioned.', end), ('It never mentions the night boat.', end), ('It does not say who runs the ferry.', end),
+    ('There is no mention of the captain.', end), ('Add the timetable.', end), ('You should include the timetable.', end), ('However, the response never says why.', end),
+    ('A comma is missing after "amazing".', after), ('Add a reason after the word "amazing".', after), ('A date is missing before "1962".', ferry.index('1962'))])
+def test_what_is_missing_is_blamed_on_the_place_where_it_would_stand(feedback, at):
+    gaps = [s for s in linked(feedback, ferry)[0] if s.score<0]
+    assert [(s.start, s.end) for s in gaps]==[(at, at)] and gaps[0].reason and gaps[0].quote
+    assert not link_phrases(feedback, ferry) or 'rest' in feedback
+
+@pytest.mark.parametrize('feedback,blamed', [
+    ('The source does not mention the Larsen family.', 'the Larsen family'), ('It never mentions the Larsen family.', 'the Larsen family'),
+    ('No mention of the Larsen family in the article.', 'the Larsen family'), ('The cars are not mentioned in the source.', 'carries cars'),
+    ('The Larsen family is missing from the source.', 'the Larsen family'), ('It should say 1926 instead of 1962.', '1962'), ('1962 should be 1926.', '1962'),
+    ('The summary does not say what "amazing" means.', 'amazing'), ('"Larsen" should be mentioned first.', 'Larsen')])
+def test_what_the_source_does_not_say_is_blamed_where_it_stands(feedback, blamed):
+    assert [ferry[s.start:s.end] for s in linked(feedback, ferry)[0] if s.score<0]==[blamed]
+
+@pytest.mark.parametrize('feedback', ['It leaves out nothing.', 'Nothing is missing.', 'No fact is missing.', 'It does not mention anything false.', 'It does not leave out anything.'])
+def test_praise_of_what_is_not_missing_blames_nothing(feedback): assert not [s for s in linked(feedback, ferry)[0] if s.score<0]
+
+@pytest.mark.parametrize('feedback,blamed,lost', [
+    ('"founded by the Olsen brothers" is made up.', [], ['founded by the Olsen brothers']), ('“delayed by the strike” is wrong.', [], ['delayed by the strike']),
+    ('The so-called "analogy" of the ferry is poor.', ['The ferry'], ['analogy']), ('"founded in 1962" is wrong and "sunk in 1970" is made up.', ['founded in 1962'], ['sunk in 1970']),
+    ('The summary says "1962" but the article says "1926".', ['1962'], []), ('Replace "1962" with "1926".', ['1962'], []), ('"night boat" is missing.', [''], [])])
+def test_a_quotation_that_stands_nowhere_is_reported_and_its_words_blame_nothing(feedback, blamed, lost):
+    spans,untold = linked(feedback, ferry)
+    assert [ferry[s.start:s.end] for s in spans]==blamed and [(q.text, q.score) for q in untold]==[(q, -1.) for q in lost]
+
+def test_in_a_long_response_a_gap_is_where_the_sentence_ends_that_it_belongs_to():
+    r = 'Banks fail for many reasons. Rates rise quickly. Deposits leave the bank.'
+    s, = linked('The answer should explain why rates rise.', r)[0]
+    assert s.start==s.end==r.index(' Deposits')
 
 # tokenizers
 

@@ -7,7 +7,8 @@ from hypothesis import given,settings,strategies as st
 from text2grad.data.annotation import AnnotationError,Stopped,annotate
 from text2grad.data.store import AnswerCache,Journal,annotated_row,cache_file,pack,question_key,redact,secrets_here,shown
 from text2grad.critics.api import ApiError
-from text2grad.core import Critique,Example,Judgement,Quote,RecordError,SCHEMA,Span,from_record,read_examples,read_jsonl,to_record,write_jsonl
+from text2grad.core import Critique,Example,Judgement,Quote,SCHEMA,Span,from_record,read_examples,to_record
+from text2grad.files import RecordError,read_jsonl,write_jsonl
 
 root = Path(__file__).resolve().parent.parent
 def rows(n, start=0): return [dict(id=f'r{i}', prompt='Say it.', response=f'Answer number {i}.') for i in range(start, start+n)]
@@ -150,9 +151,9 @@ def test_no_judgement_is_neither_failure_nor_critique(tmp_path):
     got = read_jsonl(tmp_path/'o.jsonl')
     assert (s.judged, s.nothing, s.failed)==(3, 1, 0) and got[1]['spans']==[] and not {'spans','error'}&set(got[2])
 
-@pytest.mark.parametrize('critic,why', [(lambda exs: [Critique('')]*(len(exs)+1), 'returned 2 judgements for 1'), (lambda exs: ['Nice.' for _ in exs], 'returned str'),
+@pytest.mark.parametrize('critic,why', [(lambda exs: [Critique('')]*(len(exs)+1), 'returned 2 judgements for 1'), (lambda exs: [.5 for _ in exs], 'a number says nothing of the words'),
                                         (lambda exs: [Critique('', [Span(0, 999, 1.)]) for _ in exs], r'\[0, 999\) ends after'), (lambda exs: [Judgement(Critique(''), info=dict(x=object())) for _ in exs], 'cannot be kept'),
-                                        (lambda exs: [Judgement(Critique(''), info=dict(x=float('nan'))) for _ in exs], 'cannot be kept'), (lambda exs: 1/0, 'ZeroDivisionError'), (lambda exs: None, 'TypeError')])
+                                        (lambda exs: [Judgement(Critique(''), info=dict(x=float('nan'))) for _ in exs], 'cannot be kept'), (lambda exs: 1/0, 'ZeroDivisionError'), (lambda exs: None, 'is a `return` missing')])
 def test_a_broken_critic_makes_failures_not_crashes(tmp_path, critic, why):
     s = go(rows(3), critic, tmp_path/'o.jsonl')
     assert s.failed==3 and all(re.search(why, r['error']) for r in read_jsonl(tmp_path/'o.jsonl'))

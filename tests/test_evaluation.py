@@ -12,7 +12,9 @@ from test_show import ATTRS,HOSTILE,TAGS,Checker
 from text2grad.evaluation import report as ev,task_metrics as tm
 from text2grad.evaluation.runs import RunError,read_run
 from text2grad.evaluation.statistics import mean_interval,paired_bootstrap
-from text2grad.core import Critique,Example,Span,read_jsonl,to_record,write_jsonl
+from text2grad.span_ppo.heldout import evaluate
+from text2grad.core import Critique,Example,Span,to_record
+from text2grad.files import read_jsonl,write_jsonl
 from text2grad.critics.unit_tests import UnitTestCritic
 from text2grad.sandbox import SandboxUnavailable
 from text2grad.viz.color import visible
@@ -177,18 +179,18 @@ def test_evaluate_a_policy():
     policy,n = Policy.create(*tiny_lm()),[]
     exs = [Example('Rain delayed the match.', '', reference=['Rain']), Example('Who won?', '', reference=['Nobody'])]
     critic = lambda es: [Critique('All good', [Span(0, len(es[0].response), .5)]), None]
-    rows = tm.evaluate(policy, critic, exs, SimpleNamespace(max_new_tokens=6, metric_names=('critic_reward','rouge_l','length')), batch_size=1, progress=n.append)
+    rows = evaluate(policy, critic, exs, SimpleNamespace(max_new_tokens=6, metric_names=('critic_reward','rouge_l','length')), batch_size=1, progress=n.append)
     assert [r['reward'] is None for r in rows]==[False,True] and 0<=rows[0]['reward']<=.5 and all(1<=r['length']<=6 for r in rows) and sum(n)==2
-    assert [r['example'].response for r in rows]==[r['example'].response for r in tm.evaluate(policy, critic, exs, SimpleNamespace(max_new_tokens=6, metric_names=()))], 'greedy: the batch does not matter'
-    assert [r['kl'] for r in tm.evaluate(policy, critic, exs, SimpleNamespace(max_new_tokens=6, metric_names=()), kl_rows=1)]==[0.,None]
+    assert [r['example'].response for r in rows]==[r['example'].response for r in evaluate(policy, critic, exs, SimpleNamespace(max_new_tokens=6, metric_names=()))], 'greedy: the batch does not matter'
+    assert [r['kl'] for r in evaluate(policy, critic, exs, SimpleNamespace(max_new_tokens=6, metric_names=()), kl_rows=1)]==[0.,None]
     task = SimpleNamespace(max_new_tokens=6, metric_names=())
-    many = tm.evaluate(policy, lambda es: [None]*len(es), exs, task, temperature=1., samples=3)
+    many = evaluate(policy, lambda es: [None]*len(es), exs, task, temperature=1., samples=3)
     assert [r['example'].prompt for r in many]==[e.prompt for e in exs for _ in range(3)] and len({r['example'].response for r in many})>2
-    with pytest.raises(ValueError, match='samples=2: greedy'): tm.evaluate(policy, critic, exs, task, samples=2)
+    with pytest.raises(ValueError, match='samples=2: greedy'): evaluate(policy, critic, exs, task, samples=2)
     for n,p in policy.trainable().items():
         if 'lora_B' in n: p.data.add_(.3)
-    assert all(abs(r['kl_response']-r['kl']*r['length'])<1e-6 for r in tm.evaluate(policy, critic, exs, task))
-    assert policy.moved and all(r['kl']>0 for r in tm.evaluate(policy, critic, exs, SimpleNamespace(max_new_tokens=6, metric_names=())))
+    assert all(abs(r['kl_response']-r['kl']*r['length'])<1e-6 for r in evaluate(policy, critic, exs, task))
+    assert policy.moved and all(r['kl']>0 for r in evaluate(policy, critic, exs, SimpleNamespace(max_new_tokens=6, metric_names=())))
 
 # Runs and reports
 

@@ -3,7 +3,7 @@ import gzip,logging,random
 import pytest
 from hypothesis import example,given,settings,strategies as st
 from tokenizers import processors
-from text2grad.core import Critique,Example,RecordError,Span,dumps,to_record,write_examples
+from text2grad.core import Critique,Example,RecordError,Span,UserError,dumps,to_record,write_examples
 from text2grad.reward_model.preprocessing import *
 from text2grad.reward_model.preprocessing import _controls
 from text2grad.pretrained import tiny_lm
@@ -216,10 +216,10 @@ def test_rows_without_a_critique_are_counted_not_dropped_in_silence(tmp_path, ca
 
 def test_files_that_cannot_be_trained_on(tmp_path):
     write_examples(tmp_path/'none.jsonl', [Example('b', 'B')])
-    with pytest.raises(ValueError, match='none.jsonl: none of the 1 rows has a critique'): read_feedback(tmp_path/'none.jsonl')
+    with pytest.raises(RecordError, match='none.jsonl: 1 problem\nnone of the 1 rows has a critique'): read_feedback(tmp_path/'none.jsonl')
     good = dumps(to_record(Example('a', 'A', Critique('fine'))))
     (tmp_path/'bad.jsonl').write_text('\n'.join([good, '{}', good, 'x']))
     with pytest.raises(RecordError) as e: read_feedback(tmp_path/'bad.jsonl')
     assert 'row 2' in str(e.value) and 'row 4' in str(e.value) and 'row 1' not in str(e.value)
     with pytest.raises(FileNotFoundError, match='nope.jsonl'): read_feedback(tmp_path/'nope.jsonl')
-    with pytest.raises(ValueError, match='no feedback file is named'): read_feedback([])
+    with pytest.raises(UserError, match='no feedback file is named'): read_feedback([])

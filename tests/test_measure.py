@@ -134,12 +134,3 @@ def test_several_at_once_for_a_probe_set(policy):
     one = [measure(policy, e).table['logp'] for e in exs]
     with torch.no_grad(): both = policy.forward(*r.forward_args()).logps
     for i,x in enumerate(one): np.testing.assert_allclose(both[i][r.mask[i]].numpy(), x, atol=1e-4)
-
-def test_evaluation_needs_only_the_sampling():
-    import ast
-    from pathlib import Path
-    import text2grad.evaluation as e
-    for p in Path(e.__file__).parent.glob('*.py'):
-        for n in ast.walk(ast.parse(p.read_text())):
-            to = n.module or '' if isinstance(n, ast.ImportFrom) else ''
-            assert 'span_ppo' not in to or to.endswith('span_ppo.rollout'), f'{p.name}, line {n.lineno}: imports {to}' # `evaluate` samples

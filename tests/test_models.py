@@ -817,3 +817,27 @@ def test_switches_without_a_template_are_refused():
     model,tok = tiny_lm()
     tok.chat_template = None
     with pytest.raises(ValueError, match='no chat template'): Policy.create(model, tok, lora=small, template=dict(enable_thinking=False))
+
+# ---- a supervised start
+
+def test_imitation_moves_the_adapter_and_nothing_else():
+    from text2grad.core import Example
+    from text2grad.span_ppo.supervised import imitate
+    p = make(value_head=True)
+    was = {n:t.clone() for n,t in p.named_parameters()}
+    told = []
+    losses = imitate(p, [Example('Who?', 'Nobody.'), Example('How many?', 'Seven or eight.')], steps=4, batch_size=2, lr=1e-2, progress=told.append)
+    moved = {n for n,t in p.named_parameters() if not torch.equal(t, was[n])}
+    assert losses==told and losses[-1]<losses[0] and moved and all('lora_' in n for n in moved)
+    assert all(t.grad is None for t in p.parameters())
+
+def test_imitation_starts_from_the_surprise_at_the_reference_and_its_end():
+    from text2grad.core import Example
+    from text2grad.span_ppo.inspection import as_rollout
+    from text2grad.span_ppo.supervised import imitate
+    p,ex = make(value_head=False),[Example('Who?', 'Nobody.'), Example('How many?', 'Seven or eight.')]
+    r = as_rollout(p, ex)
+    assert all(r.finished) and r.texts==['Nobody.', 'Seven or eight.']
+    with torch.no_grad(): want = -float(p.forward(*r.forward_args()).logps.sum()/r.mask.sum())
+    close(imitate(p, ex, steps=1, batch_size=2, micro_batch_size=1)[0], want, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match='no examples to imitate'): imitate(p, [], steps=1)

@@ -6,6 +6,7 @@ from hypothesis import given,settings,strategies as st
 from text2grad.alignment.tokens import token_rewards
 from text2grad.core import Critique,Example,Quote,RecordError,Span,from_record,problems,read_examples,to_record,write_examples
 from text2grad.critics.base import rule_critic
+from text2grad.files import rows
 from text2grad.data.readers import char_offsets,diff_spans,locate,read_rows
 from text2grad.data.importers import from_defacto,from_haluquestqa,from_kodcode,from_paper,from_qa_feedback,from_slf5k,from_squad,word_spans
 from text2grad.data.exporters import to_dataset,to_defacto,to_haluquestqa,to_kodcode,to_paper_code,to_paper_text,to_paper_words,to_preference,to_prompt_completion,to_qa_feedback,to_slf5k,to_squad,to_unpaired,write_rows
@@ -454,3 +455,80 @@ def test_tests_of_whole_programs_are_no_pytest():
     e = Example('Print the sum.', 'print(3)', meta=dict(id='s', description='Print the sum.', tests='{"inputs": ["1 2"], "outputs": ["3"]}', tests_form='stdio'))
     with pytest.raises(ValueError, match='KodCode has pytest'): to_kodcode([e])
     with pytest.raises(ValueError, match=r"needs meta\['tests'\]"): to_kodcode([replace(e, meta=e.meta | dict(tests=dict(inputs=['1 2'], outputs=['3'])))])
+
+# What stands in `meta`, and what tables hold
+
+EXPORTERS = [to_defacto,to_qa_feedback,to_haluquestqa,to_slf5k,to_squad,to_kodcode,to_paper_code,to_paper_text,to_paper_words,to_preference,lambda es: to_prompt_completion(es, 'correction'),to_unpaired]
+ODD = [0, 1.5, 'x', '', ['x'], [None], [{}], {}, {'x':1}, {'text':['x']}]
+
+@pytest.mark.parametrize('key', ['spans','feedback','omissions','correction','reference','scores','meta','alternatives','preferences','source'])
+def test_an_exporter_reads_nothing_from_meta_that_is_no_record(key):
+    for name,(importer,row) in IMPORTERS.items():
+        e = importer([row])[0]
+        for v in ODD:
+            for export in EXPORTERS:
+                for ex in (replace(e, meta=e.meta | {key:v}), replace(e, meta=e.meta | {key:v}, critique=Critique('No.', [Span(0, len(e.response)//2, -1.)], [Quote('lost', -1.)]))):
+                    try: rows = export([ex])
+                    except ValueError as err: assert 'example' in str(err) or 'question' in str(err)
+                    else: json.dumps(rows, allow_nan=False)
+
+def test_a_record_that_meta_cannot_be_is_named():
+    for key,v,says in (('feedback', 'nice', 'feedback: must be a list, got str'), ('spans', [dict(start=0)], r'spans\[0\]: start and end must be integers'), ('feedback', [{}], r'feedback\[0\].text: must be a string')):
+        with pytest.raises(RecordError, match=r"example \(id 'e7'\)(.|\n)*"+says): to_record(Example('p', 'Rain.', meta={'id':'e7', key:v}))
+    with pytest.raises(RecordError, match=r"example 0 \(id 'e7'\)(.|\n)*correction: must be a dict, got str"): to_preference([Example('p', 'Rain.', meta=dict(id='e7', correction='Sun.'))])
+
+def test_marks_without_an_aspect_have_no_column_in_haluquestqa(caplog):
+    es = from_haluquestqa([HALU])
+    judged = [replace(e, critique=Critique('No.', [Span(0, 4, -1.)])) for e in es]
+    row, = to_haluquestqa(judged)
+    assert row['factuality_span']=='' and '2 marks were left out' in caplog.text
+    assert to_haluquestqa(es)[0]['factuality_span']==HALU['factuality_span']
+
+@pytest.mark.parametrize('kind', ['csv','tsv','jsonl','json','csv.gz'])
+def test_tables_are_read_back_as_they_were_written(tmp_path, kind):
+    for data in ([], [dict(text=t) for t in ('a, b', 'a; b', 'a\tb', 'say "no"', 'two\nlines', ' ')], [{'a, b':'1', 'c;d':'2'}], [dict(response='x', spans=[dict(start=0, end=1, score=1.)], meta=dict(a='é'))]):
+        write_rows(tmp_path/f'x.{kind}', data)
+        assert [r for _,r,_ in rows(tmp_path/f'x.{kind}')]==data
+
+def test_half_of_an_emoji_and_one_object_have_no_place_in_a_table(tmp_path):
+    half = [dict(a='x', b='\ud83d')]
+    for kind in ('json','jsonl'):
+        write_rows(tmp_path/f'x.{kind}', half)
+        assert [r for _,r,_ in rows(tmp_path/f'x.{kind}')]==half
+    for kind in ('csv','tsv'):
+        with pytest.raises(ValueError, match='row 1: b: holds half of an emoji'): write_rows(tmp_path/f'x.{kind}', half)
+    for kind in ('csv','tsv','jsonl'):
+        with pytest.raises(ValueError, match='write a .json file'): write_rows(tmp_path/f'x.{kind}', to_squad([]))
+
+def with_nulls(v, names):
+    "As `datasets` writes it: every object has every field"
+    if isinstance(v, list): return [with_nulls(o, names) for o in v]
+    return dict.fromkeys(names) | {k:with_nulls(o, names) for k,o in v.items()} if isinstance(v, dict) else v
+
+@pytest.mark.parametrize('name', IMPORTERS)
+def test_null_is_absent_in_every_format_and_at_every_level(tmp_path, name):
+    importer,row = IMPORTERS[name]
+    names = ['generated_summary','solution','analysis','word_scores','word_score_list','id','question_id','label','reason','occurrence','plausible_answers','explanation','evidence','test_info','factuality_helpful']
+    (tmp_path/'x.json').write_text(json.dumps([with_nulls(row, names)]))
+    assert [*map(to_record, importer(tmp_path/'x.json'))]==[*map(to_record, importer([row]))]
+
+def test_the_three_forms_of_the_paper_stand_in_one_data_set(tmp_path):
+    forms = [PAPER, dict(post='P', title='T', generated_summary='Rain fell.', word_score_list=[['Rain', 1], ['fell', -1]]), dict(question='q', solution='x = 1', code_feedback='c', wrong_code=['x = 1'])]
+    every = {k for f in forms for k in f}
+    (tmp_path/'x.jsonl').write_text(''.join(json.dumps(dict.fromkeys(every) | f)+'\n' for f in forms))
+    es = from_paper(tmp_path/'x.jsonl')
+    assert len(es)==3 and not es.report.skipped and [e.meta['id'] for e in es]==['text2grad/0','text2grad/1','text2grad/2']
+    assert [[(t['text'], t['score']) for t in spans(e)] for e in es]==[[('The Vel', 1.), ('a lake', -1.)], [('Rain', 1.), ('fell', -1.)], [('x = 1', -1.)]]
+
+def test_cells_of_r_and_pandas_are_empty_and_infinities_no_scores():
+    assert from_haluquestqa([HALU | dict(factuality_human_score='NA', factuality_model_score='nan')])[0].meta.get('scores') is None
+    for v in ('inf', '-Infinity', '1e999', 10**400, 'high'):
+        with pytest.raises(RecordError, match='scores of the human answer must be numbers'): from_haluquestqa([HALU | dict(factuality_human_score=v)])
+    with pytest.raises(RecordError, match='factuality:helpful has no score'): from_haluquestqa([HALU | dict(factuality_helpful='[True]')])
+
+def test_columns_without_names_are_reported():
+    for name,(importer,row) in IMPORTERS.items():
+        if name!='squad': assert '7' in str(importer([row | {7:'x'}]).report)
+    for importer in (from_paper, from_squad):
+        with pytest.raises(RecordError, match='3'): importer([{3:'x', 'prompt':'p', 'response':'r'}])
+

@@ -3,7 +3,8 @@ import json,random,re,time
 from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck,given,settings,strategies as st
-from text2grad.alignment.critiques import parse_critique,read_critique,wire_schema
+from text2grad.alignment.critiques import parse_critique,read_critique
+from text2grad.alignment.wire import wire_schema
 from text2grad.alignment.tokens import token_rewards
 from text2grad.core import Critique,Example,Judgement
 from text2grad.critics.llm import PROMPTS,LLMCritic,Reply,injection_flags,load_prompt,tests_in_words as in_words,without_thoughts

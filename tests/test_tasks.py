@@ -10,6 +10,8 @@ from hypothesis import given,settings,strategies as st
 
 from text2grad.core import RecordError,read_examples,read_jsonl,write_examples,write_jsonl
 from text2grad.data.readers import checked_rows
+from text2grad.data.programs import *
+from text2grad.data.tasks import *
 from text2grad.data.tasks import *
 from text2grad.data import tasks
 
@@ -192,9 +194,18 @@ def test_worked_examples_stand_before_the_question_and_are_asked_like_it():
     t = replace(code(), system='', instruction='Go.', template='{instruction} {signature}', shots=((dict(signature='def a():'), 'A'), (dict(signature='def b():', more=1), 'B')))
     assert t.messages(signature='def f():')==[dict(role=r, content=c) for r,c in
         [('user','Go. def a():'), ('assistant','A'), ('user','Go. def b():'), ('assistant','B'), ('user','Go. def f():')]]
-    (given,answer), = code().shots
-    assert given['signature'] in answer and given['description'] not in {e.meta['description'] for e in both(code())}
+    (given,said), = code().shots
+    assert given['signature'] in said and given['description'] not in {e.meta['description'] for e in both(code())}
     assert 'def minus_five' not in {e.meta['signature'].split('(')[0] for e in both(code())}
+    (given,said), = answer().shots
+    assert said in given['context'] and given['context'] not in {e.meta['context'] for e in both(answer())}
+
+def test_a_reference_looks_like_the_response_that_is_asked_for():
+    from text2grad.data.programs import extract_code
+    made = code().reference_responses()
+    assert len(made)==len(code().train) and all(extract_code(e.response).code.strip()==e.reference[0].strip() for e in made)
+    assert (code().shots[0][1])==code().form.format(reference='def minus_five(n):\n    return n - 5')
+    assert [e.response for e in answer().reference_responses()[:3]]==[e.reference[0] for e in answer().train[:3]]
 
 def test_own_file(tmp_path):
     rows = [dict(id=str(i), split=s, context='It rains.', question='Does it rain?', reference=['yes'], source='me') for i,s in enumerate(('train','heldout','train'))]
@@ -224,82 +235,6 @@ def test_import_is_light():
     src = 'import sys, text2grad.data.tasks as t; t.load_task("code"); print([m for m in ("torch","datasets","pyarrow","transformers","numpy") if m in sys.modules])'
     out = subprocess.run([sys.executable, '-c', src], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]).stdout
     assert out.strip()=='[]'
-
-# ---- extract_code
-
-@pytest.mark.parametrize('response,want,fenced', [
-    ('def f():\n    return 1', 'def f():\n    return 1', False),
-    ('', '', False),
-    ('```python\nx = 1\n```', 'x = 1\n', True),
-    ('```py\nx = 1\n```\nDone.', 'x = 1\n', True),
-    ('Here:\n\n```\nx = 1\n```\n', 'x = 1\n', True),
-    ('```python\r\nx = 1\r\n```\r\nBye', 'x = 1\r\n', True),
-    ('~~~python\nx = 1\n~~~', 'x = 1\n', True),
-    ('````python\ns = """\n```\n"""\n````', 's = """\n```\n"""\n', True),
-    ('  ```python title="a.py"\n  x = 1\n  ```', '  x = 1\n', True),
-    ('```python\nx = 1', 'x = 1', True),
-    ('```python\n', '', True),
-    ('```\n```', '', True),
-    ('```bash\nls\n```\n```python\nx = 1\n```', 'x = 1\n', True),
-    ('```text\na\n```\n```text\nb\n```', 'a\n', True),
-    ('Say ```python x = 1``` now', 'x = 1', True),
-    ('Say `x = 1` now', 'Say `x = 1` now', False),
-    ('\ud83d ```', '\ud83d ```', False)])
-def test_extract_code(response, want, fenced):
-    b = extract_code(response)
-    assert (b.code, b.fenced)==(want, fenced) and response[b.start:b.end]==b.code
-
-GOOD,POOR = 'def f(x):\n\n    return x+1\n','def f(x):\n    return x-1\n'
-def fence(code, lang='python', mark='```'): return f'{mark}{lang}\n{code}{mark}\n'
-def inset(text, by): return ''.join(by+l if l.strip() or by.strip() else l for l in text.splitlines(True))
-WRAPPED = { # each holds GOOD for whoever reads Markdown
-'behind prose': 'The code: '+fence(GOOD)+'Done.', 'behind prose, no language': 'The code:\n\nHere:'+fence(GOOD, '')+'Done.', 'behind bold': '**Answer** '+fence(GOOD, 'py'),
-'behind a list mark': '1. '+inset(fence(GOOD), '   ')[3:]+'2. Done.', 'behind a dash': '- '+inset(fence(GOOD), '  ')[2:], 'behind a dash, further in': '- ```python\n'+inset(GOOD, '    ')+'  ```\n',
-'tildes with backticks': '~~~ python `x` ```\n'+GOOD+'~~~\nDone.', 'longer marks': fence(GOOD, mark='`````')+fence('x', ''),
-'2 blanks': '- Do:\n\n'+inset(fence(GOOD), '  ')+'Done.', '3 blanks': '1. Do:\n\n'+inset(fence(GOOD), '   '), '4 blanks': '10. Do:\n\n'+inset(fence(GOOD), '    '),
-'a list in a list': '1. a\n   - b\n     * c\n\n'+inset(fence(GOOD), '       ')+'Done.', 'tabs': '-\tDo:\n\n'+inset(fence(GOOD), '\t'),
-'a quote': inset(fence(GOOD), '> '), 'a tight quote': inset(fence(GOOD), '>'), 'a quote in a quote': inset(fence(GOOD), '> > ')+'Done.', 'a quote in a list': '- x\n'+inset(fence(GOOD), '  > '),
-'a list in a quote': '> - x\n>\n'+inset(fence(GOOD), '>   '), 'a quote that ends': inset('```python\n'+GOOD, '> ')+'\nDone.', 'line ends of Windows': ('1. Do:\n\n'+inset(fence(GOOD), '   ')).replace('\n', '\r\n'),
-'a closing mark behind the code': '```python\n'+GOOD[:-1]+'```\nDone.', 'a mark in the talk': 'Wrap it in ``` \nplease.\n'+fence(GOOD),
-'a draft in a thought': '<think>\n'+fence(POOR)+'</think>\n'+fence(GOOD), 'a draft that never closes': '<think>\n```python\n'+POOR+'</think>\n'+fence(GOOD), 'no fence after a thought': '<think>\n'+fence(POOR)+'</think>\n'+GOOD,
-'two tries': fence(POOR)+'That is wrong. Corrected:\n'+fence(GOOD), 'three tries': fence(POOR)+fence('def f(x): pass\n')+fence(GOOD), 'the original in a quote': inset(fence(POOR), '> ')+fence(GOOD),
-'a use before': fence('print(f(1))\n')+fence(GOOD), 'a use after': fence(GOOD)+fence('print(f(1))\n'), 'a test after': fence(GOOD)+fence('def test_f():\n    assert f(1) == 2\n'),
-'its output after': fence(GOOD)+fence('f = 3\n', 'text').replace('f = 3', '>>> f(2) == 3'), 'another language after': fence(GOOD)+fence('pip install x\n', 'bash'),
-'fences in a docstring, no fence around': 'def f(x):\n    """\n    ```\n    f(1)\n    ```\n    """\n    return x+1\n',
-}
-
-@pytest.mark.parametrize('name', WRAPPED)
-def test_the_program_that_a_response_means(name):
-    r = WRAPPED[name]
-    b = extract_code(r, 'f')
-    source,lines = unindented(r, b)
-    assert r[b.start:b.end]==b.code
-    assert 'docstring' in name or ast.dump(ast.parse(source))==ast.dump(ast.parse(GOOD))
-    for (_,at),line in zip(lines, source.splitlines(True), strict=True): assert r[at:at+len(line.rstrip())]==line.rstrip()
-
-def test_a_name_that_is_bound_counts_less_than_a_function():
-    lam = fence('f = lambda x: x+1\n')
-    assert extract_code(fence('print(1)\n')+lam, 'f').code=='f = lambda x: x+1\n'
-    assert extract_code(fence(GOOD)+lam, 'f').code==GOOD
-    assert extract_code(fence('class Stack:\n    pass\n')+fence('s = Stack()\n'), 'Stack').code.startswith('class')
-
-def test_extract_code_prefers_the_function_asked_for():
-    r = '```python\nprint(f(2))\n```\nand\n```\ndef f(n):\n    return n\n```'
-    assert extract_code(r).code=='print(f(2))\n'
-    assert extract_code(r, 'f').code.startswith('def f(n)')
-    assert extract_code(r, 'f.').code=='print(f(2))\n'
-
-@given(st.lists(st.sampled_from(['```','```python\n','\n','~~~','`','def f():\n','    return 1','é','\r\n',' ','x']), max_size=40).map(''.join))
-@settings(max_examples=500, deadline=None)
-def test_extract_code_range_is_exact(r):
-    b = extract_code(r, 'f')
-    assert r[b.start:b.end]==b.code and 0<=b.start<=b.end<=len(r)
-
-def test_extract_code_is_fast_on_hostile_text():
-    import time
-    t = time.perf_counter()
-    for r in ('```\n'*20_000, '`'*100_000, ('```python\n'+'x'*50+'\n')*2_000, ' '*100_000, '~~~ '*20_000, 'x ```python\n'*20_000, '```python\nx```\n'*10_000, '> '*50_000, '1. '*30_000, ('> '*20+'```\n')*3_000, '- ```\n'*20_000, '</think>'*9_000): extract_code(r, 'f')
-    assert time.perf_counter()-t<5
 
 # ---- loaders
 

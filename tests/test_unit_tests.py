@@ -218,3 +218,9 @@ def test_the_code_that_judges_is_part_of_the_fingerprint(monkeypatch):
     monkeypatch.setattr(store.Path, 'read_text', lambda p,*a,**k: read(p, *a, **k)+'\n# a remark\n')
     assert was==[c.fingerprint for c in (critic, rule_critic('code'), rule_critic('summarize')+critic)]
     store._module.cache_clear()
+
+def test_of_a_draft_and_a_final_program_the_final_one_is_run():
+    draft,final = ('```python\nn = int(input())\nprint(n '+op+' n)\n```\n' for op in '+*')
+    ex = Example('Square it.', draft+'That doubles it. Again:\n'+final+'For 3 it prints\n```\n9\n```\n', meta=dict(tests='{"inputs": ["3"], "outputs": ["9"]}'))
+    j = UnitTestCritic().judgements([ex])[0]
+    assert j.info['passed']==1 and [ex.response[s.start:s.end] for s in j.critique.spans]==['n = int(input())\nprint(n * n)']

@@ -66,7 +66,19 @@ def test_a_clause_that_goes_on_takes_the_sign_of_what_was_said():
     ('+ "two halls" is right\nProblems:\n"on Mondays"', [1, -1])])
 def test_headings_give_the_sign(text, signs): assert [s.score for s in align('It has two halls and closes on Mondays.', text).spans]==signs
 
-@pytest.mark.parametrize('line', ['The tower is high.', 'Line 2: it stops.', 'Note that it rained: twice.', 'https://example.org/good', ''])
+@pytest.mark.parametrize('line,sign', [('Not good: the date', -1), ("What doesn't work: the date", -1), ('No errors: all is well', 1), ('Nothing wrong: fine', 1),
+    ('What is not good:', -1), ('Never wrong:', 1), ('Good: the date', 1), ('**Well done**: the date', 1), ('Several issues with the summary: the date', -1)])
+def test_a_denial_turns_the_sign_of_a_heading(line, sign): assert label_of(line)[0]==sign
+
+def test_a_clause_before_a_colon_keeps_its_place():
+    r = 'def f(n):\n    for i in range(n):\n        print(i)'
+    assert [r[s.start:s.end] for s in align(r, 'Line 2 is wrong: it should start at 1.').spans]==['for i in range(n):']
+    r = 'It opened on a Friday in 1962.'
+    assert [(r[s.start:s.end], s.score) for s in align(r, 'The date is wrong: it was 1926.').spans]==[('a Friday in 1962', -1.)]
+
+@pytest.mark.parametrize('line', ['The tower is high.', 'Line 2: it stops.', 'Note that it rained: twice.', 'https://example.org/good', '',
+    'Line 2 is wrong: it starts at 1.', 'The date is wrong: it was 1926.', 'Problem with the date: it is 1926', 'Errors in line 2: off by one', 'Wrong date: 1926',
+    'The second sentence is bad: it repeats.'])
 def test_no_heading(line): assert label_of(line)==(None, line)
 
 # ---- sentences

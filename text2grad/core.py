@@ -84,7 +84,7 @@ class Critique:
 class Example:
     "A prompt, a response to it and, once somebody has judged it, the critique"
     prompt:str|list                 # A string, or chat messages `[{'role':..., 'content':...}]`
-    response:str                    # The response, exactly as generated
+    response:str=''                 # The response, exactly as generated; none yet in a prompt to be answered
     critique:Critique|None=None     # `None`: nobody has judged it
     reference:list|str|None=None    # Reference texts, for metrics only
     meta:dict=field(default_factory=dict) # Whatever else belongs to it
@@ -268,18 +268,23 @@ def _span_record(s, response):
     d = dict(start=s.start, end=s.end, text=response[s.start:s.end], score=s.score)
     return d | {f.name:getattr(s, f.name) for f in fields(Span)[3:] if getattr(s, f.name)!=f.default}
 
+def _given_critique(r):
+    "The critique that the fields of `meta` hold, which anybody may have put there"
+    try: return _critique(r)
+    except (TypeError,LookupError,AttributeError,ValueError): raise RecordError(f'example (id {r.get("id")!r})', problems(r)) from None
+
 def _quote_record(q):
     d = dict(text=q.text, score=q.score, reason=q.reason, occurrence=q.occurrence)
     return {k:v for k,v in d.items() if v not in ('',None)}
 
 def to_record(
     ex:Example, # What to store
-)->dict:        # A record in the form `text2grad/span-feedback/1`
+)->dict:        # A record in the form `text2grad/span-feedback/1`; `RecordError` if `meta` has spans or feedback that no record may have
     "Turn an `Example` into a record; one made by `from_record` and left as it was gives back the same record"
     ref = [ex.reference] if isinstance(ex.reference, str) else ex.reference
     r = dict(schema=SCHEMA, prompt=ex.prompt, response=ex.response) | ex.meta
     if ref is not None: r['reference'] = ref
-    if ex.critique == _critique(r): return r
+    if ex.critique == _given_critique(r): return r
     for k in ('spans','feedback','omissions','source'): r.pop(k, None)
     c = ex.critique
     if c is None: return r

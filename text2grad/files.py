@@ -214,8 +214,8 @@ def _parquet(path):
         yield from ((i, r, '') for i,r in enumerate((r for b in batches for r in _arrow(b)), 1))
 
 # %% ../nbs/00_files.ipynb #c95a322f
-def _table(f, path):
-    "Rows of a table with a header, cut at tabs if the header has any, else at commas, else at semicolons"
+def _table(f, path, kind):
+    "Rows of a table with a header; a `.csv` is cut at tabs, too, if the header has any, else at commas, else at semicolons"
     csv.field_size_limit(2**31-1)
     n = size = 0
     def text():
@@ -229,7 +229,7 @@ def _table(f, path):
             yield from io.StringIO(s, newline='')
     lines = text()
     head = next(lines, '')
-    cells = csv.reader(chain([head], lines), delimiter=next((c for c in '\t,;' if c in head), ','), strict=True)
+    cells = csv.reader(chain([head], lines), delimiter='\t' if kind=='tsv' else next((c for c in '\t,;' if c in head), ','), strict=True)
     uneven = 'has {} fields and the header {}: quote fields that hold a tab, a line break or a quotation mark'
     try:
         head = next(cells, [])
@@ -258,7 +258,7 @@ def file_rows(
     if kind=='parquet': yield from _parquet(path); return
     with open_bytes(path) as f:
         if kind=='json': yield from _whole(f, path, listed, lines)
-        elif kind in ('csv','tsv'): yield from _table(f, path)
+        elif kind in ('csv','tsv'): yield from _table(f, path, kind)
         else: yield from _json_lines(_lines(f, path), path)
 
 # %% ../nbs/00_files.ipynb #5e66a82f

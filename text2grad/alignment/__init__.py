@@ -6,16 +6,20 @@ Docs: https://text2grad.github.io/text2grad/alignment/index.html.md"""
 
 # %% auto #0
 __all__ = ['find_spans', 'verdict', 'link_phrases', 'align', 'bounded', 'decode_with_offsets', 'parse_critique', 'read_critique',
-           'token_offsets', 'token_rewards', 'wire_schema', 'CritiqueMask', 'critique_grammar', 'grammar_tokenizer']
+           'token_offsets', 'token_rewards', 'wire_schema', 'CritiqueMask', 'critique_grammar', 'grammar_tokenizer',
+           'CriticError', 'as_judgement', 'judgements_of']
 
 # %% ../../nbs/alignment/index.ipynb #eb250dc6
 from .quotes import find_spans
 from .verdicts import verdict
 from .linking import link_phrases
-from .critiques import align,bounded,parse_critique,read_critique,wire_schema
+from .critiques import align,bounded,parse_critique,read_critique
+from .wire import wire_schema
 from .tokens import decode_with_offsets,token_offsets,token_rewards
 from .grammar import CritiqueMask,critique_grammar,grammar_tokenizer
+from .asking import CriticError,as_judgement,judgements_of
 
 # %% ../../nbs/alignment/index.ipynb #820bafa4
 _all_ = ['find_spans','verdict','link_phrases','align','bounded','decode_with_offsets','parse_critique','read_critique',
-         'token_offsets','token_rewards','wire_schema','CritiqueMask','critique_grammar','grammar_tokenizer']
+         'token_offsets','token_rewards','wire_schema','CritiqueMask','critique_grammar','grammar_tokenizer',
+         'CriticError','as_judgement','judgements_of']

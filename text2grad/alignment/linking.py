@@ -42,7 +42,7 @@ def content_stems(
 @dataclass(frozen=True)
 class _Point:
     "What one clause of the feedback points at"
-    kind:str       # 'remove', 'replace', 'modify', 'add', 'rewrite' or 'free'
+    kind:str       # 'remove', 'replace', 'modify', 'add', 'rewrite', 'omit', 'unsaid' or 'free'
     about:str      # The side that speaks of the response
     instead:str='' # The side that speaks of what should be there, or of what the source says
     reason:str=''  # The clause
@@ -52,13 +52,14 @@ class _Point:
 _info = (r'(?:(?:(?:the|any|all|this|that) )*(?:information|info|words?|phrase|part|text|claim|statement|mention|reference)? ?'
          r'(?:about|that|on|of|regarding|to)? )?')
 _about,_instead = '(?P<about>.+?)',r'(?:(?:the )?(?:information|info|words?|phrase) (?:about |that )?)?(?P<instead>.+)'
+_said = r'(?:mentioned|said|stated|named|told|included|given|specified|covered|addressed|noted|explained|listed|added)'
 _orders = [(k, re.compile(r'(?:please |you should |also |and )*'+p, re.I|re.S)) for k,p in (
     ('replace', rf'(?:replace|substitute|swap) {_info}{_about} (?:with|by|for) {_instead}'),
     ('replace', rf'(?:change|modify|correct|edit|fix|update|revise) {_info}(?:.*? from )?{_about} (?:in)?to {_instead}'),
     ('replace', rf'instead of {_about},? (?:it|this|that|they|he|she)? ?(?:should|is|was|were|are|must)\b {_instead}'),
     ('replace', r'.*?\b(?:should|must) (?:be|have been|read|say) (?P<instead>.+?),? '
                 rf'(?:instead of|rather than|and not|not) {_about}$'),
-    ('replace', rf'{_about} (?:should|must|ought to) (?:be|have been|read|say) {_instead}'),
+    ('replace', rf'{_about} (?:should|must|ought to) (?:be|have been|read|say) (?!{_said}\W*$){_instead}'),
     ('modify', rf'(?:change|modify|correct|edit|fix|update|revise) {_info}(?P<about>.+)'),
     ('remove', rf'(?:remove|delete|omit|drop|exclude|take out|cut) {_info}(?P<about>.+)'),
     ('add', r'(?:add|include|insert|mention|specify)\b(?P<instead>.+)'),
@@ -107,6 +108,32 @@ def _free(clause, instead):
 
 def _abouts(p): return [a for a in (_conj_re.split(p.about) if p.about else ['']) if a or p.instead]
 
+# %% ../../nbs/alignment/03_linking.ipynb #a9498008
+_lead_in = '[^\\w\ue000]*'+r'(?:(?:and|but|also|however|so|then|sadly|unfortunately|finally),? )*'
+_who = (r"(?:it|they|(?:the|this|that|your) (?:\w+ )?(?:summary|answer|response|reply|output|code|function|program|sentence|paragraph|"
+        r"version|model))(?: (?:\w+ly|also|just))?")
+_ought = r'(?:should|could|must|ought to|needs? to|has to|have to)(?: (?:also|have|at least|still))*'
+_say = (r'(?:mention|say|state|name|tell|include|give|specify|cover|address|note|report|explain|indicate|list|point out|refer to|'
+        r'talk about)(?:s|ed|d)?\b(?: (?:us|me|you|the reader)\b)?')
+_lacks = [(k, re.compile(_lead_in+p, re.I|re.S)) for k,p in (
+    ('omit', rf'{_who} (?:fail(?:s|ed)? to|forg[eo]t(?:s|ten)? to|neglect(?:s|ed)? to|{_ought}) {_say} (?P<lack>.+)'),
+    ('omit', rf"{_who}(?: is|'s|’s)? (?:omit(?:s|ted)?|leaves? out|left out|lack(?:s|ed)?|miss(?:es|ed)|missing|skip(?:s|ped)?) "
+             r"(?P<lack>.+)"),
+    ('omit', r"what(?: is|'s|’s) (?:missing|lacking|left out)(?: here)?(?: is| are|:) (?P<lack>.+)"),
+    ('omit', rf'(?P<lack>.{{1,300}}?) {_ought} (?:be|been) {_said}\W*$'),
+    ('omit', r'(?P<lack>.{1,300}?) (?:is|are|was|were)(?: (?:also|still|\w+ly))? (?:missing|omitted|left out|absent)'
+             r'(?= (?:from|in|here|at|after|behind|before)\b(?! (?:the |its )?(?:source|article|original))|\W*$|[^\w\s])'),
+    ('unsaid', rf'{_who} (?:(?:does|do|did|has|have)(?: not|n[\'’]t)(?: (?:even|actually|ever|once))?|never) {_say} (?P<lack>.+)'),
+    ('unsaid', r'(?:there is )?(?:no mention of|nothing (?:is said )?(?:about|of)) (?P<lack>.+)'))]
+_by_source_re = re.compile(r'\b(?:in|by|from|of) (?:the|its|this) (?:source|article|text|passage|document|story|report|original)\b', re.I)
+_asked_re = re.compile(r'\W*(?:that |about )?(?:who|what|when|where|why|how|whether|which)\b', re.I)
+
+def _lacking(clause):
+    "The point of a clause that says what is not there, or `None`"
+    kind,lack = next(((k, m['lack']) for k,p in _lacks if (m := p.match(clause[:1000]))), (None, ''))
+    if not kind or re.match(r'(?:nothing|anything|no|none|any)\b', lack.strip(), re.I): return None
+    return None if kind=='unsaid' and _by_source_re.search(clause) else _Point(kind, lack.strip(' ,.'), '', clause.strip(' ,.'), clause)
+
 # %% ../../nbs/alignment/03_linking.ipynb #5e20a002
 def _set_aside(text):
     "`(text, quotations)` with one sign for each quotation, and a full stop behind it where it ends a sentence"
@@ -149,7 +176,9 @@ def _sentence_points(sentence):
     "The points of one sentence, their signs as far as it tells"
     if p := _order(sentence): return [replace(p, score=_judged(sentence) or -1.)]
     if several := _by_quotation(sentence): return [replace(_free(c, ''), score=s) for c,s in several]
-    clauses = [c for c in _contrast_re.split(sentence) if c.strip()]
+    lack = _lacking(sentence)                                      # "it does not say when" is one clause
+    whole = lack and _asked_re.match(lack.about) and not _against_re.search(sentence)
+    clauses = [sentence] if whole else [c for c in _contrast_re.split(sentence) if c.strip()]
     mine = [c for c in clauses if not _of_source(c)]
     alone = sum('\ue000' in c for c in clauses)==1                 # then what is said after "but" is said of it, too
     source = ' '.join(o for o in clauses if o not in mine)
@@ -157,7 +186,10 @@ def _sentence_points(sentence):
         if not _against_re.search(sentence) or not (source or _summary_re.search(c)): return 0.
         return c is not mine[-1] and _judged(mine[-1]) or -1.
     sign = lambda c: alone and '\ue000' in c and _judged(sentence) or _judged(c) or against(c)
-    return [replace(_free(c, source), score=sign(c)) for c in mine]
+    def point(c):
+        score,lack = sign(c),_lacking(c)
+        return replace(lack, score=-1.) if lack and score<=0 else replace(_free(c, source), score=score)
+    return [point(c) for c in mine]
 
 # %% ../../nbs/alignment/03_linking.ipynb #5e20a007
 _url_re = re.compile(r'(?:\b(?:source|see|reference)s?: *)?(?:https?://|www\.)\S+', re.I)
@@ -167,17 +199,19 @@ _anchor_re = re.compile('\ue000|\\blines? \\d|\\b(?:first|opening|second|third|f
 _longest = 2000                                  # Characters of a sentence; patterns would search a longer one for minutes
 _cut_re = re.compile(rf'\S.{{0,{_longest-1}}}(?!\S)|\S{{1,{_longest}}}', re.S)
 
+_missing_re = re.compile(r'\W*(?:what is |things? )?(?:missing|omi(?:tted|ssions?)|left out)\b', re.I)
+
 def _sections(text):
-    "`(sign, text)` of the parts of a feedback under each heading"
-    parts,lines = [[0., []]],text.split('\n')
+    "`(sign, of what is missing, text)` of the parts of a feedback under each heading"
+    parts,lines = [[0., False, []]],text.split('\n')
     belows = ['']
     for l in lines[:0:-1]: belows.append(l if l.strip() else belows[-1])
     for l,below in zip(lines, reversed(belows)):
         sign,rest = label_of(l) if len(l)<=_longest else (None, l)
         bare = sign is not None and not rest.strip() and not re.search(r'[:#*_：]', l)
-        if sign is None or bare and not _item_re.match(below): parts[-1][1].append(l)
-        else: parts.append([sign, [rest]])
-    return [(s, '\n'.join(ls)) for s,ls in parts if ''.join(ls).strip()]
+        if sign is None or bare and not _item_re.match(below): parts[-1][2].append(l)
+        else: parts.append([sign, bool(_missing_re.match(l)), [rest]])
+    return [(s, lack, '\n'.join(ls)) for s,lack,ls in parts if ''.join(ls).strip()]
 
 # %% ../../nbs/alignment/03_linking.ipynb #051bd5a5
 def points_of(
@@ -187,14 +221,15 @@ def points_of(
     text,kept = _set_aside(text)
     text = re.sub(r'\s{9,}', lambda m: '\n\n' if '\n' in m[0] else ' ', text)
     found = []
-    for sign,part in _sections(text):
+    for sign,lack,part in _sections(text):
         part = _url_re.sub(' ', part)
         cut = [c for a,b in sentences(part) for s in _semicolon_re.split(part[a:b]) for c in _cut_re.findall(s) if _word_re.search(c)]
         for s in cut:
             check_time()
             intro = _list_in_re.match(s)
             said = intro and verdict(intro[1]) # 'It gets some things wrong: 1) ..., 2) ...': the items are what is wrong
-            found += [replace(p, score=said or p.score or sign) for p in _sentence_points(s)]
+            omit = dict(kind='omit', score=-1.) if lack else {}
+            found += [replace(p, **dict(score=said or p.score or sign) | omit) for p in _sentence_points(s)]
     near = next((p.score for p in found if p.score), 0.)
     for i,p in enumerate(found):
         near = p.score or near
@@ -314,18 +349,38 @@ def _shared(p, words, code=False):
 @lru_cache(256)
 def _places(response, quote): return tuple((s.start, s.end) for s in find_spans(response, [Quote(quote, -1.)])[0])
 
+def _absent(p, response): return [q for q in quoted_words(p.about) if not _places(response, q)]
+
 def _pointed(p, response, words, units):
     "What a point points at: `(start, end)` ranges, and indices of words"
-    if p.kind=='add': return [],set()
     if p.kind=='rewrite':
         keep = {_key(w) for w in _word_re.findall(p.instead)}
         return [],{i for i,(_,_,w,s) in enumerate(words) if s not in keep and w not in STOP}
     exact = [o for q in quoted_words(p.about) for o in _places(response, q)] or _located(p.about, response, units)
     if exact: return exact,set()
+    p = replace(p, about=QUOTATION.sub(' ', p.about))   # the words of a quote that stands nowhere point at nothing
     if _code_re.search(response): return [],_shared(p, words, code=True)
     if p.kind=='free' and len(units)>2: return _nearest(p.about, response, units),set()
     kind = _named_kind(p.about, p.whole, response)
     return [],{i for i,(a,b,*_) in enumerate(words) if any(a<y and b>x for x,y in kind)} or _shared(p, words)
+
+# %% ../../nbs/alignment/03_linking.ipynb #bf4ee93d
+_beside_re = re.compile(rf'\b(after|behind|following|before)\s+(?:\w+\s+){{0,3}}?({QUOTATION.pattern})', re.S|re.X)
+
+def _there(p, response):
+    "Does a response say what a point calls unsaid?"
+    said = content_stems(p.about)
+    shared = 2*len(said & content_stems(response))>=len(said) and not _asked_re.match(p.about)
+    return shared or bool(_named_kind(p.about, p.whole, response))
+
+def _gap(p, response, units):
+    "The place of a response where something is missing that a point asks for; `None` if the point speaks of words that are there"
+    if p.kind not in ('add','omit','unsaid'): return None
+    m,lack = _beside_re.search(p.whole),p.instead or p.about
+    if at := m and _places(response, quoted_words(m[2])[0]): return at[0][m[1].lower()!='before']
+    if p.kind!='add' and any(_places(response, q) for q in quoted_words(lack)) or p.kind=='unsaid' and _there(p, response): return None
+    near = _nearest(lack, response, units) if len(units)>2 else []
+    return near[0][1] if near else len(response)
 
 # %% ../../nbs/alignment/03_linking.ipynb #93980467
 def _grow(mark, words, response, removed):
@@ -366,14 +421,18 @@ def _word_list(response):
 def linked(
     critique_text:str, # Free-form feedback
     response:str,      # The text that it is about
-)->tuple:              # Disjoint spans in the order of the response, each with its clause as `reason`; a `Quote` for each untold clause
+)->tuple:              # Disjoint spans in order, each with its clause as `reason`; a `Quote` for each untold clause and lost quotation
     "Find what free-form feedback is about, without quotes or JSON; what it would put there instead is not blamed"
     words = _word_list(response)
     units,points = sentences(response),points_of(critique_text)
-    mark,exact,untold = {},{},[]
+    mark,exact,gaps,untold = {},{},{},[]
     for k in sorted(range(len(points)), key=lambda k: points[k].score):
         check_time()
+        if (at := _gap(points[k], response, units)) is not None:
+            gaps.setdefault((at, points[k].about.strip() or points[k].instead.strip()), points[k])
+            continue
         ranges,idxs = _pointed(points[k], response, words, units)
+        if points[k].score: untold += [Quote(q, points[k].score, points[k].reason) for q in _absent(points[k], response)]
         if not points[k].score:
             if ranges or idxs: untold.append(Quote(points[k].about.strip(), 0., f'{UNTOLD}: {points[k].reason}'))
             continue
@@ -381,8 +440,10 @@ def linked(
         for i in idxs: mark.setdefault(i, k)
     _grow(mark, words, response, {k for k,p in enumerate(points) if p.kind=='remove'})
     how = lambda a,b,k: 'exact' if response[a:b] in points[k].about else 'fuzzy'
-    return [Span(a, b, points[k].score, points[k].about.strip(), points[k].reason, how(a, b, k))
-            for a,b,k in _split_spans(mark, words, [(*o, k) for o,k in exact.items()], response)],untold
+    found = [Span(a, b, points[k].score, points[k].about.strip(), points[k].reason, how(a, b, k))
+             for a,b,k in _split_spans(mark, words, [(*o, k) for o,k in exact.items()], response)]
+    found += [Span(at, at, -1., lack, p.reason, 'exact') for (at,lack),p in gaps.items()]
+    return sorted(found, key=lambda s: (s.start, s.end)),untold
 
 # %% ../../nbs/alignment/03_linking.ipynb #7c6e0001
 def places_of(
@@ -400,5 +461,5 @@ def link_phrases(
     critique_text:str, # Free-form feedback
     response:str,      # The text that it is about
 )->list[Span]:         # Disjoint spans in the order of the response, score +1 or -1, each with its clause as `reason`
-    "The spans of `linked`"
-    return linked(critique_text, response)[0]
+    "The spans of `linked` that hold words, without the places where something is missing"
+    return [s for s in linked(critique_text, response)[0] if len(s)]

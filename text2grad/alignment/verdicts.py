@@ -161,14 +161,21 @@ _label_re = re.compile(r"^[\s>]*(?:[-*+•]\s+)?(?:#{1,6}\s*)?(?:\d+[.)]\s*)?"
                        r"(?P<mark>\*\*|__|\*|_)?(?P<label>[^\W\d_][\w '’/&-]{0,48}?)\s*"
                        r"(?:(?P=mark))?\s*(?P<colon>[:：]|\s[-–—]\s|$)\s*(?:(?P=mark))?\s*(?P<rest>.*)$")
 
+_head = frozenset("""the a an what is are was were it its thing things point points part parts aspect aspects area areas for of to my
+main major minor key some more most overall also summary answer response this that i about could be would should
+can does do did has have room and in with several many few done""".split())
+
 def label_of(
     line:str, # One line of a critique
 )->tuple:     # `(sign, rest)`: +1., -1., 0. for a heading without a sign, `None` for no heading; what stands behind it
     "The sign that a heading or label gives to what follows it"
     m = _label_re.match(line)
     if not m or not (m['colon'].strip() or m['mark'] or line.lstrip().startswith('#') or not m['rest'].strip()): return None,line
-    words,label = _lexicon()[0],' '.join(m['label'].lower().replace('’', "'").split())
-    good,bad = (any(re.search(rf'\b{w.replace("_", " ")}\b', label) for w in words[k]) for k in ('pro','con'))
-    if good!=bad: return 1. if good else -1.,m['rest']
-    heading = m['colon'].strip() and not m['rest'].strip() or line.lstrip().startswith('#')
+    words,label,rest = _lexicon()[0],_spelled_out(m['label']),m['rest'].strip()
+    good,bad = (re.compile('|'.join(rf'\b{w.replace("_", " ")}\b' for w in words[k])) for k in ('pro','con'))
+    denied,other = sum(w in words['deny'] for w in label.split())%2,set(bad.sub('', good.sub('', label)).split())-words['deny']-_head
+    if rest and other: return None,line
+    good,bad = (bool(p.search(label)) for p in (good, bad))
+    if good!=bad: return 1. if good!=denied else -1.,m['rest']
+    heading = m['colon'].strip() and not rest or line.lstrip().startswith('#')
     return (0.,m['rest']) if heading and len(label.split())<=5 else (None,line)

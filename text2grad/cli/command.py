@@ -43,7 +43,8 @@ def align_command(
     args, # As the parser of `align` reads them
 )->int:   # 0
     "`text2grad align RESPONSE --critique FILE|-`"
-    from text2grad.alignment.critiques import MAX_TEXT,align,why_unreadable
+    from text2grad.alignment.critiques import align,why_unreadable
+    from text2grad.alignment.wire import MAX_TEXT
     from text2grad.alignment.quotes import time_limit
     from text2grad.alignment.tokens import token_rewards
     from text2grad.core import Example,to_record

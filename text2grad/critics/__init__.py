@@ -16,7 +16,8 @@ from .llm import LLMCritic,Prompt,injection_flags,load_prompt
 from .api import ApiCritic,ApiError
 from .local import ModelCritic
 from .base import Combined,Majority,RandomSpans,RuleCritic,RuleError,Weighted
-from .base import critic_reward,judgements_of,mark_everything,mark_nothing,mark_sentences,rule_critic,unshared_words
+from ..alignment.asking import judgements_of
+from .base import critic_reward,mark_everything,mark_nothing,mark_sentences,rule_critic,unshared_words
 
 # %% ../../nbs/critics/index.ipynb #25094fa9
 _all_ = ['Omission','mark','UnitTestCritic','LLMCritic','Prompt','injection_flags','load_prompt','ApiCritic','ApiError',

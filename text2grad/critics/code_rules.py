@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 # %% ../../nbs/critics/02_code_rules.ipynb #026f6252
 from ..core import Example
-from ..data.tasks import extract_code,unindented
+from ..data.programs import extract_code,unindented
 from .text_rules import mark
 from ..text import pieces,short
 

@@ -17,7 +17,8 @@ from typing import NamedTuple
 from fastcore.basics import patch
 
 # %% ../../nbs/critics/04_llm.ipynb #a0625aea
-from ..alignment.critiques import align,bounded,read_critique,wire_schema
+from ..alignment.critiques import align,bounded,read_critique
+from ..alignment.wire import wire_schema
 from ..core import Critique,Example,Judgement,prompt_text
 from .unit_tests import setup_of,tests_of
 from .code_rules import program
@@ -250,11 +251,6 @@ def cost(self:LLMCritic,
 )->float|None:
     "Price of so many tokens, where it is known"
     return None
-
-@patch
-def secrets(self:LLMCritic)->dict:
-    "What must not be written anywhere: value -> what to write instead; nothing here"
-    return {}
 
 @patch
 def struck(self:LLMCritic,

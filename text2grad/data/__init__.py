@@ -15,7 +15,8 @@ __all__ = ['ImportReport', 'Imported', 'char_offsets', 'diff_spans', 'import_row
 
 # %% ../../nbs/data/index.ipynb #79369f78
 from .readers import ImportReport,Imported,char_offsets,diff_spans,import_rows,read_rows
-from .tasks import CodeBlock,DatasetUnavailable,Task,answer,code,extract_code,load_humaneval,load_kodcode
+from .programs import CodeBlock,extract_code
+from .tasks import DatasetUnavailable,Task,answer,code,load_humaneval,load_kodcode
 from .tasks import load_slf5k,load_task,load_ultrafeedback,subset,summarize
 from .importers import from_defacto,from_haluquestqa,from_kodcode,from_paper,from_qa_feedback,from_slf5k,from_squad
 from .importers import word_spans

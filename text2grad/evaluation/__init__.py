@@ -8,7 +8,7 @@ Docs: https://text2grad.github.io/text2grad/evaluation/index.html.md"""
 __all__ = ['Estimate', 'Report', 'auroc', 'bootstrap', 'mean_interval', 'paired_bootstrap', 't_interval', 'wilson',
            'critic_report', 'span_agreement', 'token_alpha', 'TokenScores', 'compare_critics', 'label_report',
            'matched', 'paired', 'span_report', 'RougeTokenizer', 'code_parses', 'code_passes', 'coverage',
-           'exact_match', 'rouge_l', 'squad_normalize', 'token_f1', 'compare_rows', 'evaluate', 'score_responses',
+           'exact_match', 'rouge_l', 'squad_normalize', 'token_f1', 'compare_rows', 'score_responses',
            'compare_complaints', 'complaints_of', 'finding', 'RunError', 'RunReader', 'Shelf', 'list_runs', 'read_run',
            'compare', 'write_report']
 
@@ -17,7 +17,7 @@ from .statistics import Estimate,Report,auroc,bootstrap,mean_interval,paired_boo
 from .agreement import critic_report,span_agreement,token_alpha
 from .span_metrics import TokenScores,compare_critics,label_report,matched,paired,span_report
 from .task_metrics import RougeTokenizer,code_parses,code_passes,coverage,exact_match,rouge_l,squad_normalize,token_f1
-from .task_metrics import compare_rows,evaluate,score_responses
+from .task_metrics import compare_rows,score_responses
 from .complaints import compare_complaints,complaints_of,finding
 from .runs import RunError,RunReader,Shelf,list_runs,read_run
 from .report import MAX_BYTES,MAX_DRAWN,compare,write_report
@@ -26,5 +26,5 @@ from .report import MAX_BYTES,MAX_DRAWN,compare,write_report
 _all_ = ['Estimate','Report','auroc','bootstrap','mean_interval','paired_bootstrap','t_interval','wilson',
          'critic_report','span_agreement','token_alpha','TokenScores','compare_critics','label_report','matched','paired','span_report',
          'RougeTokenizer','code_parses','code_passes','coverage','exact_match','rouge_l','squad_normalize','token_f1','compare_rows',
-         'evaluate','score_responses','compare_complaints','complaints_of','finding',
+         'score_responses','compare_complaints','complaints_of','finding',
          'RunError','RunReader','Shelf','list_runs','read_run','compare','write_report']

@@ -6,13 +6,12 @@ Docs: https://text2grad.github.io/text2grad/evaluation/task_metrics.html.md"""
 
 # %% auto #0
 __all__ = ['RougeTokenizer', 'rouge_l', 'squad_normalize', 'exact_match', 'token_f1', 'coverage', 'code_parses', 'code_passes',
-           'score_responses', 'evaluate', 'by_prompt', 'paired_change', 'compare_rows']
+           'score_responses', 'by_prompt', 'paired_change', 'compare_rows']
 
 # %% ../../nbs/evaluation/04_task_metrics.ipynb #1faa5d9f
 import re,string,warnings
 from collections import Counter
 from itertools import zip_longest
-from ..alignment.tokens import token_rewards
 from ..files import dumps
 from ..text import STOP
 from .span_metrics import rouge_words
@@ -92,7 +91,7 @@ def code_parses(
 )->list:                    # 1.0 or 0.0 of each
     "Whether the code in a response is Python that does something; it is never run"
     import ast
-    from text2grad.data.tasks import extract_code,unindented
+    from text2grad.data.programs import extract_code,unindented
     def ok(p, name):
         try:
             with warnings.catch_warnings(): # an odd escape in the model's string is not our warning
@@ -143,38 +142,6 @@ def score_responses(
     said = lambda i,r,l: dict(total=None if r is None else r*l, reward=r, **{k:v[i] for k,v in cols.items()}, length=l)
     return [dict(example=e) | said(i, r, l) for i,(e,r,l) in enumerate(rows)]
 
-# %% ../../nbs/evaluation/04_task_metrics.ipynb #dff68558
-def evaluate(
-    policy,             # `span_ppo.policy.Policy`
-    critic,             # Callable `list[Example] -> list[Critique | None]`
-    examples:list,      # N `Example`s to answer, with references
-    task,               # `data.tasks.Task`: its `max_new_tokens` and `metric_names` are used
-    seed:int=0,         # Matters above temperature 0 only
-    batch_size:int=8,   # Responses sampled side by side
-    temperature:float=0.,# 0 is greedy
-    samples:int=1,      # Responses to each prompt; above 1 only at a temperature
-    progress=None,      # Called with the number of responses finished, after each batch
-    kl_rows:int|None=None,# Measure the exact KL on the first so many responses only; `None`: on all
-)->list:                # N*`samples` rows of `score_responses`, those of a prompt side by side, with `kl` and `kl_response`; needs torch
-    "Answer each prompt, let the critic read the answers, score them, and measure how far the policy has moved"
-    from text2grad.span_ppo.rollout import judge,sample
-    if samples>1 and not temperature:
-        raise ValueError(f'samples={samples}: greedy responses to a prompt are all the same; give a temperature')
-    examples = [e for e in examples for _ in range(samples)]
-    answered = sample(policy, examples, task.max_new_tokens, temperature, seed, batch_size, allow_off_policy=True, progress=progress)
-    r = judge(answered, critic)
-    pay = lambda c,offs: None if c is None else sum(token_rewards(c.spans, offs))/max(1, len(offs))
-    rewards = [pay(e.critique, o) for e,o in zip(r.examples, r.offsets)]
-    rows = score_responses(r.examples, rewards, r.lengths.tolist(), task.metric_names)
-    n = len(rows) if kl_rows is None else min(kl_rows, len(rows))
-    kls = _kl(policy, r, n)+[None]*(len(rows)-n)
-    return [row | dict(kl=None if kl is None else kl/max(1, row['length']), kl_response=kl) for row,kl in zip(rows, kls)]
-
-def _kl(policy, rollout, n, batch_size=4):
-    "Exact KL from the reference, nats a response, of the first `n`; temperature 1"
-    parts = [slice(i, min(i+batch_size, n)) for i in range(0, n, batch_size)]
-    return sum((policy.exact_kl(*rollout.forward_args(p)).sum(1).tolist() for p in parts), [])
-
 # %% ../../nbs/evaluation/04_task_metrics.ipynb #01cdc8cb
 _names = dict(total='critic total a response', reward='critic reward per token', rouge_l='ROUGE-L', coverage='coverage of the reference',
               exact_match='exact match', token_f1='token F1', passes='pass rate, all tests', parses='code parses',
@@ -207,5 +174,6 @@ def compare_rows(
     after:list,  # Rows of the same prompts, in the same order
 )->list:         # One row per metric, as in the table of `summary.json`, `n` counts prompts; `ValueError` if the prompts differ
     "Paired comparison of two measurements of the same prompts"
-    keys = [k for k in _names if before and all(k in r for r in (*before, *after))]
-    return [paired_change(before, after, lambda r: r[k]).row(_names[k]) for k in keys]
+    keys = [*_names, *(k for k in (before[0] if before else ()) if k not in _names and k!='example')] # then metrics of one's own
+    keys = [k for k in keys if before and all(k in r for r in (*before, *after))]
+    return [paired_change(before, after, lambda r: r[k]).row(_names.get(k, k)) for k in keys]

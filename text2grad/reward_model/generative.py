@@ -18,7 +18,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 # %% ../../nbs/reward_model/06_generative.ipynb #e8d96e76
-from ..alignment.critiques import MAX_SPANS,align
+from ..alignment.critiques import align
+from ..alignment.wire import MAX_SPANS
 from ..alignment.grammar import grammar_tokenizer
 from ..core import Critique,Example,Judgement,prompt_text
 from .preprocessing import chat_pieces,fit_prompt,text_ids,text_offsets

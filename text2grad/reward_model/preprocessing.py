@@ -17,13 +17,13 @@ import numpy as np
 # %% ../../nbs/reward_model/01_preprocessing.ipynb #e44a45c6
 from ..alignment.tokens import decided_at,token_rewards
 from ..core import Critique,Example,read_examples
-from ..files import name_of
+from ..files import RecordError,UserError,name_of
 
 # %% ../../nbs/reward_model/01_preprocessing.ipynb #2243ddbf
 _log = logging.getLogger('text2grad')
 
 def read_feedback(
-    paths,              # One feedback file or several, or rows, for `core.rows`
+    paths,              # One feedback file or several, or rows, for `files.rows`
     counts:dict=None,   # Where to add the number of `rows`
 )->list[Example]:       # The examples with a critique; `RecordError` lists every bad row of a file by its number
     "Read feedback to train on"
@@ -34,10 +34,10 @@ def read_feedback(
     kept = [e for e in rows if e.critique is not None and e.response.strip()]
     left = len(rows)-len(kept)
     if left: _log.warning('%d of %d rows have no critique or an empty response; they are left out', left, len(rows))
-    if not paths: raise ValueError('no feedback file is named')
+    if not paths: raise UserError('no feedback file is named, and no rows are given')
     if kept: return kept
     names = ', '.join(map(name_of, paths))
-    raise ValueError(f'{names}: none of the {len(rows)} rows has a critique; run `text2grad annotate` on the file first')
+    raise RecordError(names, [f'none of the {len(rows)} rows has a critique; run `text2grad annotate` on the file first'])
 
 # %% ../../nbs/reward_model/01_preprocessing.ipynb #ce29c355
 def _prompt_key(e, seed):

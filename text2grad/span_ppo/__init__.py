@@ -12,7 +12,7 @@ __all__ = ['CheckpointError', 'RunFolderError', 'StopOnSignal', 'check_checkpoin
            'check_on_policy', 'judge', 'make_rollout', 'response_mask', 'sample', 'ProgressBar', 'RunFolder',
            'sample_rows', 'NonFiniteError', 'SpanPPO', 'SpanPPOConfig', 'derived_seed', 'permutation', 'prompt_rows',
            'scalar_reward', 'span_reward', 'Case', 'checkpoint_cases', 'measure', 'rejudged', 'apply_critique',
-           'ledger', 'ledger_html', 'three_rewards']
+           'ledger', 'ledger_html', 'three_rewards', 'HeldOut', 'evaluate', 'imitate']
 
 # %% ../../nbs/span_ppo/index.ipynb #dab82754
 from ..checkpoints import CheckpointError,RunFolderError,StopOnSignal,check_checkpoint,latest_checkpoint
@@ -21,11 +21,13 @@ from .losses import AdaptiveKL,FixedKL,Objective,explained_variance,gae,kl_penal
 from .losses import masked_sum,missing_eos,policy_loss,shape_rewards,token_advantages,token_scores,value_loss,whiten
 from .policy import Policy,entropy_from_logits,exact_kl
 from .rollout import OffPolicyError,Rollout,check_on_policy,judge,make_rollout,response_mask,sample
+from .heldout import HeldOut,evaluate
 from .callbacks import ProgressBar,RunFolder,sample_rows
 from .trainer import NonFiniteError,SpanPPO,SpanPPOConfig,derived_seed,permutation,prompt_rows,scalar_reward,span_reward
 from .inspection import Case,checkpoint_cases,measure,rejudged
 from .one_step import apply_critique
 from .credit import ledger,ledger_html,three_rewards
+from .supervised import imitate
 
 # %% ../../nbs/span_ppo/index.ipynb #1004860d
 _all_ = ['CheckpointError','RunFolderError','StopOnSignal','check_checkpoint','latest_checkpoint','LORA','lm_logits',
@@ -34,4 +36,5 @@ _all_ = ['CheckpointError','RunFolderError','StopOnSignal','check_checkpoint','l
          'whiten','Policy','entropy_from_logits','exact_kl','OffPolicyError','Rollout','check_on_policy','judge',
          'make_rollout','response_mask','sample','ProgressBar','RunFolder','sample_rows','NonFiniteError','SpanPPO',
          'SpanPPOConfig','derived_seed','permutation','prompt_rows','scalar_reward','span_reward','Case',
-         'checkpoint_cases','measure','rejudged','apply_critique','ledger','ledger_html','three_rewards']
+         'checkpoint_cases','measure','rejudged','apply_critique','ledger','ledger_html','three_rewards',
+         'HeldOut','evaluate','imitate']

@@ -315,6 +315,24 @@ def _went(*args):
     try: return bool(take_steps(*args))
     except NonFiniteError: return False
 
+# %% ../../nbs/span_ppo/07_one_step.ipynb #e8a86e85
+def _there_and_back(policy, adapter, case, step, probe, draft, again, say):
+    "`(was, now, fine, draft, redraft, fork)`: what was seen before the step and with it"
+    with say('reading', 0.):
+        others = as_rollout(policy, probe) if probe else None
+        was = _seen(policy, case.rollout, others)
+        if not np.allclose(was.logp, case.table['logp'], atol=1e-2):
+            raise ValueError('case: was measured on another policy; measure it again on this one')
+        old = torch.from_numpy(was.logp).float().to(policy.device)[None]
+    with say('writing before', .15): draft = draft or again()
+    with attached(policy, adapter):
+        with say('step', .5): went = _went(policy, adapter, case, *step, old)
+        with say('reading after', .65): now = _seen(policy, case.rollout, others)
+        fine = went and bool(np.isfinite(now.logp).all() and np.isfinite(now.probe).all())
+        with say('writing after', .7): redraft = again() if fine else None
+    with say('comparing', .95): fork = forked(policy, adapter, draft, redraft) if draft and redraft else None
+    return was,now,fine,draft,redraft,fork
+
 # %% ../../nbs/span_ppo/07_one_step.ipynb #03cd2f94
 def apply_critique(
     policy,                  # `policy.Policy`; left bit for bit as it was, on an error or an interrupt too
@@ -337,18 +355,5 @@ def apply_critique(
     temp = case.rollout.temperature if temperature is None else temperature
     asked = [replace(case.example, response='', critique=None)]
     again = lambda: sample(policy, asked, max_new_tokens, temp, seed, allow_off_policy=True) if max_new_tokens else None
-    with stoppable(policy, stop):
-        with say('reading', 0.):
-            others = as_rollout(policy, list(probe)) if probe else None
-            was = _seen(policy, case.rollout, others)
-            if not np.allclose(was.logp, case.table['logp'], atol=1e-2):
-                raise ValueError('case: was measured on another policy; measure it again on this one')
-            old = torch.from_numpy(was.logp).float().to(policy.device)[None]
-        with say('writing before', .15): draft = draft or again()
-        with attached(policy, adapter):
-            with say('step', .5): went = _went(policy, adapter, case, lr, steps, lam, old)
-            with say('reading after', .65): now = _seen(policy, case.rollout, others)
-            fine = went and bool(np.isfinite(now.logp).all() and np.isfinite(now.probe).all())
-            with say('writing after', .7): redraft = again() if fine else None
-        with say('comparing', .95): fork = forked(policy, adapter, draft, redraft) if draft and redraft else None
-    return _step(case, lr, steps, lam, was, now, fine, draft, redraft, fork, adapter, fingerprint(policy)==was_all, say.seconds)
+    with stoppable(policy, stop): found = _there_and_back(policy, adapter, case, (lr, steps, lam), list(probe), draft, again, say)
+    return _step(case, lr, steps, lam, *found, adapter, fingerprint(policy)==was_all, say.seconds)

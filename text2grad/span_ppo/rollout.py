@@ -8,9 +8,10 @@ Docs: https://text2grad.github.io/text2grad/span_ppo/rollout.html.md"""
 __all__ = ['response_mask', 'within_limits', 'Rollout', 'OffPolicyError', 'check_on_policy', 'sample', 'make_rollout', 'judge']
 
 # %% ../../nbs/span_ppo/03_rollout.ipynb #35c4d0e1
-import torch
+import logging,torch
 from dataclasses import dataclass,replace
-from ..core import Critique
+from fastcore.basics import patch
+from ..alignment.asking import judgements_of
 from ..files import UserError
 from ..pretrained import plain_generation
 from ..alignment.tokens import decode_with_offsets
@@ -59,24 +60,32 @@ class Rollout:
     @property
     def blank(self)->torch.Tensor: return torch.tensor([not t.strip() for t in self.texts], device=self.mask.device) # (B,) says nothing
 
-    def pieces(self, i:int)->list:
-        "The tokens of response `i` as strings that join to its text; a special token is an empty string"
-        text,done,out = self.examples[i].response,0,[]
-        for a,b in self.offsets[i]:
-            out.append(text[max(a,done):b] if b>a else '')
-            done = max(done, b)
-        return out
+# %% ../../nbs/span_ppo/03_rollout.ipynb #5edf36e6
+@patch
+def pieces(self:Rollout,
+    i:int,  # Which of the B
+)->list:    # Strings that join to its text; a special token is an empty one
+    "The tokens of one response"
+    text,done,out = self.examples[i].response,0,[]
+    for a,b in self.offsets[i]:
+        out.append(text[max(a,done):b] if b>a else '')
+        done = max(done, b)
+    return out
 
-    def forward_args(self, rows=slice(None))->tuple:
-        "What `Policy.forward` takes, for some of the rows, cut to the longest of them"
-        m = self.mask[rows]
-        T = int(m.sum(1).max()) if len(m) else 0
-        pm = self.prompt_mask[rows]
-        P = int(pm.sum(1).max()) if len(pm) else 0
-        first = pm.shape[1]-P
-        return self.prompt_ids[rows][:,first:], pm[:,first:], self.ids[rows][:,:T], m[:,:T]
+@patch
+def forward_args(self:Rollout,
+    rows=slice(None), # Which of the B
+)->tuple:             # `(prompt_ids, prompt_mask, ids, mask)`, cut to the longest of them
+    "What `Policy.forward` takes"
+    m = self.mask[rows]
+    T = int(m.sum(1).max()) if len(m) else 0
+    pm = self.prompt_mask[rows]
+    P = int(pm.sum(1).max()) if len(pm) else 0
+    first = pm.shape[1]-P
+    return self.prompt_ids[rows][:,first:], pm[:,first:], self.ids[rows][:,:T], m[:,:T]
 
 # %% ../../nbs/span_ppo/03_rollout.ipynb #92a84ccf
+_log = logging.getLogger('text2grad')
 _neutral = dict(top_k=(0,None), top_p=(1.,None), min_p=(0.,None), typical_p=(1.,None), epsilon_cutoff=(0.,None), eta_cutoff=(0.,None),
                 num_beams=(1,None), repetition_penalty=(1.,None), encoder_repetition_penalty=(1.,None), no_repeat_ngram_size=(0,None),
                 diversity_penalty=(0.,None), length_penalty=(1.,None), do_sample=(True,), min_new_tokens=(0,None))
@@ -181,14 +190,11 @@ def make_rollout(
 # %% ../../nbs/span_ppo/03_rollout.ipynb #2583bc74
 def judge(
     rollout:Rollout, # Responses to be judged; its examples are replaced by judged ones
-    critic,          # Callable `list[Example] -> list[Critique | None]`
-)->Rollout:          # The same rollout
-    "Let a critic read every response"
-    cs = list(critic(rollout.examples))
-    if len(cs)!=len(rollout):
-        raise ValueError(f'the critic returned {len(cs)} critiques for {len(rollout)} responses; it must return one, or None, for each')
-    for i,c in enumerate(cs):
-        if c is not None and not isinstance(c, Critique):
-            raise ValueError(f'response {i}: the critic returned {type(c).__name__}; it must return a Critique or None')
-    rollout.examples = within_limits([replace(e, critique=c) for e,c in zip(rollout.examples, cs)], rollout.offsets)
+    critic,          # Any critic, as `alignment.asking` takes it
+)->Rollout:          # The same rollout; `CriticError` if the critic returns what is no critique
+    "Let a critic read every response; what failed is logged"
+    js = judgements_of(critic, rollout.examples)
+    failed = [j.error for j in js if j.error]
+    if failed: _log.warning('%r: %d of %d judgements failed; the first: %s', critic, len(failed), len(js), failed[0])
+    rollout.examples = within_limits([replace(e, critique=j.critique) for e,j in zip(rollout.examples, js)], rollout.offsets)
     return rollout
