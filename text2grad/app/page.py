@@ -6,7 +6,7 @@ Docs: https://text2grad.github.io/text2grad/app/page.html.md"""
 
 # %% auto #0
 __all__ = ['NEEDED', 'VIEWS', 'import_gradio', 'critics_of', 'page', 'calm_theme', 'loopback', 'read_auth', 'check_bind',
-           'Logins', 'Gate', 'launch_options', 'serve', 'app']
+           'Logins', 'Gate', 'launch_options', 'serve', 'check_model', 'app']
 
 # %% ../../nbs/app/08_page.ipynb #d38d37a2
 import ipaddress,os,threading,time
@@ -247,6 +247,20 @@ def serve(
         if hidden is not None: os.environ['GRADIO_ALLOWED_PATHS'] = hidden
     return demo
 
+# %% ../../nbs/app/08_page.ipynb #658df4c9
+def check_model(
+    model, # As for `app`
+):
+    "`ModelError` if it is a folder that holds nothing to load; the model itself is loaded when it is first needed"
+    if not isinstance(model, (str,Path)) or not Path(model).expanduser().is_dir(): return
+    from text2grad.pretrained import ModelError,check_folder,check_safetensors
+    from text2grad.span_ppo.policy import policy_folder
+    saved = policy_folder(model)
+    if saved: return check_safetensors(saved/('model.safetensors' if (saved/'model.safetensors').exists() else 'adapter_model.safetensors'))
+    if (Path(model).expanduser()/'checkpoints').is_dir():
+        raise ModelError(f'{model}: this run has left no policy yet, which it writes at its end; go on with it, or name a finished run')
+    check_folder(Path(model).expanduser())
+
 # %% ../../nbs/app/08_page.ipynb #3830f682
 def _runs(run):
     "`(folder of runs, the run to open first or None)`: `run` is either"
@@ -268,6 +282,7 @@ def app(
 ):               # `gr.Blocks`; `.close()` ends the server
     "Open the app"
     gr,options = import_gradio(),launch_options(host, port, auth)
+    check_model(model)
     runs,first = _runs(run)
     bench = Workbench(model, critics_of(critic, device), runs, device, feedback)
     bench.run,bench.shared = first,bool(options['auth'])

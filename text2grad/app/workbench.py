@@ -254,11 +254,9 @@ def load_policy(
     device=None, # `None`: the best there is
 ):               # A `Policy`; `InputError` says why it cannot be had
     "The policy in a folder, or a new one on a model"
-    from text2grad.pretrained import ModelError,load_model
+    from text2grad.pretrained import ModelError
     from text2grad.span_ppo.policy import Policy
-    try:
-        if model is not None and (Path(model)/'policy.json').is_file(): return Policy.load(model, device=device)
-        return Policy.create(*load_model(model, device=device))
+    try: return Policy.of(model, device=device)
     except ModelError as e: raise InputError(f'model: {e}') from None
 
 # %% ../../nbs/app/01_workbench.ipynb #00183c94

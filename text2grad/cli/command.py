@@ -13,7 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from ..files import RecordError,STRICT_JSON,UserError,check_out,dumps,read_text
 from .doctor import CommandError,doctor_command,positive,printable,say_it_waits
-from .quickstart import quickstart_parser
+from .quickstart import LR,quickstart_parser
+from .train import compare_parser,evaluate_parser,report_parser,train_parser
 from .train_rm import train_rm_parser
 
 # %% ../../nbs/cli/04_command.ipynb #03c857ae
@@ -197,7 +198,8 @@ def app_command(
     return 0
 
 def _app_parser(p):
-    p.add_argument('--model', help='folder or hub name of a chat model, or the folder of a trained policy (default: SmolLM2-135M-Instruct)')
+    p.add_argument('--model', help='folder or hub name of a chat model, a run, or the folder of a trained policy '
+                                   '(default: SmolLM2-135M-Instruct)')
     p.add_argument('--critic',
                    help='besides the rules: the folder of a reward model, or api:NAME or api:NAME@URL for a model behind a server')
     p.add_argument('--run', dest='folder', metavar='FOLDER', help='a run folder, or the folder of several (default: runs)')
@@ -267,6 +269,10 @@ def _parser():
     p.add_argument('--version', action='version', version=f'text2grad {__version__}')
     sub = p.add_subparsers(dest='command', required=True, metavar='COMMAND')
     quickstart_parser(sub.add_parser('quickstart', help='train a small real model on one task and report what changed'))
+    train_parser(sub.add_parser('train', help='train on prompts of your own, with a critic of your own'), LR)
+    evaluate_parser(sub.add_parser('evaluate', help='have a model answer prompts and a critic judge the answers'))
+    compare_parser(sub.add_parser('compare', help='the results of several runs side by side'))
+    report_parser(sub.add_parser('report', help='write the page of a run anew'))
     _align_parser(sub.add_parser('align', help='what a critique says of which words of a response'))
     train_rm_parser(sub.add_parser('train-rm', help='train a reward model on span feedback'))
     _app_parser(sub.add_parser('app', help='see in a browser which word earned which reward, and why'))

@@ -15,6 +15,7 @@ from ..core import Example,from_record,prompt_text,versions
 from ..files import write_file
 from .run_html import Sample,clipped,logged_critique,plain_value,result_rows,sample_of
 from .runs import RunError,finite_number,read_run
+from .alarms import alarms
 from .statistics import t_interval
 from ..viz.color import color_scale,esc
 from ..viz.html import columns_html,critique_html,fold_html,note_html,page_html,section_html,table_html,token_html
@@ -123,7 +124,7 @@ def _before_after(run):
     return parts
 
 # %% ../../nbs/evaluation/07_report.ipynb #017c55a2
-_main = ('reward','kl','length','entropy','policy_loss','value_loss','clipfrac')
+_main = ('reward','heldout_total','kl','length','entropy','policy_loss','value_loss','clipfrac')
 
 def _curves(run):
     "A curve of each number of the log, the main ones first and the others folded away"
@@ -173,7 +174,9 @@ def _notes(run):
     if not run.metrics and run.logs['metrics.jsonl'].ident: notes.append('No step was finished.')
     lost = sum((r.get('responses') or 0)-(r['judged'] or 0) for r in run.metrics if 'judged' in r)
     if lost: notes.append(f'{lost:.0f} of {total("responses"):.0f} sampled responses were not judged; they were left out of the score.')
-    return [note_html(n) for n in notes]
+    settings = run.config.get('ppo')
+    looks = alarms(run.metrics, settings if isinstance(settings, dict) else {}, result_rows(run))
+    return [note_html(n) for n in (*(f'Look at this: {a}' for a in looks), *notes)]
 
 # %% ../../nbs/evaluation/07_report.ipynb #44358a8e
 _order = ('Read this first','Results','Before and after','Curves','Samples of the first and the last step',

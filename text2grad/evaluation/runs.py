@@ -93,7 +93,7 @@ def _folders(root, depth, left):
     names = {e.name for e in entries}
     if names & {'metrics.jsonl','config.json'}: yield root
     for e in entries if depth else ():
-        if not e.is_dir(follow_symlinks=False) or e.name.startswith('.') or e.name=='checkpoints': continue
+        if not e.is_dir(follow_symlinks=False) or e.name.startswith('.') or e.name in ('checkpoints','policy','policy-best'): continue
         left[0] -= 1
         if left[0]<0: return
         yield from _folders(e.path, depth-1, left)

@@ -8,7 +8,7 @@ Docs: https://text2grad.github.io/text2grad/span_ppo/policy.html.md"""
 __all__ = ['Policy', 'selectable', 'exact_kl', 'entropy_from_logits', 'policy_folder']
 
 # %% ../../nbs/span_ppo/02_policy.ipynb #947f41ba
-import copy,logging
+import copy,json,logging,tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +22,7 @@ from ..pretrained import LORA,ModelError,base_lm,base_tensors,check_logits,templ
 from ..pretrained import check_safetensors,lm_logits,lm_states,load_model,load_trained
 from ..pretrained import lora_config,no_dropout,peft_quietly,progress_bars,read_json,trained,trained_tensors,weights_id
 from ..checkpoints import compare_identity
+from .model_card import model_card,public_base
 
 # %% ../../nbs/span_ppo/02_policy.ipynb #5d2a90c4
 def _frozen_adapter(model):
@@ -332,8 +333,10 @@ def base_id(self:Policy)->dict:
 @patch
 def save_pretrained(self:Policy,
     folder:str|Path, # Made if it is not there
+    facts:dict|None=None, # Of the run that trained it, for the card: what `summary.json` holds
+    public:bool=False, # Name the base model by its public name alone, as for the Hub
 )->Path:
-    "Save adapter (or model), value head and settings, all as safetensors and JSON"
+    "Save adapter (or model), value head, settings and a model card, all as safetensors, JSON and Markdown"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with progress_bars(False): self.model.save_pretrained(folder)
@@ -341,10 +344,54 @@ def save_pretrained(self:Policy,
     if self.value_head is not None:
         save_file({k:v.detach().cpu().contiguous() for k,v in self.value_head.state_dict().items()}, folder/'value_head.safetensors')
     ref = self.reference_model if isinstance(self.reference_model, str) else 'model'
-    about = dict(base=self.lm.name_or_path, reference=ref, value_head=self.value_head is not None, detach_value=self.detach_value,
-                 template=self.template, base_weights=self.base_id())
+    base,weights = self.public_base,self.base_id()
+    write_file(folder/'README.md', model_card(base, facts, {k:v for k,v in weights.items() if k!='name'}, ref=='model').encode())
+    name = base['id'] or base['label']
+    _name_the_base(folder, name)
+    about = dict(base=name if public else self.lm.name_or_path, reference=ref, value_head=self.value_head is not None,
+                 detach_value=self.detach_value, template=self.template, base_weights=weights | (dict(name=name) if public else {}))
     write_file(folder/'policy.json', dumps(about).encode())
     return folder
+
+# %% ../../nbs/span_ppo/02_policy.ipynb #a12f6ff2
+@patch(as_prop=True)
+def public_base(self:Policy)->dict: # As from `model_card.public_base`
+    "What the base model is called in public"
+    return public_base(self.lm.name_or_path, getattr(self.lm.config, '_name_or_path', '') or '')
+
+def _name_the_base(folder, name):
+    "Put the base model's public name where peft wrote how it was loaded"
+    for path in (folder/'adapter_config.json', folder/'reference'/'adapter_config.json'):
+        if path.is_file(): write_file(path, (json.dumps(read_json(path) | dict(base_model_name_or_path=name), indent=2)+'\n').encode())
+
+@patch
+def merge(self:Policy,
+    folder:str|Path|None=None, # Save the model and its tokenizer there too
+):                             # A plain model of transformers; the policy stays as it is
+    "The base model with the adapter added to its weights"
+    from peft import PeftModel
+    model = copy.deepcopy(self.model)
+    if isinstance(model, PeftModel): model = model.merge_and_unload()
+    if folder is not None:
+        with progress_bars(False): model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+    return model.eval()
+
+@patch
+def push_to_hub(self:Policy,
+    repo_id:str,         # 'name/model'
+    private:bool=True,   # Make the repository private if it is new
+    token:str|None=None, # `None`: as logged in
+    facts:dict|None=None,# As for `save_pretrained`
+    **kw,                # Of `HfApi.upload_folder`, such as `commit_message` or `revision`
+)->str:                  # Where it lies now
+    "Upload what `save_pretrained` writes, with no path of this machine in it"
+    from huggingface_hub import HfApi
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    with tempfile.TemporaryDirectory() as tmp:
+        self.save_pretrained(tmp, facts, public=True)
+        return str(api.upload_folder(repo_id=repo_id, folder_path=tmp, **kw))
 
 # %% ../../nbs/span_ppo/02_policy.ipynb #5652e9b7
 def _same_base(was, here, folder):

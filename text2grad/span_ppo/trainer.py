@@ -17,12 +17,14 @@ from difflib import get_close_matches
 from fastcore.basics import patch
 from pathlib import Path
 from types import SimpleNamespace
+from ..alignment.asking import name_of_critic
 from ..alignment.tokens import token_rewards
 from ..checkpoints import CheckpointError,compare_identity,load_optimizer,load_rng,optimizer_tensors,putting_back,read_state
 from ..checkpoints import rng_tensors
 from ..files import UserError,dumps,write_file
 from ..data.readers import examples_from
 from ..data.store import code_text
+from ..evaluation.alarms import alarms
 from ..pretrained import tokenizer_id,weights_id
 from .losses import AdaptiveKL,BASELINES,FixedKL,Objective,explained_variance,kl_penalty,masked_mean
 from .losses import policy_loss,token_advantages,token_scores,value_loss
@@ -204,7 +206,10 @@ class SpanPPO:
         self.kl_ctl = FixedKL(cfg.kl_coef) if cfg.kl_target is None else AdaptiveKL(cfg.kl_coef, cfg.kl_target, cfg.kl_horizon)
         self.step,self.stop,self.seconds,self.stats,self.total = 0,False,{},{},cfg.steps
         self.warned = self.parted = self.finished = False
+        self.history,self.alarms = [],[]
 
+    @property
+    def reward_name(self)->str: return self.config.reward if self.reward in REWARDS.values() else name_of_critic(self.reward)
     def seed(self, *what)->int: return derived_seed(self.config.seed, self.step, *what)
     def call(self, event):
         for c in self.callbacks: getattr(c, event, lambda _: None)(self)
@@ -246,6 +251,7 @@ def fit(self:SpanPPO,
             self.one_step()
             self.step += 1
             if every and self.step%every==0: self.measure(f'step {self.step}')
+            self.watch()
             self.call('after_step')
         if self.step>=self.total: self.measure('after')
         self.finished = self.step>=self.total and not self.stop
@@ -262,6 +268,15 @@ def measure(self:SpanPPO,
     rows = self.heldout.measure(self, when)
     if when in ('before','after'): setattr(self.heldout, when, rows)
     else: self.stats |= means(rows['heldout'])
+
+@patch
+def watch(self:SpanPPO):
+    "Look at the numbers of the run so far; what looks wrong is logged once"
+    self.history.append(dict(step=self.step) | self.stats)
+    known = {a.name for a in self.alarms}
+    new = [a for a in alarms(self.history, asdict(self.config)) if a.name not in known]
+    for a in new: _log.warning('step %d: %s', self.step, a)
+    self.alarms += new
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #90865ded
 @patch
@@ -352,6 +367,7 @@ def _experience_stats(x, coef):
     return dict(reward=mean(per_token[j]), total=mean((x.scores*x.mask).sum(1)[j]), judged=int(j.sum()), agreed=int((j&~x.taught).sum()),
                 responses=len(x.rollout),
                 spans=sum(len(c.spans) for c in cs), unresolved=sum(len(c.unresolved) for c in cs),
+                lost=sum(bool(q.score) and q.reason!='missing' for c in cs for q in c.unresolved),
                 marked=float(masked_mean((x.scores!=0).float(), x.mask)), length=mean(x.rollout.lengths), finished=mean(x.rollout.finished),
                 kl=mean((x.kl*x.mask).sum(1)), kl_token=float(masked_mean(x.kl, x.mask)), kl_coef=float(coef),
                 entropy=float(masked_mean(x.entropy, x.mask)),
