@@ -39,9 +39,11 @@ def _quoted(response, o): return f'“{short_words(response[o.start:o.end])}”'
 def _sign(v): return 'good' if v>0 else 'poor' if v<0 else 'neutral'
 _matched = dict(given='by hand', exact='word for word', normalized='but for case and spaces', fuzzy='similar words')
 def _how(s): return _matched[s.match]+('' if s.similarity==1 else f', {s.similarity:.0%} alike')
-_could = {'verbatim':'word for word', 'normalized':'but for case and spaces', 'alike':'similar words', 'shared words':'a sentence with the same words'}
+_could = {'verbatim':'word for word', 'normalized':'but for case and spaces', 'alike':'similar words',
+          'shared words':'a sentence with the same words'}
 
-STATES = {'aligned':'found', 'ambiguous':'in several places', 'unaligned':'not in the response', 'missing':'left out'} # As the page calls them
+STATES = {'aligned':'found', 'ambiguous':'in several places', 'unaligned':'not in the response',
+          'missing':'left out'} # As the page calls them
 OPEN,MOST_GUESSED = ('unaligned','ambiguous',UNDECIDED),20 # States that need a hand; rows whose places are guessed at once
 def _state(p): return STATES.get(p.state, p.state)
 def _said(p, n=70): return short_words((p.reason or p.quote).removeprefix(f'{UNTOLD}: '), n)

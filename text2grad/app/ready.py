@@ -95,7 +95,8 @@ class TaskRules:
 class TaskTests:
     "The unit tests of a ready code example, run in the sandbox"
     source,kind = 'tests','api' # It waits for no model
-    def refuses(self, example): return '' if example.meta.get('tests') else 'this prompt has no tests; choose a ready code example, or another critic'
+    def refuses(self, example):
+        return '' if example.meta.get('tests') else 'this prompt has no tests; choose a ready code example, or another critic'
     def __call__(self, examples:list[Example])->list[Critique|None]:
         from text2grad.critics.unit_tests import UnitTestCritic
         for e in examples:

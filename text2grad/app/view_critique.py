@@ -256,7 +256,9 @@ def save_critique(bench, sid):
         if d.broken: raise InputError(d.broken)
         gone = _asked(lost_quotes, _have(d))
         if gone and d.sure!=d.draft:
-            d.sure,d.note = d.draft,f'Not saved yet: {counted(len(gone), "quote")} not in the response, and so without reward. Save again to keep it so.'
+            d.sure = d.draft
+            d.note = (f'Not saved yet: {counted(len(gone), "quote")} not in the response, and so without reward. '
+                      'Save again to keep it so.')
             return d
         how,n = _asked(save_record, bench.feedback, _asked(record_of, _have(d)))
         instead = ', in the place of your earlier critique of this response' if how=='replaced' else ''
