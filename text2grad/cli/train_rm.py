@@ -10,7 +10,6 @@ __all__ = ['read_all', 'train_rm_command', 'train_rm_parser']
 # %% ../../nbs/cli/02_train_rm.ipynb #84f81d58
 import math,os,sys
 from collections import Counter
-from pathlib import Path
 from ..files import RecordError,is_number
 from .doctor import CommandError,INTEGER,TEXT,WHOLE,device_here,enough_room,kept_options,one_of,positive,printable
 from .doctor import refuse_changes,run_folder,say_it_waits,typed_options

@@ -6,7 +6,7 @@ Docs: https://text2grad.github.io/text2grad/reward_model/decoding.html.md"""
 
 # %% auto #0
 __all__ = ['GRID', 'class_weights', 'calibrated', 'fit_temperature', 'best_path', 'sentence_of', 'best_sentences', 'label_spans',
-           'choose_thresholds']
+           'span_decoder', 'choose_thresholds']
 
 # %% ../../nbs/reward_model/03_decoding.ipynb #9e039f03
 import numpy as np
@@ -127,6 +127,28 @@ def label_spans(
         else: marks[c].append([a, b, size[i:j,c]])
     sized = lambda c,s: (-1. if c==POOR else 1.)*float(np.clip(np.mean(s), .01, 1))
     return sorted((Span(int(a), int(b), sized(c, s)) for c,ms in marks.items() for a,b,s in ms), key=lambda s: (s.start, s.end))
+
+# %% ../../nbs/reward_model/03_decoding.ipynb #f0ee083a
+def _padded(raw, probs):
+    "Stack raw outputs: (N, T, 3) probabilities, (N, T) changes, (N,) lengths"
+    n = np.array([len(o) for *_,o in raw], int)
+    T = max(n.max(initial=0), 1)
+    P,Q = np.full((len(raw), T, 3), 1/3),np.full((len(raw), T), .5)
+    for i,((_,_,q,_),p) in enumerate(zip(raw, probs)): P[i,:n[i]],Q[i,:n[i]] = p,q
+    return P,Q,n
+
+def span_decoder(
+    raw:list,      # For each response its logits (T, 3), severity (T,), change (T,) and the offsets of its tokens
+    probs:list,    # For each (T, 3) calibrated probabilities
+    examples:list, # The responses
+):                 # Function from `(bias, transition_cost)` to the `Span`s of each response
+    "All of decoding that does not depend on the thresholds"
+    P,Q,n = _padded(raw, probs)
+    rows = [(o, e.response, p*s[:,None], sentence_of(e.response, o)) for (_,s,_,o),p,e in zip(raw, probs, examples)]
+    def spans(bias, cost):
+        if cost is None: return [label_spans(best_sentences(p, u, bias), o, text, size, u) for p,(o,text,size,u) in zip(probs, rows)]
+        return [label_spans(path[:len(o)], o, text, size) for path,(o,text,size,_) in zip(best_path(P, Q, n, bias, cost), rows)]
+    return spans
 
 # %% ../../nbs/reward_model/03_decoding.ipynb #805d5844
 GRID = dict(bias=(0.,.25,-.5,.5,.75,-1.,1.,1.25,-1.5,1.5,2.,2.5,3.), stick=(1.,.5,2.,.25,0.,None)) # `stick`: transition costs

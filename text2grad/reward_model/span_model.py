@@ -28,8 +28,7 @@ from ..evaluation.span_metrics import TokenScores,carried
 from ..pretrained import LORA,ModelError,check_logits,lm_logits
 from .preprocessing import NEUTRAL,POOR,chat_pieces,fit_prompt,text_offsets,token_labels,unlabelled
 from .base import RewardModel
-from .decoding import best_path,best_sentences,calibrated,choose_thresholds
-from .decoding import class_weights,fit_temperature,label_spans,sentence_of
+from .decoding import calibrated,choose_thresholds,class_weights,fit_temperature,span_decoder
 from .token_head import TokenHead,piece_ids,token_features
 
 # %% ../../nbs/reward_model/05_span_model.ipynb #4448c248
@@ -413,23 +412,6 @@ def token_reward(self:SpanRewardModel,
     return [None if r is None else r.tolist() for r in self.rewards(rollout.examples, rollout.offsets)]
 
 # %% ../../nbs/reward_model/05_span_model.ipynb #61fd2389
-def _padded(raw, probs):
-    "Stack raw outputs: (N, T, 3) probabilities, (N, T) changes, (N,) lengths"
-    n = np.array([len(o) for *_,o in raw], int)
-    T = max(n.max(initial=0), 1)
-    P,Q = np.full((len(raw), T, 3), 1/3),np.full((len(raw), T), .5)
-    for i,((_,_,q,_),p) in enumerate(zip(raw, probs)): P[i,:n[i]],Q[i,:n[i]] = p,q
-    return P,Q,n
-
-def _decoder(raw, probs, examples):
-    "Function from thresholds `(bias, transition_cost)` to the spans of each response"
-    P,Q,n = _padded(raw, probs)
-    rows = [(o, e.response, p*s[:,None], sentence_of(e.response, o)) for (_,s,_,o),p,e in zip(raw, probs, examples)]
-    def spans(bias, cost):
-        if cost is None: return [label_spans(best_sentences(p, u, bias), o, text, size, u) for p,(o,text,size,u) in zip(probs, rows)]
-        return [label_spans(path[:len(o)], o, text, size) for path,(o,text,size,_) in zip(best_path(P, Q, n, bias, cost), rows)]
-    return spans
-
 @patch
 def spans(self:SpanRewardModel,
     examples:list,    # What to judge
@@ -441,7 +423,7 @@ def spans(self:SpanRewardModel,
     raw,examples = [raw[i] for i in ok],[examples[i] for i in ok]
     probs = [self._probs(z) for z,*_ in raw]
     bias = [-np.inf if b is None else b for b in self.config.bias]
-    for i,ss in zip(ok, _decoder(raw, probs, examples)(bias, self.config.stick)): out[i] = ss
+    for i,ss in zip(ok, span_decoder(raw, probs, examples)(bias, self.config.stick)): out[i] = ss
     return out
 
 # %% ../../nbs/reward_model/05_span_model.ipynb #2066ed1d
@@ -504,7 +486,7 @@ def _choose(self:SpanRewardModel, raw, examples):
     labels = [token_labels(e.critique, o)[0] for e,(*_,o) in zip(examples, raw)]
     t = fit_temperature(np.concatenate([z for z,*_ in raw]), np.concatenate(labels), self.weights)
     probs = [calibrated(z, self.weights, t) for z,*_ in raw]
-    got = choose_thresholds(_decoder(raw, probs, examples), examples)
+    got = choose_thresholds(span_decoder(raw, probs, examples), examples)
     return dict(temperature=t) | got
 
 @patch
