@@ -36,7 +36,7 @@ def test_a_response_is_written_judged_drawn_otherwise_pushed_and_left_as_it_was(
     heat,spans,note = judge(client)
     assert 'the mat' in spans and '1 span marked' in note
     assert 'kl' in client.predict('kl', 'rank', 'word', api_name='/look')[2]
-    assert 'bit for bit' in client.predict(-2.5, 1, 0, 4, api_name='/apply')[3]
+    assert 'bit for bit' in client.predict(.003, 1, 0, 4, api_name='/apply')[3]
     assert 'Ready' in client.predict(api_name='/undo')[3]
     client.predict(api_name='/stop'); client.predict(api_name='/apply_stop')
 

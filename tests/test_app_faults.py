@@ -95,7 +95,7 @@ ENDPOINTS = { # In an order that works: what each is given, and what its answer 
     'critique_save': ((), 'feedback.jsonl'),
     'why_token': ((1, 1., .95, .05, 'advantage'), 'data-i'),
     'why_sliders': ((1, 1., .9, .1, 'reward'), 'data-i'),
-    'apply': ((-2.5, 1, 0, 4), 'bit for bit'),
+    'apply': ((.003, 1, 0, 4), 'bit for bit'),
     'undo': ((), 'Ready'), 'stop': ((), 'Stopped'), 'apply_stop': ((), 'Stopping'),
     'runs_list': ((), 'demo'), 'runs_metrics': (('demo',), 'step'), 'runs_sample': (('demo', 1, 0), 'token')}
 
@@ -191,7 +191,7 @@ BAD = {
     'an unknown channel': ('look', '["taste","raw","token"]'),
     'an unknown scale': ('look', '["reward","log","token"]'),
     'an unknown unit': ('look', '["reward","raw","page"]'),
-    'a step of 10': ('apply', '[1, 1, 0, 4]'),
+    'a step of 10': ('apply', '[10, 1, 0, 4]'),
     'a step of NaN': ('apply', '[NaN, 1, 0, 4]'),
     'a token that is not there': ('why_token', '[100000, 1, 0.95, 0.05, "advantage"]'),
     'gamma NaN': ('why_sliders', '[0, NaN, 0.95, 0.05, "advantage"]'),
@@ -279,7 +279,7 @@ def test_stop_ends_a_response_and_keeps_it(served):
 def one_call(c, i):
     "`(outcome, seconds)` of one call of a mixed load"
     calls = [('/generate', (PROMPT, 1., i, 8, 'rules', '', *LOOK)), ('/judge', (PROMPT, RESPONSE, 'your own words', WORDS, *LOOK)), ('/look', ('kl','rank','word')),
-             ('/critique_use', (PROMPT, RESPONSE)), ('/apply', (-2.5, 1, 0, 0))]
+             ('/critique_use', (PROMPT, RESPONSE)), ('/apply', (.003, 1, 0, 0))]
     name,args = calls[i%len(calls)]
     start = time.monotonic()
     try: c.predict(*args, api_name=name); how = 'answered'
@@ -335,7 +335,7 @@ def test_a_kill_while_a_step_runs_changes_no_model(tiny, tmp_path, after):
     with serving(tmp_path, 'model') as s:
         c = client(s)
         c.predict(PROMPT, RESPONSE, 'your own words', WORDS, *LOOK, api_name='/judge')
-        job = c.submit(-2.5, 8, 0, 256, api_name='/apply')
+        job = c.submit(.003, 8, 0, 256, api_name='/apply')
         while job.status().code.value!='PROCESSING': time.sleep(.01)
         time.sleep(after)
         assert not job.done(), 'the step was over before the kill; make it longer'

@@ -137,16 +137,24 @@ def choose(page, part, name):
     box(part).click()
     page.get_by_role('option', name=name, exact=True).click()
 
+def chip(at, phrase):
+    "The first words under a sentence of the critique"
+    return at('heat').locator('.t2g-lines li', has_text=phrase).locator('.t2g-phrase').first
+
 def lit_both_ways(at, phrase):
     "A phrase and its words light up together"
-    button = at('heat').locator('.t2g-phrase', has_text=phrase).first
+    button = chip(at, phrase)
     button.hover()
     expect(at('heat').locator('.t2g-u.t2g-on')).not_to_have_count(0)
     at('heat').locator(f'.t2g-u[data-s="{button.get_attribute("data-span")}"]').first.hover()
-    expect(at('heat').locator('.t2g-phrase.t2g-on')).to_contain_text(phrase)
+    expect(at('heat').locator('.t2g-phrase.t2g-on').first).to_have_attribute('aria-label', re.compile(re.escape(phrase)))
 
 def test_explore(page, theme):
     at = go(page, 'explore')
+    expect(at('note')).to_contain_text('An example')
+    expect(at('heat').locator('.t2g-phrase')).to_have_count(2)
+    expect(at('stop')).to_be_disabled()
+    box(at('prompt')).fill('')
     at('judge').click()
     expect(page.get_by_text('prompt: is empty; type or paste something')).to_be_visible() # said once, and stamped on nothing
     assert not page.locator('[data-testid=status-tracker] .error').filter(visible=True).count()
@@ -155,9 +163,11 @@ def test_explore(page, theme):
     page.get_by_role('option').first.click()
     expect(box(at('prompt'))).not_to_have_value('')
     box(at('prompt')).fill('Say something.')
+    choose(page, at('critic'), 'rules for summaries')
+    at('sampling').get_by_text('How it is sampled').click()
     at('longest').locator('input[type=number]').fill('24')
     at('generate').click()
-    expect(at('note')).to_contain_text(re.compile(r'\d+ tokens; \d+ spans?'))
+    expect(at('note')).to_contain_text(re.compile(r'\d+ tokens; \d+ spans? .* by rules/summarize'))
     expect(at('heat').locator('.t2g-u')).not_to_have_count(0)
     sampled = box(at('response')).input_value()
     assert sampled
@@ -209,7 +219,7 @@ def test_your_critique(page, server, theme):
     expect(at('note')).to_contain_text('other views look at this text too')
     box(at('feedback')).press_sequentially('"the Moon" is vague. "Buzz Aldrin" is odd. It is good that it says "American astronaut".', delay=5)
     expect(at('inspector').get_by_role('row')).to_have_count(4)
-    expect(at('inspector')).to_contain_text('American astronaut” (exact)')
+    expect(at('inspector')).to_contain_text('American astronaut” (word for word)')
     expect(at('heat').locator('.t2g-phrase')).to_have_count(3)
     # the aligner took both, and we mean the second
     at('phrase').get_by_role('radio').nth(0).check()
@@ -226,6 +236,12 @@ def test_your_critique(page, server, theme):
     expect(at('phrase')).to_contain_text('2. poor, by hand')
     lit_both_ways(at, 'odd')
     # words without a sentence
+    at('heat').locator('.t2g-u', has_text='1968').click()
+    expect(at('good')).to_contain_text('“1968” is good')
+    at('good').click()
+    expect(at('note')).to_contain_text('Marked as good: “1968”')
+    at('remove').click()
+    expect(at('note')).to_contain_text('Taken out')
     at('heat').locator('.t2g-u', has_text='grey').click()
     expect(box(at('words'))).to_have_value('grey')
     at('verdict').get_by_label('good').check()
@@ -338,7 +354,7 @@ def keyboard_journey(page):
     at = lambda what: page.locator(f'#t2g-explore-{what}')
     type_at(page, '#t2g-explore-prompt', 'Say it.')
     press_at(page, '#t2g-explore-generate')
-    at('heat').locator('.t2g-u').nth(3).wait_for()
+    expect(at('note')).not_to_contain_text('An example')
     expect(at('note')).to_contain_text('tokens;')
     tab_to(page, '#t2g-explore-heat .t2g-u')
     page.keyboard.press('ArrowRight')
@@ -398,6 +414,7 @@ def test_end_to_end_with_smollm2(browser, run_folder, tmp_path):
         box(at('example')).click()
         page.get_by_role('option').first.click()
         expect(box(at('prompt'))).not_to_have_value('')
+        at('sampling').get_by_text('How it is sampled').click()
         at('longest').locator('input[type=number]').fill('256')
         at('generate').click()
         expect(box(at('response'))).not_to_have_value('', **slow)
@@ -414,7 +431,7 @@ def test_end_to_end_with_smollm2(browser, run_folder, tmp_path):
         at = go(page, 'critique')
         at('heat').locator('.t2g-u').first.wait_for()
         box(at('feedback')).fill(f'"{words}" is the wrong tense. "the mayor" is made up.')
-        expect(at('inspector')).to_contain_text('(exact)')
+        expect(at('inspector')).to_contain_text('word for word')
         at('heat').locator('.t2g-u').nth(1).click()
         at('verdict').get_by_label('good').check()
         box(at('reason')).fill('The right place.')
@@ -422,6 +439,9 @@ def test_end_to_end_with_smollm2(browser, run_folder, tmp_path):
         expect(at('note')).to_contain_text('Marked as good')
         at('phrase').get_by_role('radio').nth(1).check()
         both_themes(page, 'critique')
+        expect(at('lost')).to_contain_text('“the mayor”')
+        at('save').click()
+        expect(at('note')).to_contain_text('Not saved yet')
         at('save').click()
         expect(at('note')).to_contain_text('Saved')
         at = go(page, 'apply')
@@ -430,14 +450,14 @@ def test_end_to_end_with_smollm2(browser, run_folder, tmp_path):
         expect(at('note')).to_contain_text('bit for bit', **slow)
         both_themes(page, 'apply')
         assert float(re.search(r'change is ([\d.]+) times', at('meter').inner_text())[1])>2, at('meter').inner_text()
-        at('size').locator('input[type=number]').fill('-1')
+        at('size').locator('input[type=number]').fill('0.1')
         at('apply').click()
         expect(at('note')).to_contain_text('Collapsed', **slow)
         expect(at('note')).to_contain_text('bit for bit')
         at('undo').click()
         expect(at('note')).to_contain_text('Ready')
         at = go(page, 'why')
-        at('heat').locator('.t2g-phrase', has_text='wrong tense').click()
+        chip(at, 'wrong tense').click()
         expect(at('ledger')).to_contain_text('wrong tense')
         both_themes(page, 'why')
         at = go(page, 'runs')

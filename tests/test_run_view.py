@@ -349,6 +349,7 @@ def test_curves_keep_spikes_and_gaps():
     assert curve_points(rows[:3], 'y')==[(0,0.),(1,0.),(2,0.)]
 
 def test_two_curves_share_axes():
+    assert two_curves_svg([(1,-1.),(2,3.)], [(1,0.)], 'y').count('>0</text>')==1 and '>0</text>' not in two_curves_svg([(1,1.),(2,3.)], [(1,2.)], 'y')
     a,b = [(1,0.),(2,1.)],[(1,0.),(2,10.)]
     svg = two_curves_svg(a, b, 'y')
     assert svg.count('<polyline')==2 and '>10<' in svg and 'stroke-dasharray="5 3"' in svg
@@ -416,6 +417,28 @@ def test_quickstart_run_from_end_to_end(tiny, tmp_path, capsys):
     (tmp_path/'runs/q/heldout-after.jsonl').unlink()
     assert 'Not yet' in show_held_out(bench, 'q', 2)
     with pytest.raises(InputError, match='held-out prompt: is 6'): show_held_out(bench, 'q', 6)
+
+def test_held_out_responses_as_a_table(tmp_path):
+    from text2grad.app.responses import ORDERS,chosen_rows,response_rows
+    blame,names = dict(start=0, end=1, score=-1., text='A'),('ant','bee','cat','dog')
+    def rec(name, i, spans=()): return dict(schema='text2grad/span-feedback/1', prompt=f'About a {name}.', response=f'A {name} {"sat" if i else "is"}.', spans=list(spans), feedback=[])
+    after = [dict(example=rec(n, 1, [blame] if n=='bee' else ()), total=t) for n,t in zip(names, (.5, -1., 2., None))]
+    put(tmp_path/'runs'/'q', 'metrics.jsonl', [dict(step=1, reward=1.)])
+    for when,rows in (('before', [dict(example=rec(n, 0), total=0.) for n in names]), ('after', after)): put(tmp_path/'runs'/'q', f'heldout-{when}.jsonl', rows)
+    bench = Workbench(toy(), runs=tmp_path/'runs')
+    rows = response_rows(held_out(RunReader(RunBase(tmp_path/'runs'), 'q'))[0])
+    order = lambda o: ''.join(names[r.n][0] for r in chosen_rows(rows, order=o))
+    assert [order(o) for o in ORDERS]==['abcd','bacd','cabd','bacd','cabd'], 'what has no number comes last'
+    assert [r.blamed for r in rows]==[False,True,False,False] and (rows[2].before,rows[2].after,rows[2].total,rows[2].change)==('A cat is.','A cat sat.',2.,2.)
+    shown = lambda *how: re.findall(r'aria-label="open row (\d)"', table_of(bench, 'q', *how))
+    assert shown('', False, 'as in the file')==list('1234') and shown('', True, 'as in the file')==['2'] and shown('SAT dog', False, 'as in the file')==['4']
+    assert 'None of the 4 rows' in table_of(bench, 'q', 'bird', False, 'as in the file')
+    got = pick_row(bench, 'q', json.dumps(dict(kind='phrase', i=1, start=0, end=0)))
+    assert got['held']==dict(value=1) and 'bee sat.' in got['before_after']
+    for bad in ('{}', json.dumps(dict(kind='phrase', i=9, start=0, end=0))):
+        with pytest.raises(InputError): pick_row(bench, 'q', bad)
+    with pytest.raises(InputError, match='sort: choose'): table_of(bench, 'q', '', False, 'taste')
+    with pytest.raises(InputError, match='search'): table_of(bench, 'q', 'x'*501, False, 'as in the file')
 
 def test_held_out_rows_that_do_not_fit(tmp_path):
     ex = lambda p: dict(schema='text2grad/span-feedback/1', prompt=p, response='x')

@@ -182,7 +182,7 @@ def test_phrase_and_words_light_together_and_all_numbers_show(show_page):
         over = [t for t,(a,b) in zip(TABLE.tokens, TABLE.offsets) if a<s.end and s.start<b]
         assert lit('.t2g-u')==over
     p.locator('.t2g-u', has_text='Paris').hover()
-    assert [re.search('right|absurd|name', x)[0] for x in lit('.t2g-phrase')]==['right','name']
+    assert [re.search('right|absurd|name', x)[0] for x in p.evaluate("[...document.querySelectorAll('.t2g-phrase.t2g-on')].map(x => x.ariaLabel)")]==['right','name']
     tip = p.locator('.t2g-tip').text_content()
     i = TABLE.tokens.index(' Paris') if ' Paris' in TABLE.tokens else next(i for i,t in enumerate(TABLE.tokens) if 'Paris' in t)
     assert f'reward {TABLE["reward"][i]:+.3g}' in tip and f'kl {TABLE["kl"][i]:+.3g}' in tip and 'right' in tip
@@ -190,11 +190,14 @@ def test_phrase_and_words_light_together_and_all_numbers_show(show_page):
     assert p.locator('.t2g-tip').is_hidden() and lit('.t2g-u')==[] and p.locator('.t2g-u[data-tip]').count()==0 and p.locator('.t2g-u:not([title])').count()==0
     assert 'river' in p.locator('.t2g-lost').text_content() and 'fuzzy match, 0.90' in p.locator('.t2g-phrase').nth(1).text_content()
 
-def test_a_reason_that_repeats_is_folded_and_still_said(show_page):
-    c = Critique('c', [Span(0, 5, .5, reason='long reason'), Span(6, 8, .5, reason='long reason'), Span(9, 12, .5), Span(13, 15, .5)])
+def test_a_sentence_is_one_line_with_its_words(show_page):
+    c = Critique('An emoji is odd. Half of it is dull. Nothing else.', [Span(0, 2, .5, reason='Half of it is dull.'), Span(3, 5, -.5, reason='An emoji is odd.'), Span(9, 12, .5, reason='of its own'),
+                 Span(13, 15, .5, reason='Half of it is dull.'), Span(16, 17, .5)], [Quote('river', -1., 'Nothing else.'), Quote('lake', -1., 'Nothing else.')])
     p = show_page(whole(hosted(heat_map(TABLE, critique=c))))
-    assert [p.locator('.t2g-again').count(), p.locator('.t2g-phrase').nth(1).evaluate('x => x.textContent').count('long reason')]==[1, 1]
-    assert p.locator('.t2g-again').evaluate('x => [getComputedStyle(x).fontSize, getComputedStyle(x, "::after").content]')==['0px', '"as above"']
+    lines = p.evaluate("[...document.querySelectorAll('.t2g-lines li')].map(x => [x.querySelector('.t2g-why').textContent, [...x.querySelectorAll('.t2g-phrase')].map(b => Number(b.dataset.span))])")
+    assert lines==[['An emoji is odd.',[1]], ['Half of it is dull.',[0,3]], ['Nothing else.',[]], ['of its own',[2]], ['',[4]]]
+    assert p.locator('.t2g-lost li').all_inner_texts()==['-1.00 river · -1.00 lake: Nothing else.']
+    assert 'dull' in p.locator('.t2g-phrase[data-span="3"]').get_attribute('aria-label'), 'the reason is said with each'
 
 def test_focus_survives_a_redraw(show_page):
     p = show_page(whole(hosted(heat_map(TABLE))))

@@ -10,13 +10,15 @@ from text2grad.data.annotation import annotate
 from text2grad.core import Critique,Example,Quote,RecordError,Span,dumps,from_record,problems,read_examples,read_records,to_record,write_jsonl
 from text2grad.reward_model.preprocessing import read_feedback,token_labels
 from text2grad.app.drafts import (SEVERITY,UNDECIDED,Draft,Fix,candidates,critique_of,draft_of,feedback_id,phrases,record_of,save_record,saved_draft)
-from text2grad.app.view_critique import (begin_with,desk_of,fix_phrase,inspector_html,mark_words,measure_text,open_case,phrase_choices,pick_phrase,
-    pick_words,place_choices,render,save_critique,show_pasted,type_feedback,use_text,word_table)
+from text2grad.app.inspector import inspector_html,lost_html,phrase_choices,place_choices,word_table
+from text2grad.app.ready import ANSWER
+from text2grad.app.view_critique import (begin_with,desk_of,fix_phrase,mark_picked,mark_words,measure_text,open_case,pick_phrase,pick_words,render,
+    save_critique,show_pasted,type_feedback,use_text)
 from text2grad.app.workbench import InputError,Workbench
 
 R = 'Neil Armstrong walked there in 1968. He was an American astronaut. It is far away, but the Moon is dry and the Moon is grey.'
 P = [dict(role='system', content='Be brief.'), dict(role='user', content='Who first walked on the Moon?')]
-ALL = ('heat','note','table','phrase','places','words','text','base','asked')
+ALL = ('heat','note','table','phrase','places','words','text','base','asked','lost','good','poor','here','flip','remove','automatic')
 
 @pytest.fixture
 def bench(tmp_path): return Workbench(feedback=tmp_path/'feedback.jsonl')
@@ -208,7 +210,36 @@ def test_every_handler_without_a_response_says_what_to_do(bench):
     for f in (lambda: type_feedback(bench, 's', 'x'), lambda: mark_words(bench, 's', 'x', 'poor', 'clear', ''), lambda: fix_phrase(bench, 's', 'k', 'flip'), lambda: save_critique(bench, 's'),
               lambda: begin_with(bench, 's', True), lambda: pick_phrase(bench, 's', 'k'), lambda: measure_text(bench, 's'), lambda: pick_words(bench, 's', '{}')):
         with pytest.raises(InputError, match='Explore'): f()
-    assert 'no response yet' in render(open_case(bench, 's'), *ALL)['note']
+    assert 'no response yet' in render(desk_of(bench, 's'), *ALL)['note']
+
+def test_the_desk_opens_on_the_example_and_gives_way_to_what_is_pasted(bench):
+    d = open_case(bench, 's')
+    got = render(d, *ALL)
+    assert d.draft.response==ANSWER and len(d.theirs.spans)==2 and 'what the critic said' in got['note'] and got['base']==(False, True)
+    assert [got[k]['interactive'] for k in ('good','poor','here','flip','remove','automatic')]==[False]*6, 'nothing is selected and nothing said yet'
+    use_text(bench, 's', 'Who?', R)
+    assert open_case(bench, 's').draft.response==R
+
+def test_selected_words_are_good_or_poor_at_one_press(bench):
+    use_text(bench, 's', '', R)
+    for verdict in ('good','poor'):
+        with pytest.raises(InputError, match='select some'): mark_picked(bench, 's', verdict)
+        d = pick_words(bench, 's', dumps(dict(kind='selection', i=7, start=46, end=65)))
+        assert render(d, verdict)[verdict]==dict(value=f'“American astronaut” is {verdict}', interactive=True) and not render(d, 'flip')['flip']['interactive'] or verdict=='poor'
+        d = mark_picked(bench, 's', verdict)
+        assert not render(d, verdict)[verdict]['interactive'] and render(d, 'flip')['flip']['interactive']
+    assert [(R[m.start:m.end], m.score) for m in d.draft.marks]==[('American astronaut', 1.), ('American astronaut', -1.)]
+
+def test_a_quote_that_is_not_there_is_said_before_anything_is_saved(bench):
+    use_text(bench, 's', '', R)
+    d = type_feedback(bench, 's', '"Buzz <b>Aldrin" is wrong. "dry" is right. Well done otherwise.')
+    said = render(d, 'lost')['lost']
+    assert 'Not in the response' in said and 'Buzz &lt;b&gt;Aldrin' in said and 'dry' not in said and 'Well done' not in said
+    assert 'Not saved yet: 1 quote not in' in save_critique(bench, 's').note and not bench.feedback.exists()
+    type_feedback(bench, 's', '"Buzz <b>Aldrin" is wrong. "dry" is fine. "Collins" is missing.')
+    assert 'Not saved yet: 2 quotes' in save_critique(bench, 's').note and not bench.feedback.exists(), 'it is asked again once the critique has changed'
+    assert 'Saved to' in save_critique(bench, 's').note and len(read_records(bench.feedback))==1
+    assert lost_html(Draft('', R, '"dry" is right.'))==''
 
 def test_a_pick_finds_the_words_and_the_phrase(bench):
     use_text(bench, 's', '', R)
@@ -306,7 +337,7 @@ def test_a_phrase_without_a_sign_is_asked_about_and_a_person_decides(bench, text
     assert (p.state, p.score, d.key)==(UNDECIDED, 0., p.key) and p.spans
     assert critique_of(d.draft).spans==() and [q.score for q in critique_of(d.draft).unresolved]==[0.]
     table = inspector_html(d.draft)
-    assert 'praise or blame?' in table and 'Cannot tell' not in table and 'unaligned' not in table
+    assert 'praise or blame?' in table and 'Cannot tell' not in table and 'not in the response' not in table
     assert 'praise or blame?' in phrase_choices(d.draft)[0][0]
     for sign,said in ((-1., 'blame'), (1., 'praise'), (-1., 'blame')):
         d = fix_phrase(bench, 'a', p.key, 'flip')

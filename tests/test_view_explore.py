@@ -6,7 +6,8 @@ from text2grad.span_ppo.inspection import measure
 from text2grad.span_ppo.policy import Policy
 from text2grad.pretrained import load_model,tiny_lm
 from text2grad.reward_model.span_model import SpanRewardConfig,SpanRewardModel
-from text2grad.app.view_explore import CHOICES,asked,drawn,generate_response,judge_response,show_again,spans_table,starters,stop_writing,take_starter
+from text2grad.app.ready import ANSWER,FEEDBACK,QUESTION,asked,example_case,starters
+from text2grad.app.view_explore import CHOICES,drawn,generate_response,judge_response,show_again,spans_table,stop_writing,take_starter
 from text2grad.app.workbench import OWN_WORDS,InputError,Workbench
 
 PROMPT,RESPONSE,LOOK = 'Where is the cat?','The cat sat on the mat. It slept.',('reward','raw','token')
@@ -50,12 +51,12 @@ def reward_model(backbone, folder):
 
 def blames_sat(examples): return [Critique('Sat?', (Span(8, 11, -1., 'sat', 'it lay'),), source='one of ours') for _ in examples]
 
-@pytest.mark.parametrize('kind', ['rules','own words','a function','reward model'])
+@pytest.mark.parametrize('kind', ['rules for summaries','own words','a function','reward model'])
 def test_each_kind_of_critic_judges(policy, tiny, tmp_path, kind):
     critic = {'a function':blames_sat, 'reward model':str(tmp_path/'rm')}.get(kind)
     if kind=='reward model': reward_model(tiny, tmp_path/'rm')
     bench = Workbench(policy, critics_of(critic, 'cpu'))
-    name = {'rules':'rules', 'own words':OWN_WORDS}.get(kind) or next(n for n in bench.critics if n!='rules')
+    name = OWN_WORDS if kind=='own words' else kind if kind in bench.critics else list(bench.critics)[-1]
     got = judge_response(bench, 'a', PROMPT, RESPONSE, name, '"the mat" is wrong.', *LOOK)
     c = bench.session('a').case.critique
     assert c is not None and c.source in got['note']
@@ -82,3 +83,30 @@ def test_the_same_seed_writes_the_same(bench):
 def test_ready_examples_are_short_and_tell_what_they_are_about():
     assert len(starters())==12 and len({k.split(': ', 1)[1] for k in starters()})==12 and max(map(len, starters()))<=56
     for k,e in starters().items(): assert asked(take_starter(Workbench(model='no model is needed here'), 'a', k)['prompt']).meta==e.meta
+
+def test_the_first_screen_is_judged_and_needs_no_model():
+    bench = Workbench(model='no model is needed here')
+    got = show_again(bench, 'a', *LOOK)
+    assert got['heat'].count('t2g-phrase')==2 and 'An example' in got['note'] and '2 spans marked' in got['spans'] and bench.session('a').case is None
+    c = bench.judge(OWN_WORDS, Example(QUESTION, ANSWER), FEEDBACK)
+    assert c.spans==example_case().critique.spans, 'the words in the box are those that were judged'
+
+def test_a_free_prompt_is_judged_by_no_rule_that_nobody_chose(policy):
+    bench = Workbench(policy)
+    for critic in ('rules','tests') if 'tests' in bench.critics else ('rules',):
+        with pytest.raises(InputError, match=f'critic {critic}: this prompt .*choose'): judge_response(bench, 'a', PROMPT, RESPONSE, critic, '', *LOOK)
+        last = list(generate_response(bench, 'a', PROMPT, .7, 0, 6, critic, '', *LOOK))[-1]
+        assert bench.session('a').case.critique is None and 'not judged' in last['note'] and 'this prompt' in last['note']
+    with pytest.raises(InputError, match='there are none yet'): judge_response(bench, 'a', PROMPT, RESPONSE, OWN_WORDS, ' ', *LOOK)
+    last = list(generate_response(bench, 'a', PROMPT, .7, 0, 6, 'rules for summaries', '', *LOOK))[-1]
+    assert bench.session('a').case.critique.source.startswith('rules/summarize') and not last.get('stop')
+
+def test_code_is_judged_by_its_tests(policy):
+    bench = Workbench(policy)
+    title,e = next((k,e) for k,e in starters().items() if k.startswith('code'))
+    got = take_starter(bench, 'a', title)
+    assert got['critic']=='tests' and take_starter(bench, 'a', next(iter(starters())))['critic']=='rules'
+    assert take_starter(Workbench(policy, dict(mine=blames_sat)), 'a', title)['critic']=='mine'
+    judge_response(bench, 'a', got['prompt'], '```python\n'+e.meta['signature'].rstrip().removesuffix(':')+':\n    return None\n```', 'tests', '', *LOOK)
+    c = bench.session('a').case.critique
+    assert c.source.startswith('tests/') and c.spans and min(s.score for s in c.spans)<0

@@ -4,6 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from text2grad.app import responses as table_of_responses
+from text2grad.app.responses import response_rows,responses_html
+from text2grad.evaluation.run_html import HeldOut
 from text2grad.viz import color,plots
 from text2grad.viz import html as show
 from text2grad.viz.channels import TokenTable
@@ -43,7 +46,10 @@ def heat_surface(s):
 def report(s):
     case = type('Case', (), dict(example=Example([dict(role=s, content=s)], table(s).response, crit(s)), table=table(s)))
     return export_html(case, channel=s, title=s).replace(f'<meta http-equiv="Content-Security-Policy" content="{show.CSP}">', '')
-SURFACES = dict(heat=heat_surface, critique=lambda s: show.critique_html(f'a{s}', crit(s))+crit(s)._repr_html_(),
+def responses(s):
+    ex,n = Example(s, f'a{s}', crit(s)),(dict(metric='total', before=0., after=1., change=1.),)
+    return responses_html(response_rows([HeldOut(ex, ex, n)]), 1)
+SURFACES = dict(heat=heat_surface, responses=responses, critique=lambda s: show.critique_html(f'a{s}', crit(s))+crit(s)._repr_html_(),
     table=lambda s: show.table_html([{s: s, 'n': 1}], caption=s)+plots.curve_svg([dict(a=1.), dict(a=2.)], 'a', s, s)+color.legend_html(1., s, s), report=report,
     notebook=lambda s: Example(s, f'a{s}', crit(s), reference=[s])._repr_html_()+Span(0, 1, .5, s, s)._repr_html_()+show.spans_html(f'a{s}', crit(s).spans, numbers=True)+show.token_html(['a', s], [1., -1.], label=s, title=s))
 
@@ -103,7 +109,7 @@ def test_nothing_runs(page, name):
 def test_control_a_surface_that_does_not_escape(page, monkeypatch, name):
     "The same surfaces with escaping switched off: the same harness must notice"
     from text2grad.viz import heatmap
-    for m in (color, show, plots, heatmap):
+    for m in (color, show, plots, heatmap, table_of_responses):
         if hasattr(m, 'esc'): monkeypatch.setattr(m, 'esc', str)
         if hasattr(m, '_text_html'): monkeypatch.setattr(m, '_text_html', lambda s, kinds: s)
     few = TEXTS[::4]

@@ -6,8 +6,8 @@ Docs: https://text2grad.github.io/text2grad/app/view_runs.html.md"""
 
 # %% auto #0
 __all__ = ['SHOWN', 'UNITS', 'MAX_LISTED', 'TEXTS', 'shelf_of', 'run_names', 'show_sample', 'open_run', 'tick', 'choose_b',
-           'compare', 'choose_step_b', 'show_held_out', 'measure_checkpoints', 'api_metrics', 'api_sample', 'runs_view',
-           'first_look']
+           'compare', 'choose_step_b', 'show_held_out', 'table_of', 'pick_row', 'measure_checkpoints', 'api_metrics',
+           'api_sample', 'runs_view', 'first_look']
 
 # %% ../../nbs/app/07_view_runs.ipynb #47236d9e
 import re
@@ -15,11 +15,12 @@ from ..checkpoints import CheckpointError
 from ..viz.color import visible
 from ..viz.html import note_html
 from ..viz.exports import export_buttons
-from ..viz.heatmap import heat,heat_map
+from ..viz.heatmap import heat,heat_map,read_pick
 from ..evaluation.runs import RunError,Shelf,list_runs
 from ..evaluation.run_html import Sample,compare_html,curves_html,facts_html
 from ..evaluation.run_html import held_out,held_out_html,prompt_html,results_html,sample_of
 from .workbench import ONE_MODEL,SCALES,InputError,as_input_error,binder,shown,updates
+from .responses import ORDERS,chosen_rows,response_rows,responses_html
 
 # %% ../../nbs/app/07_view_runs.ipynb #1a837a8d
 SHOWN = ('reward','advantage','value','logp','kl','dlogp') # Channels that a run logs
@@ -106,7 +107,7 @@ def open_run(
     return show_sample(bench, name, step, i, *view) | dict(
         facts=facts_html(run)+results_html(run), curves=curves_html(run), step=_slider(run, step),
         held=dict(choices=rows, value=0 if rows else None, visible=bool(rows)),
-        before_after=''.join(map(note_html, notes))+answers,
+        before_after=''.join(map(note_html, notes))+answers, table=responses_html(response_rows(held), len(held)),
         first=ckpts|dict(value=cs[0] if cs else None), second=ckpts|dict(value=cs[-1] if cs else None), measured='',
         run_b=dict(value=None), side='', step_b=dict(visible=False), sample_b=dict(visible=False), seen=_stamp(run))
 
@@ -198,6 +199,16 @@ def show_held_out(
     if not rows: return note_html('This run has no held-out answers.')
     return ''.join(map(note_html, notes))+held_out_html(_row(bench, rows, i))
 
+def table_of(bench, name, find, blamed, order)->str:
+    "The held-out responses that are asked for, as a table"
+    rows = response_rows(held_out(_run(bench, name))[0])
+    return responses_html(chosen_rows(rows, bench.text(find, 'search', 500, empty=True), blamed is True, order), len(rows))
+
+def pick_row(bench, name, what)->dict:
+    "Open the row whose number was pressed"
+    n = as_input_error(ValueError, read_pick, what)['i']
+    return dict(held=dict(value=n), before_after=show_held_out(bench, name, n))
+
 def _text(bench, run, step, i, held, which):
     if bench.choice(which, 'text', TEXTS)==TEXTS[0]: return _sample(bench, run, step, i).example
     rows,_ = held_out(run)
@@ -280,6 +291,26 @@ def _top(gr, at, names):
             ui['live'] = gr.Checkbox(label='Watch it train', elem_id=at('live'))
     first = 'Choose a run.' if names else 'There are no runs yet. Train one with: text2grad quickstart'
     ui['facts'] = gr.HTML(note_html(first), elem_id=at('facts'), js_on_load=None)
+    with gr.Accordion('Curves', open=True, elem_id=at('curves-fold')): ui['curves'] = gr.HTML(elem_id=at('curves'), js_on_load=None)
+    ui |= _held(gr, at)
+    return ui
+
+def _held(gr, at):
+    "The table of held-out responses, and the one that is open"
+    ui = {}
+    with gr.Accordion('Held-out responses, before and after', open=True, elem_id=at('held-fold')):
+        with gr.Row():
+            ui['find'] = gr.Textbox(label='Search', max_length=500, min_width=160, elem_id=at('find'))
+            ui['order'] = gr.Dropdown(list(ORDERS), value=next(iter(ORDERS)), label='Sort', min_width=160, elem_id=at('order'))
+            ui['blamed'] = gr.Checkbox(label='Only with blame', min_width=120, elem_id=at('blamed'))
+        ui['table'],ui['opened'] = heat(gr, at('table'), label='Held-out responses')
+        ui['held'] = gr.Dropdown([], label='Row that is open', visible=False, elem_id=at('held'))
+        ui['before_after'] = gr.HTML(elem_id=at('before-after'), js_on_load=None)
+    return ui
+
+def _walk(gr, at):
+    "Which step and sample, and how it is drawn"
+    ui = {}
     with gr.Row():
         ui['step'] = gr.Slider(0, 1, value=0, step=1, label='Step', visible=False, scale=3, min_width=220, elem_id=at('step'))
         ui['sample'] = gr.Dropdown([], label='Sample', visible=False, scale=2, min_width=180, elem_id=at('sample'))
@@ -291,9 +322,8 @@ def _top(gr, at, names):
 
 # %% ../../nbs/app/07_view_runs.ipynb #53b8a5a3
 def _below(gr, at, names):
-    "Curves, side by side, before and after, checkpoints"
+    "Side by side, checkpoints"
     html,ui = lambda what: gr.HTML(elem_id=at(what), js_on_load=None),{}
-    with gr.Accordion('Curves', open=True, elem_id=at('curves-fold')): ui['curves'] = html('curves')
     with gr.Accordion('Side by side with another run, step or sample', open=False, elem_id=at('side-fold')):
         with gr.Row():
             ui['run_b'] = gr.Dropdown(names, value=None, label='Run B', allow_custom_value=True, min_width=200,
@@ -302,9 +332,6 @@ def _below(gr, at, names):
                                      elem_id=at('step-b'))
             ui['sample_b'] = gr.Dropdown([], label='Sample of B', visible=False, min_width=160, elem_id=at('sample-b'))
         ui['side'] = html('side')
-    with gr.Accordion('Held-out prompts, before and after', open=False, elem_id=at('held-fold')):
-        ui['held'] = gr.Dropdown([], label='Held-out prompt', visible=False, elem_id=at('held'))
-        ui['before_after'] = html('before-after')
     with gr.Accordion('Two checkpoints, one text', open=False, elem_id=at('checkpoints-fold')):
         with gr.Row():
             ui['first'] = gr.Dropdown([], label='First checkpoint', visible=False, min_width=140, elem_id=at('first'))
@@ -323,7 +350,7 @@ def runs_view(
 )->dict:      # The components by name
     "Build and wire the fifth view, inside an open tab"
     at = lambda what: f't2g-runs-{what}'
-    ui = _top(gr, at, [])
+    ui = _top(gr, at, []) | _walk(gr, at)
     ui['heat'],ui['picked'] = heat(gr, at('heat'), label='Response')
     ui['about'] = gr.HTML(elem_id=at('about'), js_on_load=None)
     export_buttons(gr, lambda *xs: _export(bench, *xs), [ui[k] for k in ('run','step','sample','channel')], at('export'))
@@ -348,7 +375,7 @@ def first_look(bench, name, *view):
 def _wire(gr, tab, bench, ui):
     "Bind every event of the view"
     view,a,b = ['channel','how','unit'],['run','step','sample'],['run_b','step_b','sample_b']
-    whole = ['facts','curves','step','sample','heat','about','held','before_after',
+    whole = ['facts','curves','step','sample','heat','about','held','before_after','table',
              'first','second','measured','run_b','side','step_b','sample_b','seen']
     once,quiet = dict(trigger_mode='once'),dict(show_progress='hidden')
     on = binder(gr, bench, ui, put=_updates, trigger_mode='always_last')
@@ -365,6 +392,9 @@ def _wire(gr, tab, bench, ui):
     on(ui['step_b'].input, choose_step_b, [*a,*b,*view], ['side','sample_b'], **quiet)
     on(ui['sample_b'].input, side, [*a,*b,*view], ['side'], **quiet)
     on(ui['held'].input, held, ['run','held'], ['before_after'])
+    def table(bench, *xs): return dict(table=table_of(bench, *xs))
+    for k in ('find','order','blamed'): on(ui[k].input, table, ['run','find','blamed','order'], ['table'], **quiet)
+    on(ui['opened'].input, pick_row, ['run','opened'], ['held','before_after'], **quiet)
     on(ui['measure'].click, measured, [*a,'held','which','first','second',*view], ['measured'], **once, **ONE_MODEL)
     on(ui['live'].input, watch, ['live'], ['clock'])
     on(ui['clock'].tick, tick, [*a,*view,'run_b','seen'], [*whole,'live','clock'], queue=False, **once, **quiet)

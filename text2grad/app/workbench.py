@@ -6,8 +6,8 @@ Docs: https://text2grad.github.io/text2grad/app/workbench.html.md"""
 
 # %% auto #0
 __all__ = ['ONE_MODEL', 'SCALES', 'OWN_WORDS', 'MOST_SPANS', 'LONGEST', 'InputError', 'as_input_error', 'counted', 'status_html',
-           'shown', 'updates', 'binder', 'Session', 'NewSession', 'user_text', 'TaskRules', 'LaterCritic', 'Workbench',
-           'load_policy', 'few_enough']
+           'shown', 'updates', 'binder', 'Session', 'NewSession', 'LaterCritic', 'Workbench', 'load_policy',
+           'few_enough']
 
 # %% ../../nbs/app/01_workbench.ipynb #72dd1863
 import html,inspect,logging,math,queue,secrets,threading,time
@@ -21,6 +21,7 @@ from ..alignment.quotes import TooSlow,time_limit
 from ..core import Critique,Example
 from ..files import UserError
 from ..viz.color import esc,visible
+from .ready import ready_critics
 
 # %% ../../nbs/app/01_workbench.ipynb #4520b4bc
 class InputError(UserError, ValueError): "Something the user can mend; its text names the field and the remedy, and is shown"
@@ -139,10 +140,11 @@ def shown(
 def updates(
     gr,    # The module `gradio`
     names, # Of the components that an event may change
-    got:dict, # Name -> new value
+    got:dict, # Name -> new value, or a dict of new properties
 ):         # What Gradio takes: a list, or the only value
     "A dict of changes by position"
-    out = [got[n] if n in got else gr.skip() for n in names]
+    new = lambda v: gr.update(**v) if isinstance(v, dict) else v
+    out = [new(got[n]) if n in got else gr.skip() for n in names]
     return out if len(out)>1 else out[0]
 
 def binder(
@@ -188,28 +190,6 @@ class NewSession(str):
     def __deepcopy__(self, memo): return NewSession(secrets.token_hex(12))
 
 # %% ../../nbs/app/01_workbench.ipynb #99eeebcd
-def user_text(
-    prompt, # A string or chat messages
-)->str:
-    "What the user says in a prompt"
-    return prompt if isinstance(prompt, str) else '\n\n'.join(m['content'] for m in prompt if m['role']=='user')
-
-class TaskRules:
-    "The rules of the task that an example belongs to"
-    source = 'rules'
-    def __init__(self): self._critics = {}
-    def __call__(self,
-        examples:list[Example], # Responses to judge
-    )->list[Critique|None]:
-        "Judge each by the rules of its task, or of summaries where it has none"
-        return [self._one(e) for e in examples]
-    def _one(self, e):
-        from text2grad.critics.base import rule_critic
-        task = e.meta.get('task')
-        if task not in ('summarize','answer','code'):
-            task,e = 'summarize',replace(e, meta=e.meta|dict(document=user_text(e.prompt)))
-        return self._critics.setdefault(task, rule_critic(task))([e])[0]
-
 class LaterCritic:
     "A critic that is loaded when it is first asked"
     def __init__(self,
@@ -228,7 +208,7 @@ class Workbench:
     "The model, the critics and the sessions of one app"
     def __init__(self,
         model=None,      # `None`: SmolLM2-135M-Instruct; a folder, a name on the Hub, or a `Policy`
-        critics:dict|None=None, # Name -> critic, besides the rules
+        critics:dict|None=None, # Name -> critic, besides those that are ready
         runs:str|Path='runs',   # Folder of run folders
         device:str|None=None,   # `None`: the best there is
         feedback:str|Path='feedback.jsonl', # Where critiques are saved to
@@ -240,7 +220,7 @@ class Workbench:
         self.model,self.device = None if self._policy else model,device
         self.runs,self.feedback = Path(runs),Path(feedback)
         self.most,self.idle,self.shared = sessions,idle,False # Several people use it, who share what is saved
-        self.critics = {'rules':TaskRules()} | dict(critics or {})
+        self.critics = ready_critics() | dict(critics or {})
         self.sessions = {}
     text,number,choice = staticmethod(text),staticmethod(number),staticmethod(choice)
     @property
@@ -335,6 +315,19 @@ def few_enough(
                      'so quote longer words, or fewer')
 
 @patch
+def unfit(self:Workbench,
+    critic:str,      # One of `critics`, or 'your own words'
+    example:Example, # The response to be judged
+    words:str|None=None, # Your own words
+)->str:              # Why it cannot judge this; '' if it can
+    "What keeps a critic from judging a response"
+    if choice(critic, 'critic', [*self.critics, OWN_WORDS])==OWN_WORDS:
+        return '' if (words or '').strip() else f'{OWN_WORDS}: there are none yet; say what is good and what is wrong'
+    refuses = getattr(self.critics[critic], 'refuses', None)
+    why = refuses(example) if refuses else ''
+    return f'critic {critic}: {why}' if why else ''
+
+@patch
 def judge(self:Workbench,
     critic:str,      # One of `critics`, or 'your own words'
     example:Example, # The response to be judged
@@ -346,6 +339,7 @@ def judge(self:Workbench,
     name = choice(critic, 'critic', [*self.critics, OWN_WORDS])
     if not example.response.strip():
         raise InputError('response: is empty, so there is nothing to judge; generate one or paste one')
+    if (why := self.unfit(name, example, words)): raise InputError(why)
     if name==OWN_WORDS:
         with time_limit(LONGEST): c = as_input_error(TooSlow, align, example.response, text(words, OWN_WORDS), prefix=f'{OWN_WORDS}: ')
         if c is None: raise InputError(f'your own words: look like JSON but cannot be read as a critique ({why_unreadable(words)}); '

@@ -22,7 +22,7 @@ from ..core import Critique,Example,Quote,Span,from_record,prompt_problem,prompt
 from ..viz.color import ORANGE,BLUE,color_scale,esc
 from .runs import RunError,RunReader,finite_number
 from ..viz.html import critique_html,fold_html,note_html,table_html
-from ..viz.plots import curve_svg,padded_range
+from ..viz.plots import curve_svg,padded_range,zero_line
 from ..viz.heatmap import heat_map
 
 # %% ../../nbs/evaluation/06_run_html.ipynb #c4c52272
@@ -110,6 +110,7 @@ def two_curves_svg(
         return ''.join(f'<polyline points="{" ".join(r if len(r)>1 else r*2)}" {style}/>' for r in runs)
     word = lambda x,y,s,at='end': f'<text x="{x}" y="{y}" text-anchor="{at}" font-size="11" fill="currentColor">{esc(s)}</text>'
     grid = ''.join(f'<line x1="{l}" x2="{l+w}" y1="{g}" y2="{g}" stroke="currentColor" opacity=".25"/>' for g in (t,t+h))
+    if y0<0<y1: grid += zero_line(l, l+w, t+h*y1/(y1-y0))
     upright = word(l-5, t+4, f'{y1:.3g}')+word(l-5, t+h+4, f'{y0:.3g}')
     words = word(l, 12, label, 'start')+upright+word(l, t+h+15, f'step {x0:g}', 'start')+word(l+w, t+h+15, f'{x1:g}')
     last = lambda pts: next((f'{y:.3g}' for _,y in reversed(pts) if y is not None), 'no number')

@@ -14,9 +14,10 @@ from bisect import bisect_left,bisect_right
 from itertools import accumulate
 from ..alignment.tokens import decided_at
 from ..core import Critique
+from ..text import sentences
 from .color import SMALL,TEXT_STYLE,chip_style,color_scale,esc,glyph_html,glyph_kinds
 from .color import is_finite,legend_html,sign_counts,signed_number,value_style,visible
-from .html import MAX_TOKENS,columns_html,match_note,missing_mark,prose_html,score_html,span_words,total_score
+from .html import MAX_TOKENS,match_note,missing_mark,prose_html,score_html,span_words,total_score
 from .channels import CHANNELS,TokenTable,grouped,groups,normalised
 from .exports import JS_SAVE
 
@@ -84,28 +85,43 @@ def _unit_html(i, a, t, kinds, style, name, tip, on, picked, tab, empty='end'):
             f'style="unicode-bidi:isolate;{"" if t else "padding:0 .2em;"}{style}">{body}</span>')
 
 # %% ../../nbs/viz/06_heatmap.ipynb #e24365f3
-def _reason(s, again):
-    "A reason; the style folds one that is said `again` to two words, but not for a screen reader"
-    return f'<span class="t2g-again">{esc(s)}</span>' if again else esc(s)
+def _lines(critique):
+    "`{sentence or reason: [number of span]}`: every sentence, and every reason that is none, each with the spans that it explains"
+    t = critique.text
+    out = {t[a:b]:[] for a,b in sentences(t)}
+    said,homes = list(out),{}
+    def home(why):
+        if not why or why in out: return why
+        return next((x for x in said if why in x or x in why), why)
+    for n,s in enumerate(critique.spans):
+        why = s.reason.strip()
+        if why not in homes: homes[why] = home(why)
+        out.setdefault(homes[why], []).append(n)
+    return out
 
-def _phrase_html(n, s, response, again):
-    "One phrase of the critique as a button"
+def _chip(n, s, response):
+    "The words of one span as a button"
     words = span_words(response, s)
-    said = f'<q>{esc(words[:200])}{"…" if len(words)>200 else ""}</q>' if len(s) else esc(words[:200])
-    return (f'<li><button type="button" class="t2g-phrase" data-span="{n}" data-a="{s.start}" data-b="{s.end}">'
-            f'{score_html(s.score)} {said} '
-            f'{_reason(s.reason, again)}{match_note(s)}</button></li>')
+    short = f'{words[:80]}{"…" if len(words)>80 else ""}'
+    said = esc(f'“{short}”' if len(s) else short) # <q> would do, but Chromium loses a click on its quotation marks
+    name = esc(f'{s.score:+.2f} {visible(short)}{f": {s.reason}" if s.reason else ""}{match_note(s)}')
+    return (f'<button type="button" class="t2g-phrase" data-span="{n}" data-a="{s.start}" data-b="{s.end}" aria-label="{name}">'
+            f'{score_html(s.score)} {said}{match_note(s)}</button>')
+
+def _lost(critique):
+    "What could not be placed, a line for each reason"
+    why = {}
+    for q in critique.unresolved: why.setdefault(q.reason, []).append(f'{score_html(q.score)} {esc(q.text)}')
+    lines = ''.join(f'<li>{" · ".join(qs)}{esc(f": {r}" if r else "")}</li>' for r,qs in why.items())
+    return f'<div class="t2g-lost">Not in the response, so it rewards nothing:<ul>{lines}</ul></div>' if lines else ''
 
 def _phrases(critique, response):
-    "The critique beside the text: prose, phrases, what could not be placed"
-    said,last = ([None,*(s.reason or None for s in xs)] for xs in (critique.spans, critique.unresolved))
-    items = ''.join(_phrase_html(n, s, response, s.reason==said[n]) for n,s in enumerate(critique.spans))
-    marked = f'<ol class="t2g-phrases">{items}</ol>' if items else prose_html('Judged, nothing marked.')
-    out = prose_html(esc(critique.text)) + marked
-    if critique.unresolved:
-        why = lambda n,q: f'{": " if q.reason else ""}{_reason(q.reason, q.reason==last[n])}'
-        lost = [f'<li>{score_html(q.score)} {esc(q.text)}{why(n, q)}</li>' for n,q in enumerate(critique.unresolved)]
-        out += f'<div class="t2g-lost">Not placed, rewards nothing:<ul>{"".join(lost)}</ul></div>'
+    "The critique below the text: its sentences with their words, then what could not be placed"
+    chips = lambda ns: ' '.join(_chip(n, critique.spans[n], response) for n in ns)
+    lines = ''.join(f'<li><span class="t2g-why">{esc(x)}</span> {chips(ns)}</li>' for x,ns in _lines(critique).items())
+    out = f'<ul class="t2g-lines">{lines}</ul>' if lines else ''
+    if not critique.spans: out += prose_html('Judged, nothing marked.')
+    out += _lost(critique)
     return out + (f'<div style="{SMALL}">Critic: {esc(critique.source)}</div>' if critique.source else '')
 
 # %% ../../nbs/viz/06_heatmap.ipynb #bd795d3b
@@ -128,12 +144,12 @@ def _foot(channel, label, scale, values, note=''):
     return legend_html(scale, label, said+note) + (f'<div style="{SMALL}">{esc(mean)}</div>' if mean else '')
 
 def _view(label, values, body, title, foot, side, data=''):
-    "The named group of units, the legend and what stands beside it"
+    "The named group of units, the legend and what stands below it"
     name = esc(f'{title or label}: {len(values)} pieces, {sign_counts(values)}')
     head = f'<div class="t2g-title">{esc(title)}</div>' if title else ''
     text = f'<div role="group" aria-label="{name}" class="t2g-text" dir="auto"{data} style="{TEXT_STYLE}">{body}</div>'
     left = f'{head}{text}{foot}'
-    return f'<div class="t2g-view">{columns_html(left, side) if side else left}</div>'
+    return f'<div class="t2g-view">{left}{side}</div>'
 
 # %% ../../nbs/viz/06_heatmap.ipynb #03fd3b22
 def _tip(i, t, figures):
@@ -154,7 +170,7 @@ def heat_map(
     channel:str='reward',  # Which number colours it; one that the table does not have is drawn as not known
     how:str='raw',         # The colours' numbers: 'raw', 'z' or 'rank'; the printed ones are always raw
     unit:str='token',      # 'token', 'word', 'sentence' or 'line'
-    critique:Critique|None=None, # Its phrases are listed beside the text
+    critique:Critique|None=None, # Its phrases are listed below the text
     vmax:float|None=None,  # Number with the full colour; `None`: 1 for ranks, else `color_scale` of this response
     title:str='',          # A heading above the text
     label:str|None=None,   # What the legend calls the numbers; `None`: the channel's name
@@ -195,14 +211,13 @@ CSS = """
 .t2g-u.t2g-on{box-shadow:0 -2px 0 0 currentColor,0 2px 0 0 currentColor}
 .t2g-u:focus-visible,.t2g-phrase:focus-visible{outline:2px solid currentColor;outline-offset:1px}
 .t2g-u[aria-current=true]{outline:2px solid currentColor;outline-offset:0}
-.t2g-phrases{list-style:decimal;margin:.2em 0 .8em;padding-left:1.6em}
+ul.t2g-lines{list-style:none;margin:.6em 0;padding:0}
+.t2g-lines li{margin:.3em 0}
 .t2g-lost{margin:.6em 0}
 .t2g-lost ul{list-style:disc;margin:.2em 0;padding-left:1.4em}
-button.t2g-phrase{display:block;width:100%;min-height:24px;margin:0;padding:.2em .5em;border:0;border-left:3px solid transparent;
-  background:none;color:inherit;font:inherit;text-align:left;white-space:pre-wrap;overflow-wrap:anywhere;cursor:pointer}
-button.t2g-phrase:hover,button.t2g-phrase.t2g-on{background:rgba(128,128,128,.14);border-left-color:currentColor}
-.t2g-again{font-size:0}
-.t2g-again::after{content:'as above';font-size:.875rem;opacity:.8}
+button.t2g-phrase{display:inline-block;max-width:100%;min-height:24px;margin:.1em 0;padding:.1em .5em;border:1px solid rgba(128,128,128,.5);
+  border-radius:4px;background:none;color:inherit;font:inherit;text-align:left;overflow-wrap:anywhere;cursor:pointer}
+button.t2g-phrase:hover,button.t2g-phrase.t2g-on{background:rgba(128,128,128,.14);border-color:currentColor}
 .t2g-tip{position:fixed;z-index:1000;max-width:min(28rem,calc(100vw - 16px));padding:.4em .7em;border-radius:4px;
   background:#1f2328;color:#fff;font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;
   white-space:pre-wrap;overflow-wrap:anywhere;pointer-events:none}
@@ -227,7 +242,7 @@ function light(view, nums) {
 }
 const spansOf = el => (el.dataset.span ?? el.dataset.s ?? '').split(' ').filter(x => x);
 function figures(u, view) {
-  const phrases = spansOf(u).map(n => view.querySelector(`.t2g-phrase[data-span="${n}"]`)?.textContent).filter(x => x);
+  const phrases = spansOf(u).map(n => view.querySelector(`.t2g-phrase[data-span="${n}"]`)?.ariaLabel).filter(x => x);
   tip.textContent = [u.dataset.tip ?? u.title, ...phrases].join('\n');
   tip.hidden = false;
   const r = u.getClientRects()[0] ?? u.getBoundingClientRect(), below = r.bottom + 6;
