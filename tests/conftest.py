@@ -9,6 +9,7 @@ def tiny(tmp_path_factory):
     from text2grad.pretrained import tiny_lm
     d = tmp_path_factory.mktemp('tiny')
     model,tok = tiny_lm()
+    model.config.max_position_embeddings = tok.model_max_length = 1024 # 400 words make long prompts of the bundled tasks
     model.save_pretrained(d)
     tok.save_pretrained(d)
     return d

@@ -281,7 +281,7 @@ def test_help_loads_no_other_part_of_the_library():
     code = 'import sys\nfrom text2grad.cli import main\nmain(["--help"])\nprint([m for m in sys.modules if m.startswith("text2grad.") or m in ("torch","numpy")])'
     out = subprocess.run([sys.executable,'-c',code], capture_output=True, text=True, check=True).stdout
     loaded = set(eval(out.splitlines()[-1]))
-    assert 'quickstart' in out and loaded=={'text2grad.files','text2grad.core','text2grad.cli',*(f'text2grad.cli.{m}' for m in ('doctor','train_rm','quickstart','command'))}
+    assert 'quickstart' in out and loaded=={'text2grad.files','text2grad.core','text2grad.cli',*(f'text2grad.cli.{m}' for m in ('doctor','train','train_rm','quickstart','command'))}
 
 def test_the_package_is_the_command():
     r = subprocess.run([sys.executable,'-m','text2grad','--version'], capture_output=True, text=True)
@@ -383,20 +383,20 @@ def test_two_starts_on_one_new_folder_leave_one_run_that_can_be_resumed(tiny, tm
     r.communicate()
 
 def test_the_folder_is_held_until_the_summary_is_written(tiny, tmp_path, monkeypatch, capsys):
-    import text2grad.cli.quickstart as c
     from text2grad.checkpoints import RunFolderError,lock_folder
+    from text2grad.span_ppo import HeldOut,RunFolder
     seen = []
-    def spy(name):
-        f = getattr(c, name)
+    def spy(cls, name):
+        f = getattr(cls, name)
         def spied(*a, **kw):
             with pytest.raises(RunFolderError, match='another process'): lock_folder(tmp_path/'r')
             seen.append(name)
             r = f(*a, **kw)
             with pytest.raises(RunFolderError, match='another process'): lock_folder(tmp_path/'r')
             return r
-        monkeypatch.setattr(c, name, spied)
-    for name in ('_begin','_evaluate','_save_rows','_fit','_finish'): spy(name)
-    assert quickstart(tiny, tmp_path/'r')==0 and set(seen)=={'_begin','_evaluate','_save_rows','_fit','_finish'}
+        monkeypatch.setattr(cls, name, spied)
+    for cls,name in ((RunFolder,'begin'), (RunFolder,'write_config'), (RunFolder,'save'), (HeldOut,'measure'), (RunFolder,'finish')): spy(cls, name)
+    assert quickstart(tiny, tmp_path/'r')==0 and set(seen)=={'begin','write_config','save','measure','finish'}
     lock_folder(tmp_path/'r').close()
 
 # ---- over seeds

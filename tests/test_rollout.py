@@ -87,7 +87,7 @@ def test_row_3_prompts_are_left_padded(policy):
 
 def test_judge_refuses_what_is_no_critique(policy):
     r = sample(policy, exs, 4)
-    with pytest.raises(ValueError, match='response 1'): judge(r, lambda es: [None, 'good', None])
+    with pytest.raises(ValueError, match='response 1'): judge(r, lambda es: [None, 3, None])
     judge(r, lambda es: [None, Critique('fine'), Critique('x')])
     assert r.critiques[0] is None and r.critiques[1].text=='fine'
 

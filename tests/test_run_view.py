@@ -564,6 +564,7 @@ def test_a_checkpoint_of_another_model(runs):
 
 def test_watching(bench, runs):
     view = ('reward','raw','token')
+    (runs/'b/summary.json').unlink()                                               # the run goes on
     page = open_run(bench, 'b', *view)
     look = lambda step,seen,b=None: tick(bench, 'b', step, 0, *view, b, seen)
     assert look(2, page['seen'])=={}

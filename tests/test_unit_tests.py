@@ -224,3 +224,11 @@ def test_of_a_draft_and_a_final_program_the_final_one_is_run():
     ex = Example('Square it.', draft+'That doubles it. Again:\n'+final+'For 3 it prints\n```\n9\n```\n', meta=dict(tests='{"inputs": ["3"], "outputs": ["9"]}'))
     j = UnitTestCritic().judgements([ex])[0]
     assert j.info['passed']==1 and [ex.response[s.start:s.end] for s in j.critique.spans]==['n = int(input())\nprint(n * n)']
+
+@pytest.mark.parametrize('response', ['```python', '```python\n', 'Sure:\n```python\n', '```python\n   ', '> ```\n> ', '```python\n\n\n```\n', '```\n```python\n', '```python\n```', 'Here it is: ```', '`'])
+@pytest.mark.parametrize('tests', ['assert double(4) == 8', '{"inputs": ["4"], "outputs": ["8"]}'])
+def test_an_empty_program_blames_what_stands_there(response, tests):
+    ex = Example('Write double.', response, meta=dict(tests=tests, entry_point='double'))
+    c, = UnitTestCritic()([ex])
+    replace(ex, critique=c)                                                        # refuses a span beyond the response
+    assert c.spans and all(s.score<0 and response[s.start:s.end].strip() for s in c.spans)

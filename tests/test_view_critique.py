@@ -236,7 +236,7 @@ def test_a_quote_that_is_not_there_is_said_before_anything_is_saved(bench):
     said = render(d, 'lost')['lost']
     assert 'Not in the response' in said and 'Buzz &lt;b&gt;Aldrin' in said and 'dry' not in said and 'Well done' not in said
     assert 'Not saved yet: 1 quote not in' in save_critique(bench, 's').note and not bench.feedback.exists()
-    type_feedback(bench, 's', '"Buzz <b>Aldrin" is wrong. "dry" is fine. "Collins" is missing.')
+    type_feedback(bench, 's', '"Buzz <b>Aldrin" is wrong. "dry" is fine. "Collins" is invented.')
     assert 'Not saved yet: 2 quotes' in save_critique(bench, 's').note and not bench.feedback.exists(), 'it is asked again once the critique has changed'
     assert 'Saved to' in save_critique(bench, 's').note and len(read_records(bench.feedback))==1
     assert lost_html(Draft('', R, '"dry" is right.'))==''

@@ -79,12 +79,12 @@ def _of_prose(text, response):
     found = {}
     for s in few_enough(linked(text, response)[0], 'feedback'): found.setdefault((s.quote, s.reason), []).append(s)
     for p in points_of(text):
-        about = p.about.strip()
+        about = p.about.strip() or p.instead.strip()
         why = p.reason if p.score else f'{UNTOLD}: {p.reason}'
         how = lambda a,b: 'exact' if response[a:b] in p.about else 'fuzzy'
         if p.score: spans = found.get((about, p.reason), ())
         else: spans = [Span(a, b, 0., about, why, how(a, b)) for a,b in places_of(p, response)]
-        yield 'text',about or p.instead.strip(),why,p.score,tuple(spans),p.kind=='add'
+        yield 'text',about,why,p.score,tuple(spans),p.kind=='add'
 
 @lru_cache(32)
 def _of_text(text, response):

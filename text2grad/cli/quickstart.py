@@ -62,7 +62,7 @@ def _supervised_start(trainer, task, opts, out):
     from tqdm.auto import tqdm
     from text2grad.checkpoints import numbered
     from text2grad.span_ppo.supervised import imitate
-    if not opts['supervised'] or numbered(out/'checkpoints'): return
+    if not opts['supervised'] or numbered(out/'checkpoints') and (out/'heldout-before.jsonl').exists(): return
     with tqdm(total=opts['supervised'], desc='supervised start', unit='step') as bar:
         imitate(trainer.policy, task.reference_responses(), opts['supervised'], lr=LR['span'], seed=opts['seed'],
                 progress=lambda _: bar.update())

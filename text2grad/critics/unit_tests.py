@@ -89,11 +89,16 @@ def _returns(p):
     "Lines of the `return` statements of the function that was asked for"
     return [n.lineno for n in own_nodes(p.main) if isinstance(n, ast.Return)] if p.main else []
 
+def _whole(ex, p):
+    "All of the program, or of the response where the program is empty"
+    n = len(p.src.rstrip())
+    return (p.at(0), p.at(n-1)+1) if n else (0, len(ex.response.rstrip()))
+
 def _place(ex, p, f, taken):
     "Characters that a failure blames; `taken` is the line that a wrong value or output came from, where it is known"
     if at := _line(p, f.line): return at if f.column is None else _word(p, f)
-    if f.stdin is not None: return _line(p, taken) or (p.at(0), p.at(max(0, len(p.src.rstrip())-1))+1)
-    if p.main is None: return _name(p) or (p.at(0), p.at(max(0, len(p.src.rstrip())-1))+1)
+    if f.stdin is not None: return _line(p, taken) or _whole(ex, p)
+    if p.main is None: return _name(p) or _whole(ex, p)
     back = _returns(p)
     if f.kind in ('assertion','value') and (at := _line(p, back[0] if len(back)==1 else taken)): return at
     return header_of(ex, p, p.main)

@@ -51,6 +51,7 @@ class RunFolder:
         if again:
             at,self.skipped = latest_checkpoint(ckpts, _needs)
             if self.skipped: _log.warning('%s: passed over damaged checkpoints: %s', self.path, '; '.join(self.skipped))
+            if not (self.path/'heldout-before.jsonl').exists(): t.measure('before')   # of the policy as it was
             t.load_state(at)
         self.write_config(t, check=self.resume and not again)
         for name in ('metrics.jsonl','samples.jsonl'): trim_log(self.path/name, t.step)

@@ -87,7 +87,7 @@ def load_rows(
         wrong += [f'row {i}: {p}' for p in ps]
     if len(found)<len(examples): wrong.append(f'{len(found)} rows, and {len(examples)} responses are due')
     if wrong: raise UserError(f'{RecordError(path, wrong)}\nDelete the file: the held-out prompts are then measured again, '
-                              'which is right as long as no step has been taken')
+                              'with the policy as it was')
     return [dict(r, example=from_record(r['example'])) for r in found]
 
 # %% ../../nbs/span_ppo/04_heldout.ipynb #b99159ff

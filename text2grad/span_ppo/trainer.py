@@ -244,7 +244,8 @@ def fit(self:SpanPPO,
 )->'SpanPPO':
     "Train, calling `before_fit`, `after_step` and `after_fit` of each callback"
     self.total,self.finished,every = max(self.config.steps, steps or 0),False,self.config.eval_every
-    self.call('before_fit')
+    try: self.call('before_fit')
+    except Interrupted: return self
     try:
         if self.step==0 or hasattr(self, 'run_dir'): self.measure('before')
         while self.step<(steps or self.config.steps) and not self.stop:
