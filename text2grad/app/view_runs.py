@@ -101,7 +101,7 @@ def open_run(
     step = (run.steps[-1] if run.places else 0) if step is None else step
     held,notes = held_out(run)
     rows = [(f'{j+1} of {len(held)}', j) for j in range(len(held))]
-    answers = held_out_html(held[0]) if held else note_html('This run has no held-out answers.')
+    answers = held_out_html(held[0]) if held else ''
     cs = run.checkpoints()
     ckpts = dict(choices=[(f'step {c}', c) for c in cs], visible=len(cs)>1)
     return show_sample(bench, name, step, i, *view) | dict(
