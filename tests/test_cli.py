@@ -28,6 +28,15 @@ def test_every_task_and_reward(tiny, tmp_path, capsys, task, reward):
     html = (tmp_path/'r/report.html').read_text()
     assert '<script' not in html and not re.search(r'https?:(?!//www\.w3\.org/2000/svg)', html.replace('%3A', ':'))
 
+@pytest.mark.parametrize('task,reward,steps,batch,lr', [('summarize','span',8,16,3e-4), ('summarize','scalar',8,16,9e-4), ('answer','span',8,32,6e-4),
+    ('answer','scalar',8,32,1.8e-3), ('code','span',12,32,3e-4)])
+def test_each_task_has_settings_of_its_own_and_what_is_typed_wins(tmp_path, task, reward, steps, batch, lr):
+    import argparse
+    from text2grad.cli.quickstart import _defaults,_options
+    said = lambda **kw: _options(argparse.Namespace(**dict.fromkeys(_defaults) | dict(task=task, reward=reward, resume=False) | kw), tmp_path)
+    assert (said()['steps'], said()['batch_size'], said()['lr'])==(steps, batch, pytest.approx(lr))
+    assert (said(steps=3)['steps'], said(batch_size=4)['batch_size'], said(lr=1e-5)['lr'])==(3, 4, 1e-5)
+
 def test_same_seed_same_table(tiny, tmp_path, capsys):
     for n in 'ab': assert quickstart(tiny, tmp_path/n, '--seed', '3')==0
     tables = [json.loads((tmp_path/n/'summary.json').read_text())['table'] for n in 'ab']

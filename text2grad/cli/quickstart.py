@@ -17,14 +17,14 @@ from .train import change_table,run_training,tuned
 
 # %% ../../nbs/cli/03_quickstart.ipynb #f078ab8f
 LR = dict(span=3e-4, scalar=9e-4) # Each reward's own learning rate
-_of_task = dict(answer=dict(batch_size=32, siblings=8, temperature=.7, pace=2)) # `pace` multiplies the learning rate
-_defaults = dict(task='summarize', reward='span', model=None, steps=8, seed=0, heldout=40, samples=2, batch_size=None, lr=None,
+_of_task = dict(answer=dict(batch_size=32, siblings=8, temperature=.7, pace=2), code=dict(batch_size=32, steps=12)) # `pace` times the rate
+_defaults = dict(task='summarize', reward='span', model=None, steps=None, seed=0, heldout=40, samples=2, batch_size=None, lr=None,
                  kl_coef=.05, baseline='group', supervised=0)
 _kinds = dict(task=one_of('summarize','answer','code'), reward=one_of('span','scalar'), model=TEXT, steps=WHOLE, seed=INTEGER,
               heldout=WHOLE, samples=WHOLE, batch_size=WHOLE, lr=NUMBER, kl_coef=NUMBER, baseline=one_of('value','group','local'),
               supervised=COUNT)
 
-def _task_settings(task): return dict(batch_size=16, siblings=4, temperature=1., pace=1) | _of_task.get(task, {})
+def _task_settings(task): return dict(steps=8, batch_size=16, siblings=4, temperature=1., pace=1) | _of_task.get(task, {})
 
 def _options(args, out):
     "What the run was started with: from the command line, or on resuming from its folder; then `--steps` may make it longer"
@@ -32,7 +32,7 @@ def _options(args, out):
     if kept is None:
         opts = _defaults | typed
         own = _task_settings(opts['task'])
-        usual = dict(lr=LR[opts['reward']]*own['pace'], batch_size=own['batch_size'])
+        usual = dict(lr=LR[opts['reward']]*own['pace'], steps=own['steps'], batch_size=own['batch_size'])
         return opts | {k:v for k,v in usual.items() if opts[k] is None}
     kept = {k:kept.get(k, 0 if k=='supervised' else None) for k in _defaults}
     refuse_changes(typed, kept, free=('steps',))
@@ -159,8 +159,9 @@ def quickstart_parser(
     q.add_argument('--baseline', choices=('value','group','local'),
                    help='what a token is measured against: a value head, the other responses to its prompt, or nothing (default: group)')
     q.add_argument('--model', help='folder or hub name of a chat model (default: SmolLM2-135M-Instruct)')
-    q.add_argument('--steps', type=positive, help='rollout-and-update rounds (default: 8)')
-    q.add_argument('--batch-size', type=positive, help='responses a step, four to each prompt (default: 16); answers 32, eight to each')
+    q.add_argument('--steps', type=positive, help='rollout-and-update rounds (default: 8, for programs 12)')
+    q.add_argument('--batch-size', type=positive,
+                   help='responses a step, four to each prompt (default: 16, for programs 32; for answers 32, eight to each)')
     q.add_argument('--heldout', type=positive, help='held-out prompts measured before and after (default: 40)')
     q.add_argument('--samples', type=positive, help='sampled responses to each held-out prompt (default: 2)')
     q.add_argument('--lr', type=float, help='learning rate (default: 3e-4, for the scalar reward 9e-4; for answers twice that)')
