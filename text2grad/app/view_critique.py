@@ -289,6 +289,7 @@ def _mark_button(d, verdict):
     words = d.draft.response[slice(*d.picked)] if d.draft and d.picked else ''
     return dict(value=f'“{short_words(words, 24)}” is {verdict}' if words else f'Selected words are {verdict}', interactive=bool(words))
 
+# %% ../../nbs/app/04_view_critique.ipynb #381ef150
 _parts = dict(
     heat=_heat,
     note=_note,

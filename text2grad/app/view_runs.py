@@ -295,6 +295,7 @@ def _top(gr, at, names):
     ui |= _held(gr, at)
     return ui
 
+# %% ../../nbs/app/07_view_runs.ipynb #e9bcc522
 def _held(gr, at):
     "The table of held-out responses, and the one that is open"
     ui = {}

@@ -327,6 +327,7 @@ def unfit(self:Workbench,
     why = refuses(example) if refuses else ''
     return f'critic {critic}: {why}' if why else ''
 
+# %% ../../nbs/app/01_workbench.ipynb #7598905e
 @patch
 def judge(self:Workbench,
     critic:str,      # One of `critics`, or 'your own words'

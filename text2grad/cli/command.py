@@ -39,28 +39,33 @@ def _tokenizer_offsets(model, text):
         raise CommandError(f'{model}: its tokenizer changes this response, so offsets in it would be wrong; leave --model out')
     return offsets
 
+# %% ../../nbs/cli/04_command.ipynb #7ee9df98
+def _aligned(response, where):
+    "The critique at `where`, its words found in the response"
+    from text2grad.alignment.critiques import align,why_unreadable
+    from text2grad.alignment.quotes import time_limit
+    from text2grad.alignment.wire import MAX_TEXT
+    from text2grad.viz.color import visible
+    text = _read_critique(where)
+    with time_limit(600): c = align(response, text)
+    if c is not None: return c
+    if len(text)>MAX_TEXT:
+        raise CommandError(f'{where}: the critique has {len(text):,} characters; prose may have {MAX_TEXT:,}. Give it in parts')
+    raise CommandError(f'{where}: looks like JSON but cannot be read as a critique ({visible(why_unreadable(text))}): it needs '
+                       '"critique", "good_spans" and "poor_spans" (or the paper\'s "textual_feedback"). Plain prose works too')
+
 # %% ../../nbs/cli/04_command.ipynb #77738636
 def align_command(
     args, # As the parser of `align` reads them
 )->int:   # 0
     "`text2grad align RESPONSE --critique FILE|-`"
-    from text2grad.alignment.critiques import align,why_unreadable
-    from text2grad.alignment.wire import MAX_TEXT
-    from text2grad.alignment.quotes import time_limit
     from text2grad.alignment.tokens import token_rewards
     from text2grad.core import Example,to_record
     from text2grad.text import pieces
     from text2grad.viz.plots import token_ansi,use_color
     from text2grad.viz.color import visible
     from text2grad.viz.html import span_words
-    text = _read_critique(args.critique)
-    with time_limit(600): c = align(args.response, text)
-    if c is None and len(text)>MAX_TEXT:
-        raise CommandError(f'{args.critique}: the critique has {len(text):,} characters; prose may have {MAX_TEXT:,}. '
-                           'Give it in parts')
-    if c is None:
-        raise CommandError(f'{args.critique}: looks like JSON but cannot be read as a critique ({visible(why_unreadable(text))}): it needs '
-                           '"critique", "good_spans" and "poor_spans" (or the paper\'s "textual_feedback"). Plain prose works too')
+    c = _aligned(args.response, args.critique)
     offsets = _tokenizer_offsets(args.model, args.response) if args.model else pieces(args.response, blanks=True)
     rewards = token_rewards(c.spans, offsets, overlap=args.overlap, spread=args.spread)
     tokens = [args.response[a:b] for a,b in offsets]

@@ -41,6 +41,7 @@ def _options(args, out):
                            'leave it out, or start another run under another --out')
     return kept | typed
 
+# %% ../../nbs/cli/03_quickstart.ipynb #c0bd02fa
 def _critic(task):
     "Rules for texts; for programs their tests, in the sandbox"
     from text2grad.critics.base import rule_critic

@@ -40,24 +40,6 @@ class RunFolder:
             self.after_fit(t)
             raise
 
-    def begin(self, t):
-        "Put the newest whole checkpoint back, or make sure that there is none and write the first"
-        t.run_dir,ckpts = self.path,self.path/'checkpoints'
-        clear_leftovers(ckpts)
-        begun,known = bool(numbered(ckpts)),(self.path/'config.json').exists()
-        if not self.resume and (begun or known):
-            raise RunFolderError(f'{self.path} already holds a run; resume it (resume=True, --resume), or choose another folder (--out)')
-        again = self.resume and (begun or not known) # else it was killed before its first checkpoint, and begins anew
-        if again:
-            at,self.skipped = latest_checkpoint(ckpts, _needs)
-            if self.skipped: _log.warning('%s: passed over damaged checkpoints: %s', self.path, '; '.join(self.skipped))
-            if not (self.path/'heldout-before.jsonl').exists(): t.measure('before')   # of the policy as it was
-            t.load_state(at)
-        self.write_config(t, check=self.resume and not again)
-        for name in ('metrics.jsonl','samples.jsonl'): trim_log(self.path/name, t.step)
-        self.best = self.best_so_far()
-        if not again: self.save(t)
-
     def after_step(self, t):
         append_log(self.path/'samples.jsonl', sample_rows(t))
         known = {k:None if isinstance(v, float) and not math.isfinite(v) else v for k,v in t.stats.items()}
@@ -71,6 +53,28 @@ class RunFolder:
         finally:
             if getattr(self, 'lock', None): self.lock.close()
     def save(self, t): write_checkpoint(self.path/'checkpoints', t.step, t.state_files(), t.config.keep)
+
+# %% ../../nbs/span_ppo/04_callbacks.ipynb #5bd343d4
+@patch
+def begin(self:RunFolder,
+    t, # The trainer
+):
+    "Put the newest whole checkpoint back, or make sure that there is none and write the first"
+    t.run_dir,ckpts = self.path,self.path/'checkpoints'
+    clear_leftovers(ckpts)
+    begun,known = bool(numbered(ckpts)),(self.path/'config.json').exists()
+    if not self.resume and (begun or known):
+        raise RunFolderError(f'{self.path} already holds a run; resume it (resume=True, --resume), or choose another folder (--out)')
+    again = self.resume and (begun or not known) # else it was killed before its first checkpoint, and begins anew
+    if again:
+        at,self.skipped = latest_checkpoint(ckpts, _needs)
+        if self.skipped: _log.warning('%s: passed over damaged checkpoints: %s', self.path, '; '.join(self.skipped))
+        if not (self.path/'heldout-before.jsonl').exists(): t.measure('before')   # of the policy as it was
+        t.load_state(at)
+    self.write_config(t, check=self.resume and not again)
+    for name in ('metrics.jsonl','samples.jsonl'): trim_log(self.path/name, t.step)
+    self.best = self.best_so_far()
+    if not again: self.save(t)
 
 # %% ../../nbs/span_ppo/04_callbacks.ipynb #c6f0edfd
 @patch

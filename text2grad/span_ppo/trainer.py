@@ -260,6 +260,7 @@ def fit(self:SpanPPO,
     finally: self.call('after_fit')
     return self
 
+# %% ../../nbs/span_ppo/05_trainer.ipynb #c80ad9e2
 @patch
 def measure(self:SpanPPO,
     when:str # 'before', 'after', or 'step 5', whose means go into the log of that step
