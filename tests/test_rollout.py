@@ -174,7 +174,7 @@ def obeys(response, good=True, limit=4.):
     return Obedient('m', limit=limit)
 
 def paid(policy, r, **kw):
-    from text2grad.span_ppo.trainer import SpanPPOConfig,rollout_scores
+    from text2grad.span_ppo.config import SpanPPOConfig,rollout_scores
     return rollout_scores(r, SpanPPOConfig(**kw), dtype=torch.float64)[0].sum(1).tolist()
 
 @pytest.mark.parametrize('script', scripts)
@@ -213,7 +213,7 @@ def test_rules_and_praise_beside_blame_are_held_too(policy):
     rule = lambda e: [Quote(w, s, 'so') for w,s in (('ไม่มีช่องว่าง', 1.), ('31415926535897932384', -1.))]
     rule.__name__ = 'rule'
     r = judge(as_rollout(policy, [Example('p', text)]), RuleCritic([rule], 'mine', limit=3.))
-    from text2grad.span_ppo.trainer import SpanPPOConfig,rollout_scores
+    from text2grad.span_ppo.config import SpanPPOConfig,rollout_scores
     s = rollout_scores(r, SpanPPOConfig(), dtype=torch.float64)[0]
     assert s.clamp(min=0).sum()==pytest.approx(3.) and s.clamp(max=0).sum()==pytest.approx(-3.)
 

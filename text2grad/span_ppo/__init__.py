@@ -23,7 +23,8 @@ from .policy import Policy,entropy_from_logits,exact_kl
 from .rollout import OffPolicyError,Rollout,check_on_policy,judge,make_rollout,response_mask,sample
 from .heldout import HeldOut,evaluate
 from .callbacks import ProgressBar,RunFolder,sample_rows
-from .trainer import NonFiniteError,SpanPPO,SpanPPOConfig,derived_seed,permutation,prompt_rows,scalar_reward,span_reward
+from .config import SpanPPOConfig,derived_seed,permutation,prompt_rows,scalar_reward,span_reward
+from .trainer import NonFiniteError,SpanPPO
 from .inspection import Case,checkpoint_cases,measure,rejudged
 from .one_step import apply_critique
 from .credit import ledger,ledger_html,three_rewards

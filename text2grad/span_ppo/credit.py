@@ -19,7 +19,7 @@ from ..core import Critique
 from ..viz.html import span_words
 from ..viz.color import ORANGE,BLUE,glyph_kinds,MONO,SMALL,glyph_html,esc
 from .losses import Objective,token_advantages,whitening
-from .trainer import rollout_scores
+from .config import rollout_scores
 
 # %% ../../nbs/span_ppo/08_credit.ipynb #98df117b
 def _rates(**kw):
