@@ -23,9 +23,9 @@ from ..data.readers import examples_from
 from ..data.store import code_text
 from ..evaluation.alarms import alarms
 from ..pretrained import tokenizer_id,weights_id
-from .config import REWARDS,SpanPPOConfig,config_of,derived_seed,permutation,prompt_rows,rollout_scores,scalar_reward
-from .config import score_bound,span_reward
-from .losses import AdaptiveKL,FixedKL,explained_variance,kl_penalty,masked_mean
+from .config import REWARDS,SpanPPOConfig,config_of,derived_seed,permutation,prompt_rows,rollout_scores,score_bound
+from .config import span_reward
+from .losses import AdaptiveKL,FixedKL,SUMMED,explained_variance,kl_penalty,masked_mean
 from .losses import policy_loss,token_advantages,value_loss
 from .heldout import HeldOut,Interrupted,means
 from .policy import Policy
@@ -69,7 +69,7 @@ class SpanPPO:
         if cfg.baseline=='value' and getattr(policy, 'value_head', True) is None:
             raise ValueError("the policy has no value head, and baseline='value' needs one: make it with "
                              "Policy.create(..., value_head=True), or take baseline='group'")
-        if cfg.kl_kind!='k1' and cfg.kl_coef>0: _log.warning(_NO_PENALTY, cfg.kl_kind)
+        if cfg.kl_kind!='k1' and cfg.kl_coef>0 and cfg.kl_in=='reward': _log.warning(_NO_PENALTY, cfg.kl_kind)
         named = policy.trainable()
         value = [p for n,p in named.items() if n.startswith('value_head')]
         self.policy_params = [p for n,p in named.items() if not n.startswith('value_head')]
@@ -208,8 +208,8 @@ def experience(self:SpanPPO,
     kl = kl_penalty(old.logps, ref.logps, cfg.kl_kind)*m
     a = token_advantages(scores, kl, old.values, rollout.finished, rollout.blank&judged, m, cfg, self.kl_ctl.coef, judged=judged,
                          siblings=cfg.samples_per_prompt)
-    x = SimpleNamespace(rollout=rollout, mask=m, scores=scores, judged=judged, taught=a.taught, kl=kl, rewards=a.rewards, logps=old.logps,
-                        values=a.baseline, entropy=old.entropy, advantages=a.advantages, returns=a.returns,
+    x = SimpleNamespace(rollout=rollout, mask=m, scores=scores, judged=judged, taught=a.taught, kl=kl, rewards=a.rewards,
+                        logps=old.logps, ref=ref.logps, values=a.baseline, entropy=old.entropy, advantages=a.advantages, returns=a.returns,
                         gaps=None if rollout.logps is None else [])
     x.stats = _experience_stats(x, self.kl_ctl.coef) | dict(reward_clipped=self.clipped(x))
     self.kl_ctl.update(x.stats['kl'], len(rollout))
@@ -222,8 +222,9 @@ def clipped(self:SpanPPO,
 )->int:
     "How many token scores `reward_clip` cuts; the first time that it does, the log says so"
     cfg,most = self.config,score_bound(self.config)
-    if most==math.inf or (cfg.reward=='scalar' and self.reward is not scalar_reward): return 0
-    scores = rollout_scores(x.rollout, cfg, span_reward)[0] if self.reward is scalar_reward else x.scores
+    summed = self.reward in (REWARDS[k] for k in SUMMED)
+    if most==math.inf or (cfg.reward in SUMMED and not summed): return 0
+    scores = rollout_scores(x.rollout, cfg, span_reward)[0] if summed else x.scores
     high = (scores.abs()*x.mask)[x.judged]
     n = int((high>most).sum())
     if n and not self.warned:
@@ -268,6 +269,9 @@ def loss(self:SpanPPO,
         vl,vs = value_loss(out.values, cut(x.values), cut(x.returns), args[3], cfg.value_clip, denom=n)
         loss,stats = loss+cfg.value_coef*vl,stats | vs | dict(value_loss=vl.detach())
     if cfg.entropy_coef>0: loss = loss-cfg.entropy_coef*masked_mean(out.entropy, args[3], denom=n)
+    if cfg.kl_in=='loss' and self.kl_ctl.coef>0:
+        far = masked_mean(kl_penalty(out.logps, cut(x.ref), cfg.kl_kind), args[3], denom=n)
+        loss,stats = loss+self.kl_ctl.coef*far,stats | dict(kl_loss=far.detach())
     if not torch.isfinite(loss): self.save_nonfinite(x, r, f'the loss is {float(loss.detach())}')
     return loss,{k:float(v) for k,v in stats.items()}
 
