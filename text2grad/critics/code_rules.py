@@ -52,7 +52,7 @@ def _parse(src):
 # %% ../../nbs/critics/02_code_rules.ipynb #7f0c3e11
 def program(
     ex:Example, # A response
-)->SimpleNamespace: # `src`, `at(i)` in the response, `start`, `end`, `gaps` between lines, `fenced`, `entry`, `tree`, `problem`, `defs`, `main`
+)->SimpleNamespace: # `src`, `at(i)` in the response, `start`, `end`, `gaps`, `fenced`, `entry`, `tree`, `problem`, `defs`, `main`
     "The code of a response, read but not run; `defs` are its top-level functions, `main` the one asked for, `None` if it is not there"
     entry = ex.meta.get('entry_point')
     block = extract_code(ex.response, entry)
