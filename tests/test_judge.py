@@ -239,21 +239,21 @@ def test_the_command_measures_compares_and_judges(tmp_path, tiny, server, monkey
     monkeypatch.chdir(tmp_path)
     rows = [dict(prompt=f'Write {n}.', reference=['A good answer.']) for n in ('one','two','three')]
     (tmp_path/'p.jsonl').write_text(''.join(json.dumps(r)+'\n' for r in rows))
-    (tmp_path/'mine.py').write_text("def judge(e): return f'\"{e.response[:3]}\" is wrong.'\n")
+    (tmp_path/'mine.py').write_text("def judge(e): return f'\"{e.response[:3]}\" is wrong.'\ndef size(e): return len(e.response)\n")
     base = f'evaluate --model {tiny} --prompts p.jsonl --critic mine.py:judge --max-new-tokens 6 --device cpu'.split()
     assert main([*base, '--out', 'before.jsonl'])==0
-    more = f'--metrics rouge_l,chrf --perplexity --against before.jsonl --judge api:m@{server.url} --report out --samples 1'.split()
+    more = f'--metric rouge_l --metric chrf --metric mine.py:size --perplexity --against before.jsonl --judge api:m@{server.url} --report out --samples 1'.split()
     assert main([*base, *more])==0
     found = loads((tmp_path/'out/evaluation.json').read_bytes())
     names = [r['metric'] for r in found['metrics']]
-    assert {'ROUGE-L','chrF','perplexity_of_the_reference','critic total a response'}<=set(names) and all(r['diff']==0 for r in found['against'])
+    assert {'ROUGE-L','chrF','size','perplexity_of_the_reference','critic total a response'}<=set(names) and all(r['diff']==0 for r in found['against'])
     assert found['judge']['rows'][0]['value']==.5 and not server.seen, 'the same answers are a tie that nobody is asked about'
     assert main([*base, '--judge', f'api:m@{server.url}', '--report', 'refs'])==0
     assert loads((tmp_path/'refs/evaluation.json').read_bytes())['judge']['rows'][0]['value']==0. and len(server.seen)==6
     capsys.readouterr()
-    for args,says in ((['--metrics','rouge'], 'unknown metric rouge'), (['--judge','mine.py:judge'], 'no language model'), (['--against','p.jsonl'], 'example: must be an object')):
+    for args,says in ((['--metric','rouge'], 'unknown metric rouge'), (['--judge','mine.py:judge'], 'no language model'), (['--against','p.jsonl'], 'example: must be an object')):
         assert main([*base, *args])==1 and says in capsys.readouterr().err
     (tmp_path/'bare.jsonl').write_text('{"prompt": "Write."}\n')
     bare = [a if a!='p.jsonl' else 'bare.jsonl' for a in base]
-    for args,says in ((['--metrics','rouge_l'], 'no reference'), (['--perplexity'], 'row 1 has no reference'), (['--judge',f'api:m@{server.url}'], 'row 1 has no reference')):
+    for args,says in ((['--metric','rouge_l'], 'no reference'), (['--perplexity'], 'row 1 has no reference'), (['--judge',f'api:m@{server.url}'], 'row 1 has no reference')):
         assert main([*bare, *args])==1 and says in capsys.readouterr().err

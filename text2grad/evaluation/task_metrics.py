@@ -14,6 +14,7 @@ import math,re,string,warnings
 from collections import Counter
 from dataclasses import replace
 from itertools import zip_longest
+from ..core import import_extra
 from ..files import dumps
 from ..text import STOP
 from .span_metrics import rouge_words
@@ -72,11 +73,6 @@ def rouge_l(
     return _rouge(preds, refs, 'rougeL', rouge_words)
 
 # %% ../../nbs/evaluation/04_task_metrics.ipynb #4f5cd385
-def _sacrebleu():
-    try: import sacrebleu
-    except ImportError as e: raise ImportError('BLEU and chrF need sacrebleu: pip install -e ".[eval]"') from e
-    return sacrebleu
-
 def _sentences(metric, preds, refs):
     "A score of `sacrebleu` for each row; what is equal to a reference gets 1, also where it has no words"
     one = lambda p,rs: 1. if p.strip() in map(str.strip, rs) else metric.sentence_score(p, rs).score/100
@@ -88,7 +84,7 @@ def bleu(
     refs:list,  # For each a reference text or a list of them, all of which count together
 )->list:        # Smoothed BLEU of each, 0 to 1
     "BLEU of each response by itself"
-    return _sentences(_sacrebleu().BLEU(effective_order=True), preds, refs)
+    return _sentences(import_extra('eval').BLEU(effective_order=True), preds, refs)
 
 def corpus_bleu(
     preds:list, # Responses; `None` counts as empty
@@ -96,14 +92,14 @@ def corpus_bleu(
 )->float|None:  # BLEU of all, 0 to 1; `None` without rows
     "BLEU as papers report it: counts added up over the rows"
     ps,rs = zip(*found) if (found := list(_compared(preds, refs))) else ((), ())
-    return _sacrebleu().corpus_bleu(list(ps), list(zip_longest(*rs))).score/100 if ps else None
+    return import_extra('eval').corpus_bleu(list(ps), list(zip_longest(*rs))).score/100 if ps else None
 
 def chrf(
     preds:list, # Responses; `None` counts as empty
     refs:list,  # For each a reference text or a list of them
 )->list:        # chrF2 of each, 0 to 1
     "F-score of the runs of 1 to 6 characters that a response and a reference share, best over the references"
-    return _sentences(_sacrebleu().CHRF(), preds, refs)
+    return _sentences(import_extra('eval').CHRF(), preds, refs)
 
 # %% ../../nbs/evaluation/04_task_metrics.ipynb #c8b6873f
 def squad_normalize(
@@ -149,12 +145,12 @@ def code_parses(
 )->list:                    # 1.0 or 0.0 of each
     "Whether the code in a response is Python that does something; it is never run"
     import ast
-    from text2grad.data.programs import extract_code,unindented
+    from text2grad.data.programs import does_something,extract_code,unindented
     def ok(p, name):
         try:
             with warnings.catch_warnings(): # an odd escape in the model's string is not our warning
                 warnings.simplefilter('ignore')
-                return bool(ast.parse(unindented(p or '', extract_code(p or '', name))[0]).body)
+                return any(map(does_something, ast.parse(unindented(p or '', extract_code(p or '', name))[0]).body))
         except (SyntaxError,ValueError,RecursionError,MemoryError): return False
     return [float(ok(p, n)) for p,n in zip(preds, entry_points or [None]*len(preds), strict=True)]
 
