@@ -422,8 +422,8 @@ def evaluate_parser(
     p.add_argument('--prompt-field', default='prompt', metavar='FIELD', help='field of a row that holds the prompt (default: prompt)')
     p.add_argument('--critic', required=True, metavar='NAME', help=_critics)
     p.add_argument('--metric', action='append', metavar='NAME',
-                   help='a function of yours, as for train, or one of rouge_1, rouge_2, rouge_l, bleu, chrf, exact_match, token_f1, coverage, '
-                        'parses, passes; again for more')
+                   help='a function of yours, as for train, or one of rouge_1, rouge_2, rouge_l, bleu, chrf, exact_match, token_f1, '
+                        'coverage, parses, passes; again for more')
     p.add_argument('--model', help='a run, the folder of a policy, a chat model (default: SmolLM2-135M-Instruct)')
     p.add_argument('--samples', type=positive, default=1, help='responses to each prompt (default: 1)')
     p.add_argument('--temperature', type=float, default=0., help='0 is greedy (default: 0)')

@@ -312,10 +312,12 @@ def replies_of(
     critic:LLMCritic, # An `ApiCritic` or a `ModelCritic`
 ):                    # `ask(chats)`: for each list of messages the text of a reply, or `None`; `UserError` for another kind of critic
     "The model behind a critic, for questions of another kind"
-    if not hasattr(critic, 'ask'): raise UserError(f'{critic!r}: is no language model, so it cannot answer a question; take api:MODEL or model:NAME')
+    if not hasattr(critic, 'ask'):
+        raise UserError(f'{critic!r}: is no language model, so it cannot answer a question; take api:MODEL or model:NAME')
     def ask(chats):
         replies = critic.ask([Ask(c, None, '') for c in chats])
         lost = [r.error or 'it was cut off; allow more tokens' for r in replies if r.error or r.finish=='length']
-        if lost: logging.getLogger('text2grad').warning('%r: %d of %d replies are missing; the first: %s', critic, len(lost), len(replies), lost[0])
+        said = '%r: %d of %d replies are missing; the first: %s'
+        if lost: logging.getLogger('text2grad').warning(said, critic, len(lost), len(replies), lost[0])
         return [None if r.error or r.finish=='length' else r.text for r in replies]
     return ask

@@ -351,7 +351,8 @@ def _plus_meta(e, row):
     if name=='find_zero': return {}
     judged = f'    want = expected(*deepcopy(args))\n    got = {name}(*args)\n    assert agrees(got, want, {atol})\n'
     tests = f'for args in {inputs[0]+inputs[1]!r}:\n{judged}'
-    solution = f'from copy import deepcopy\nknown = {{}}\nexec({e.reference[0]!r}, known)\ndef expected(*args): return known[{name!r}](*args)\n'
+    right = f'exec({e.reference[0]!r}, known)\ndef expected(*args): return known[{name!r}](*args)\n'
+    solution = f'from copy import deepcopy\nknown = {{}}\n{right}'
     return dict(tests=tests, setup=solution+_agrees)
 
 # %% ../../nbs/data/03_tasks.ipynb #29ba27a9

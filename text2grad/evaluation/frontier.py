@@ -74,7 +74,8 @@ def _steps(points):
     return [p for c in corners for p in c]
 
 def _legend(runs, left, top):
-    words = [f'<text x="{left+14}" y="{top+16*i+4}" font-size="11" fill="currentColor">{esc(clipped(r, 40))}</text>' for i,r in enumerate(runs)]
+    name = lambda i,r: f'<text x="{left+14}" y="{top+16*i+4}" font-size="11" fill="currentColor">{esc(clipped(r, 40))}</text>'
+    words = [name(i, r) for i,r in enumerate(runs)]
     dots = [f'<circle cx="{left+5}" cy="{top+16*i}" r="4" fill="{_shades[i%len(_shades)]}"/>' for i in range(len(runs))]
     return ''.join(dots+words)
 
@@ -92,13 +93,15 @@ def frontier_svg(
     place = lambda p: (l+w*(p[0]-x0)/(x1-x0), t+h*(1-(p[1]-y0)/(y1-y0)))
     of = {n:[place((r['kl'], r['value'])) for r in rows if r['run']==n] for n in runs}
     lines = [_line(ps, _shades[i%len(_shades)]) for i,ps in enumerate(of.values())]
-    dots = [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{_shades[i%len(_shades)]}"/>' for i,ps in enumerate(of.values()) for x,y in ps]
+    dot = lambda i,x,y: f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{_shades[i%len(_shades)]}"/>'
+    dots = [dot(i, x, y) for i,ps in enumerate(of.values()) for x,y in ps]
     best = [place(p) for p in _steps([(r['kl'], r['value']) for r in rows if r['best']])]
     word = lambda x,y,s,at='end': f'<text x="{x}" y="{y}" text-anchor="{at}" font-size="11" fill="currentColor">{esc(s)}</text>'
     grid = ''.join(f'<line x1="{l}" x2="{l+w}" y1="{g}" y2="{g}" stroke="currentColor" opacity=".25"/>' for g in (t,t+h))
     if y0<0<y1: grid += zero_line(l, l+w, t+h*(y1/(y1-y0)))
     words = word(l, 13, label, 'start')+word(l-6, t+4, f'{y1:.3g}')+word(l-6, t+h+4, f'{y0:.3g}')
-    words += word(l, t+h+16, f'{x0:.3g}', 'start')+word(l+w, t+h+16, f'{x1:.3g}')+word(l+w/2, t+h+34, 'KL to the reference, nats a response', 'middle')
+    words += word(l, t+h+16, f'{x0:.3g}', 'start')+word(l+w, t+h+16, f'{x1:.3g}')
+    words += word(l+w/2, t+h+34, 'KL to the reference, nats a response', 'middle')
     alt = esc(f'{label} over KL of {len(runs)} runs, from {y0:.3g} to {y1:.3g}')
     return (f'<svg role="img" aria-label="{alt}" viewBox="0 0 {width} {height}" '
             f'style="width:{width}px;max-width:100%;font-family:ui-sans-serif,system-ui,sans-serif">'

@@ -144,12 +144,13 @@ def win_report(
     asked = [c for c in cs if c.replies]
     named = [[v for v in (c.ours_first, c.theirs_first) if v in ('first','second')] for c in asked]
     both = [vs for vs in named if len(vs)==2]
+    places = np.array([(vs.count('first'), len(vs)) for vs in named]).reshape(-1, 2)
     lengths = [len(c.ours.response)-len(c.theirs.response) for c in cs]
     per = {p:sum(vs)/len(vs) if vs else None for p,vs in of_prompts([c.ours for c in cs], [c.score for c in cs]).items()}
     rows = {'win rate':replace(mean_interval(per.values()), of='prompts'),
             'win rate at equal length':length_controlled([c.score for c in cs], lengths),
             'both orders agree':wilson(sum(a!=b for a,b in both), len(both), 'pairs'),
-            'prefers what it reads first':bootstrap(np.array([(vs.count('first'), len(vs)) for vs in named]).reshape(-1, 2), share, of='pairs')}
+            'prefers what it reads first':bootstrap(places, share, of='pairs')}
     kinds = [c.outcome for c in cs]
     rows |= {k:wilson(kinds.count(k), len(kinds)-kinds.count('unreadable'), 'pairs') for k in ('won','lost','tie','flipped')}
     failures = dict(unreadable=kinds.count('unreadable'), **{'answers that speak to the judge':sum(spoke(c) for c in cs)})

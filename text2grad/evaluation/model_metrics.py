@@ -30,7 +30,8 @@ def perplexity(
         at = todo[k:k+batch_size]
         asked,n = policy.encode([prompts[i] for i in at]),torch.tensor([len(ids[i]) for i in at])
         for i,used,m in zip(at, asked[1].sum(1).tolist(), n.tolist()):
-            if used+m>policy.max_length: raise ValueError(f'row {i}: prompt and text have {used+m} tokens; the model takes {policy.max_length}')
+            if used+m<=policy.max_length: continue
+            raise ValueError(f'row {i}: prompt and text have {used+m} tokens; the model takes {policy.max_length}')
         rows = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids[i]) for i in at], batch_first=True).to(asked[0].device)
         mask = (torch.arange(rows.shape[1])<n[:,None]).to(rows.device)
         with torch.no_grad(): logps = policy(*asked, rows, mask, with_values=False).logps

@@ -89,7 +89,7 @@ _notes = dict(
     metrics='Means over prompts; low and high are the ends of the 95% bootstrap interval, n the prompts that could be judged.',
     pass_at='Chance that one of k programs passes all tests, without bias; over problems.',
     complaints='What this critic has against the responses: how many complaints a response, and the share with each kind.',
-    against='The same prompts, answered by both. p is that of the paired permutation test, p_holm what is left of it after so many metrics.',
+    against='The same prompts, answered by both. p is that of the paired permutation test, p_holm what is left of it after Holm.',
     complaints_against='Share of the responses that each complaint was made about, by both.',
     frontier='Each measurement of these runs: how far the policy had moved, and what the critic paid. The dashed line is the frontier.')
 _titles = dict(metrics='Metrics', pass_at='pass@k', complaints='Complaints', against='Against the other policy',
@@ -110,7 +110,7 @@ def _shown(rows):
     for name,r in picked.items():
         e = r['example']
         yield f'<h3>{name} ({r["total"]:+.2f})</h3>'+fold_html('prompt', note_html(clipped(prompt_text(e.prompt), 4000)))
-        yield critique_html(e.response[:20_000], e.critique) if len(e.response)<=20_000 else note_html('This response is too long to be drawn.')
+        yield critique_html(e.response, e.critique) if len(e.response)<=20_000 else note_html('This response is too long to be drawn.')
 
 def results_html(
     found:dict,   # Of `results`

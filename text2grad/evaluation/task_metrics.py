@@ -198,8 +198,8 @@ def score_responses(
     return [dict(example=e) | said(i, r, l) for i,(e,r,l) in enumerate(rows)]
 
 # %% ../../nbs/evaluation/04_task_metrics.ipynb #01cdc8cb
-METRIC_NAMES = dict(total='critic total a response', reward='critic reward per token', rouge_1='ROUGE-1', rouge_2='ROUGE-2', rouge_l='ROUGE-L',
-              bleu='BLEU of a response', chrf='chrF', coverage='coverage of the reference',
+METRIC_NAMES = dict(total='critic total a response', reward='critic reward per token', rouge_1='ROUGE-1', rouge_2='ROUGE-2',
+              rouge_l='ROUGE-L', bleu='BLEU of a response', chrf='chrF', coverage='coverage of the reference',
               exact_match='exact match', token_f1='token F1', passes='pass rate, all tests', parses='code parses',
               length='length in tokens', kl='KL to the reference a token', kl_response='KL to the reference a response')
 
@@ -238,7 +238,8 @@ def compare_rows(
     after:list,  # Rows of the same prompts, in the same order
 )->list:         # One row per metric, as in the table of `summary.json`, `n` counts prompts; `ValueError` if the prompts differ
     "Paired comparison of two measurements of the same prompts"
-    keys = [*METRIC_NAMES, *(k for k in (before[0] if before else ()) if k not in METRIC_NAMES and k!='example')] # then metrics of one's own
+    own = [k for k in (before[0] if before else ()) if k not in METRIC_NAMES and k!='example'] # metrics of one's own come last
+    keys = [*METRIC_NAMES, *own]
     keys = [k for k in keys if before and all(k in r for r in (*before, *after))]
     return [paired_change(before, after, lambda r: r[k]).row(METRIC_NAMES.get(k, k)) for k in keys]
 
