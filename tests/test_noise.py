@@ -3,7 +3,8 @@ import pytest, torch
 from text2grad.core import Critique,Example,Span
 from text2grad.critics import NOISES,Noisy
 from text2grad.pretrained import tiny_lm
-from text2grad.span_ppo import Policy,edit_table,edits
+from text2grad.span_ppo import Policy,edit_table
+from text2grad.span_ppo.edits import edits
 
 TEXT = 'One two three four. Five six seven eight. Nine.'
 SPANS = (Span(4, 7, -1.), Span(20, 28, .5), Span(len(TEXT), len(TEXT), -.25))

@@ -13,7 +13,7 @@ __all__ = ['CheckpointError', 'RunFolderError', 'StopOnSignal', 'check_checkpoin
            'sample_rows', 'NonFiniteError', 'SpanPPO', 'SpanPPOConfig', 'derived_seed', 'permutation', 'prompt_rows',
            'scalar_reward', 'span_reward', 'Case', 'checkpoint_cases', 'measure', 'rejudged', 'apply_critique',
            'ledger', 'ledger_html', 'three_rewards', 'HeldOut', 'evaluate', 'imitate', 'Callback', 'Logger',
-           'TensorBoardLogger', 'TrackioLogger', 'WandbLogger', 'ARMS', 'arm_trainer', 'revise', 'edit_table', 'edits']
+           'TensorBoardLogger', 'TrackioLogger', 'WandbLogger', 'ARMS', 'arm_trainer', 'revise', 'edit_table']
 
 # %% ../../nbs/span_ppo/index.ipynb #dab82754
 from ..checkpoints import CheckpointError,RunFolderError,StopOnSignal,check_checkpoint,latest_checkpoint
@@ -32,7 +32,7 @@ from .one_step import apply_critique
 from .credit import ledger,ledger_html,three_rewards
 from .supervised import imitate
 from .baselines import ARMS,arm_trainer,revise
-from .edits import edit_table,edits
+from .edits import edit_table
 
 # %% ../../nbs/span_ppo/index.ipynb #1004860d
 _all_ = ['CheckpointError','RunFolderError','StopOnSignal','check_checkpoint','latest_checkpoint','LORA','lm_logits',
@@ -42,4 +42,4 @@ _all_ = ['CheckpointError','RunFolderError','StopOnSignal','check_checkpoint','l
          'make_rollout','response_mask','sample','ProgressBar','RunFolder','sample_rows','NonFiniteError','SpanPPO',
          'SpanPPOConfig','derived_seed','permutation','prompt_rows','scalar_reward','span_reward','Case',
          'checkpoint_cases','measure','rejudged','apply_critique','ledger','ledger_html','three_rewards',
-         'HeldOut','evaluate','imitate','Callback','Logger','TensorBoardLogger','TrackioLogger','WandbLogger','ARMS','arm_trainer','revise','edit_table','edits']
+         'HeldOut','evaluate','imitate','Callback','Logger','TensorBoardLogger','TrackioLogger','WandbLogger','ARMS','arm_trainer','revise','edit_table']
