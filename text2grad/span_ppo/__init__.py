@@ -12,7 +12,8 @@ __all__ = ['CheckpointError', 'RunFolderError', 'StopOnSignal', 'check_checkpoin
            'check_on_policy', 'judge', 'make_rollout', 'response_mask', 'sample', 'ProgressBar', 'RunFolder',
            'sample_rows', 'NonFiniteError', 'SpanPPO', 'SpanPPOConfig', 'derived_seed', 'permutation', 'prompt_rows',
            'scalar_reward', 'span_reward', 'Case', 'checkpoint_cases', 'measure', 'rejudged', 'apply_critique',
-           'ledger', 'ledger_html', 'three_rewards', 'HeldOut', 'evaluate', 'imitate']
+           'ledger', 'ledger_html', 'three_rewards', 'HeldOut', 'evaluate', 'imitate', 'Callback', 'Logger',
+           'TensorBoardLogger', 'TrackioLogger', 'WandbLogger']
 
 # %% ../../nbs/span_ppo/index.ipynb #dab82754
 from ..checkpoints import CheckpointError,RunFolderError,StopOnSignal,check_checkpoint,latest_checkpoint
@@ -22,7 +23,8 @@ from .losses import masked_sum,missing_eos,policy_loss,shape_rewards,token_advan
 from .policy import Policy,entropy_from_logits,exact_kl
 from .rollout import OffPolicyError,Rollout,check_on_policy,judge,make_rollout,response_mask,sample
 from .heldout import HeldOut,evaluate
-from .callbacks import ProgressBar,RunFolder,sample_rows
+from .callbacks import Callback,ProgressBar,RunFolder,sample_rows
+from .loggers import Logger,TensorBoardLogger,TrackioLogger,WandbLogger
 from .trainer import NonFiniteError,SpanPPO,SpanPPOConfig,derived_seed,permutation,prompt_rows,scalar_reward,span_reward
 from .inspection import Case,checkpoint_cases,measure,rejudged
 from .one_step import apply_critique
@@ -37,4 +39,4 @@ _all_ = ['CheckpointError','RunFolderError','StopOnSignal','check_checkpoint','l
          'make_rollout','response_mask','sample','ProgressBar','RunFolder','sample_rows','NonFiniteError','SpanPPO',
          'SpanPPOConfig','derived_seed','permutation','prompt_rows','scalar_reward','span_reward','Case',
          'checkpoint_cases','measure','rejudged','apply_critique','ledger','ledger_html','three_rewards',
-         'HeldOut','evaluate','imitate']
+         'HeldOut','evaluate','imitate','Callback','Logger','TensorBoardLogger','TrackioLogger','WandbLogger']
