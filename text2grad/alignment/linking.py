@@ -171,8 +171,8 @@ def _judged(clause):
     return verdict(_sign_re.sub(' it ', clause))
 
 # %% ../../nbs/alignment/03_linking.ipynb #5e20a005
-_anchor = ('(?:\ue000|\\b(?:line|sentence|paragraph)s? #?\\d|\\b(?:first|opening|second|third|fourth|fifth|sixth|\\d+th|last|final|closing) '
-           '(?:\\w+ )?(?:sentence|line|paragraph))')
+_anchor = ('(?:\ue000|\\b(?:line|sentence|paragraph)s? #?\\d|\\b(?:first|opening|second|third|fourth|fifth|sixth|\\d+th|last|final|'
+           'closing) (?:\\w+ )?(?:sentence|line|paragraph))')
 _anchor_re = re.compile(_anchor, re.I)
 _between_re = re.compile(rf'(?:[,;]|\s+and|,\s+and|\s+or|\s+while|\s+but|,\s+but)\s+(?=[^,;\ue000]{{0,40}}{_anchor})', re.I)
 _turn_re = re.compile(r"(?:[,;]|,? (?:and|but|while|whereas|though|yet))\s+(?=(?:the|its|his|her|their)\b)", re.I)
@@ -199,7 +199,7 @@ def _by_parts(sentence):
 _against_re = re.compile(r'\b(?:but|while|whereas|however|although|though|actually|instead|'
                          r'(?:when|where)(?= (?:\w+ )?(?:source|article|text|passage)))\b', re.I)
 _intro_re = re.compile('^([^\ue000:]*): (?=\ue000)')               # "two problems: A and B"
-_other_re = re.compile(r"\b(the (?:first|second|third|fourth|last|other))(?: one)?(?= (?:is|was|are|were|does|has|isn['’]t|should|could)\b)",
+_other_re = re.compile(r"\b(the (?:first|second|third|fourth|last|other))(?: one)?(?= (?:is|was|are|were|does|has|isn['’]t|should)\b)",
                        re.I)
 
 def _elided(sentence):
@@ -343,8 +343,8 @@ def _named_kind(about, whole, response):
 
 # %% ../../nbs/alignment/03_linking.ipynb #762c13eb
 _code_re = re.compile(r'^\s*(?:def |return\b|import |from \w+ import|class |(?:for|if|while|with) .*:)', re.M)
-_ref_re = re.compile(r'\b(line|sentence|paragraph)s? #?(\d+)(?:\s*(?:(-|–|to|through)|,|and|&)\s*(?:line |sentence |paragraph )?(\d+))?(?![\d%])',
-                     re.I)
+_ref_re = re.compile(r'\b(line|sentence|paragraph)s? #?(\d+)(?:\s*(?:(-|–|to|through)|,|and|&)\s*(?:line |sentence |paragraph )?(\d+))?'
+                     r'(?![\d%])', re.I)
 _nth_re = re.compile(r'\b(first|opening|second|third|fourth|fifth|sixth|last|final|closing|penultimate|(?:second|next)[- ]to[- ]last|'
                      r'\d{1,2}(?=st |nd |rd |th ))(?:st|nd|rd|th)?(?: (two|three|four|2|3|4))? (line|sentence|paragraph)s?\b', re.I)
 _nth = dict(first=0, opening=0, second=1, third=2, fourth=3, fifth=4, sixth=5, last=-1, final=-1, closing=-1)
