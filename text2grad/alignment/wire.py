@@ -217,17 +217,19 @@ def wire_form(
     d:dict, # What a critic wrote, in any of the accepted forms
 )->dict:    # `ValueError` if it is none of them, or may hold marks that would be lost
     "A critique in the wire format"
-    got,seen,beside = {k:{} for k in ('critique',*SPAN_PARTS,'missing')},set(),None
+    got,seen,beside = {k:{} for k in ('critique',*SPAN_PARTS,'missing')},set(),[]
     for k,v in lifted_keys(d):
         role = part_of_key(k, v)
         seen.add(role)
         if role is None:
             _check_unknown(k, v)
-            if _spoken(v) and bare_key(k) not in ('feedback','review','comments'): beside = k
+            if _spoken(v): beside.append(k)
         elif v is not None and v not in ('',[],{}) and got[role].setdefault(bare_key(k), v)!=v:
             raise ValueError(f'{k!r} stands there twice')
     if not seen-{None}: raise ValueError('none of the known keys')
-    if beside and got['good_spans'] and not seen & BLAMING: raise ValueError(f'praise without blame, and {str(beside)[:60]!r} may hold it')
+    if not got['critique']: beside = [k for k in beside if bare_key(k) not in ('feedback','review','comments')]
+    if beside and got['good_spans'] and not seen & BLAMING:
+        raise ValueError(f'no key of blame stands there, and {str(beside[0])[:60]!r} may hold it')
     words = [_word_marks(v) for v in got['words'].values()]
     if words and (len(words)>1 or any(got[k] for k in SPAN_PARTS[:3])): raise ValueError('scores of words beside other marks')
     items = lambda role: [o for v in got[role].values() for o in _listed(v)]
