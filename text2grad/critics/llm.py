@@ -366,7 +366,7 @@ def without_thoughts(
     return ''.join(said)+text[start:],''
 
 # %% ../../nbs/critics/04_llm.ipynb #f229987b
-_tag = re.compile(r'<[|｜]?\s?(?P<name>[a-z][\w:.-]{2,40})\s?[|｜]?>|◁(?P<shape>\w{2,40})▷|<(?P<note>!--)', re.I)
+_tag = re.compile(r'<[|｜]?\s?(?P<name>[a-z][\w:.-]{2,40})(?:\s[^<>]{0,200})?[|｜]?>|◁(?P<shape>\w{2,40})▷|<(?P<note>!--)', re.I)
 _answering = re.compile(r'(?:json|answer|output|response|critique|final|result|review|verdict|assistant|begin_of_text|details|code)\w*|br|div|bos|'
                         'pre', re.I)
 
