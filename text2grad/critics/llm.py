@@ -367,8 +367,8 @@ def without_thoughts(
 
 # %% ../../nbs/critics/04_llm.ipynb #f229987b
 _tag = re.compile(r'<[|｜]?\s?(?P<name>[a-z][\w:.-]{2,40})(?:\s[^<>]{0,200})?[|｜]?>|◁(?P<shape>\w{2,40})▷|<(?P<note>!--)', re.I)
-_answering = re.compile(r'(?:json|answer|output|response|critique|final|result|review|verdict|assistant|begin_of_text|details|code)\w*|br|div|bos|'
-                        'pre', re.I)
+_answering = re.compile(r'(?:json|answer|output|response|critique|final|result|review|verdict|assistant|begin_of_text|details|code)\w*|br|'
+                        'div|bos|pre', re.I)
 
 def _open_tag(text):
     "A tag of any name before the critique that nothing closes, with words behind it: what it opens may be a thought"
