@@ -76,7 +76,7 @@ def polarity(
 
 # %% ../../nbs/alignment/02_verdicts.ipynb #5e1f000f
 _token_re = re.compile(r"[^\W\d_][\w'-]*|[.;:!?()]")
-_reasons = {'because','since','when','unless','so','if'}
+_reasons = {'because','since','when','unless','so','if','just'}
 _again = {'it','is','that','this','the','they'}
 
 def _score(clause):
@@ -99,12 +99,13 @@ _verbs = _words("""is are was were has have had does do did can could will would
 feels? that which comes? makes? gets? goes stays? keeps? lacks? fails?""")
 _determiner = r"(?:the|an?|his|her|its|their|this|that)"
 _topic = re.compile(r"\b(?:about|of|on|regarding|concerning|over|in|for|from|with|at|by|after|before|describing) "
-                    rf"{_determiner} (?:[\w'-]+ ){{0,3}}?[\w'-]+?(?=\s+(?:{_verbs})\b|\s*$|[,.;!])")
+                    rf"{_determiner} (?:(?!n(?:o|ot|one|othing|obody|ever)\b)[\w'-]+ ){{0,3}}?(?!n(?:o|ot|one|othing|obody|ever)\b)[\w'-]+?"
+                    rf"(?=\s+(?:{_verbs})\b|\s*$|[,.;!])")
 _tells = re.compile(rf"^\W*(?:{_determiner} (?:[\w'-]+ ){{0,3}}?[\w'-]+|it|he|she|here it|this|that)? ?"
                     r"(?:describes|mentions|concerns|deals with|is about|discusses|speaks of|tells of|refers to|talks about|"
                     r"recounts|opens with|was written)\b")
 _concedes = re.compile(r"^\W*(?:while|although|though|even though|even if|despite|in spite of|whilst|granted|admittedly|for all|"
-                       r"not(?=[^,]*, but))\b[^,;]*[,;]")
+                       r"far from|rather than|not(?=[^,]*, but))\b[^,;]*[,;]|^\W*instead of \w+ing\b[^,;]{0,60}?(?:,| (?=(?:it|you)\b))")
 ASIDE = re.compile(r"(?<=\w),? (?:while|although|though|if|albeit) [^,;.]{1,60},")
 _but = re.compile(r"\s*(?:[,;:]|\s[-–—])?\s*\b(?:but|however|yet|nevertheless|nonetheless|except|only that|whereas)\b(?! also)|;|"
                   r"\s[–—]\s|(?<=\w)\. (?=\w)|\?")
