@@ -12,7 +12,7 @@ from text2grad.core import Critique,Example,Span,dumps,loads,read_records
 
 expect.set_options(timeout=30_000)
 SHOTS = Path(os.environ.get('TEXT2GRAD_SHOTS') or Path(__file__).parent.parent/'build'/'screenshots') # a folder that git ignores
-VIEWS = dict(explore='Explore', critique='Your critique', apply='Apply this critique', why='Why this token?', runs='Runs')
+VIEWS = dict(explore='Explore', critique='Critique', apply='Apply', why='Why', runs='Runs', ab='A/B')
 APP = [sys.executable, '-m', 'text2grad.cli.command', 'app']
 RESPONSE = 'Neil Armstrong walked there in 1968. He was an American astronaut, but the Moon is dry and the Moon is grey.'
 
@@ -153,7 +153,7 @@ def test_explore(page, theme):
     at = go(page, 'explore')
     expect(at('note')).to_contain_text('An example')
     expect(at('heat').locator('.t2g-phrase')).to_have_count(2)
-    expect(at('stop')).to_be_disabled()
+    expect(at('stop')).to_be_hidden()
     box(at('prompt')).fill('')
     at('judge').click()
     expect(page.get_by_text('prompt: is empty; type or paste something')).to_be_visible() # said once, and stamped on nothing
