@@ -6,7 +6,7 @@ from text2grad.span_ppo.inspection import measure
 from text2grad.span_ppo.policy import Policy
 from text2grad.span_ppo.one_step import Fork,fingerprint
 from text2grad.pretrained import tiny_lm
-from text2grad.app.view_apply import PRESET,apply_step,diff_html,fork_text,meter_html,shown_step,stop_step,taking_step,undo_step
+from text2grad.app.view_apply import PHASES,PRESET,apply_step,diff_html,fork_text,meter_html,shown_step,stop_step,taking_step,undo_step
 from text2grad.app.workbench import InputError,Workbench
 
 EVIL = '<img src=x onerror=alert(1)>'
@@ -78,6 +78,7 @@ def test_what_can_be_pressed_follows_the_step_and_its_failure(bench):
     bench.session('d').hold(measure(bench.policy, Example('Where?', 'There.', Critique('No.', [Span(0, 5, -1.)]))))
     steps = list(taking_step(bench, 'd', PRESET, 1, 0, 0))
     able = [{k:got[k]['visible'] for k in ('undo','stop') if k in got} for got in steps]
+    assert all(any(f'{p} ...' in got['note'] for p in PHASES.values()) for got in steps[1:-1]) and 'progress' not in steps[-1]['note']
     assert able[0]==dict(stop=True) and able[-1]==dict(undo=True, stop=False) and set(map(len, able[1:-1]))<={0}
     failing,able = taking_step(bench, 'd', math.nan, 1, 0, 0),[]
     with pytest.raises(InputError):
