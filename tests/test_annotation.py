@@ -333,7 +333,7 @@ except OSError as e: print('said', e)'''
     s = go(rows(50), c, tmp_path/'o.jsonl')
     assert 0<s.resumed<50 and len(c.seen)==50-s.resumed and len(read_jsonl(tmp_path/'o.jsonl'))==50
 
-@pytest.mark.parametrize('error', [ApiError('the key is not accepted'), ImportError('pip install "text2grad[api]"')])
+@pytest.mark.parametrize('error', [ApiError('the key is not accepted'), ImportError('pip install -e ".[api]"')])
 @pytest.mark.parametrize('kind', [Fake, Async])
 def test_what_would_fail_for_all_stops_the_run(tmp_path, kind, error):
     class Ends(kind):

@@ -291,7 +291,7 @@ def test_fingerprint_holds_what_decides_and_no_more():
 
 def test_without_the_sdk_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, 'openai', None)
-    with pytest.raises(ImportError, match=r'pip install "text2grad\[api\]"'): ApiCritic('m', 'http://127.0.0.1:1/v1').judgements([example])
+    with pytest.raises(ImportError, match=r'pip install -e "\.\[api\]"'): ApiCritic('m', 'http://127.0.0.1:1/v1').judgements([example])
 
 # where the reply is
 

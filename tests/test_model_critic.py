@@ -97,7 +97,7 @@ def test_logits_wider_than_the_tokenizer_are_masked(lltok):
 def test_without_the_extra(monkeypatch, lm):
     import sys
     monkeypatch.setitem(sys.modules, 'llguidance', None)
-    with pytest.raises(ImportError, match=r'pip install "text2grad\[constrained\]"'): ModelCritic(lm, constrained=True)
+    with pytest.raises(ImportError, match=r'pip install -e "\.\[constrained\]"'): ModelCritic(lm, constrained=True)
     ModelCritic(lm)
 
 # ---- the critic

@@ -1,5 +1,5 @@
 "A task of one's own: prompts, critics and models in every form that a user has them, and what a run leaves"
-import json,logging,re
+import json,logging,re,sys
 from dataclasses import asdict
 from pathlib import Path
 import pytest, torch
@@ -11,6 +11,7 @@ from text2grad.data.readers import examples_from
 from text2grad.data.tasks import load_task,subset
 from text2grad.pretrained import ModelError,tiny_lm
 from text2grad.span_ppo import HeldOut,Policy,RunFolder,SpanPPO,SpanPPOConfig,evaluate,judge,sample
+from test_cli import Server,server
 
 small = dict(steps=2, batch_size=2, minibatch_size=2, micro_batch_size=2, max_new_tokens=6, lr=1e-3)
 texts = ['Write a letter.', 'Write two letters.', 'Write three letters.', 'Write four letters.']
@@ -283,11 +284,62 @@ def test_a_file_of_settings_and_the_command_line_wins(here, capsys):
     assert 'Nothing was held out' in capsys.readouterr().out
 
 @pytest.mark.parametrize('more,says', [(['--critic','mine.py:nobody'], "no function 'nobody'"), (['--critic','mine.py:score'], "no function 'score'"), (['--critic','zzz'], 'must be rules:TASK'), (['--critic','rules:poetry'], "no rules for task 'poetry'"), (['--prompts','none.jsonl'], 'no such file'), (['--prompt-field','text'], 'row 1: text: missing; the fields here are question'),
-    (['--set','stepz=3'], "did you mean 'steps'"), (['--heldout','2'], 'a share from 0 to 1'), (['--reward','stars'], 'must be one of span, scalar'), (['--config','mine.py'], 'cannot be read as YAML|names and values'), (['--model','./nowhere'], 'nowhere')])
+    (['--set','stepz=3'], "did you mean 'steps'"), (['--heldout','2'], 'a share from 0 to 1'), (['--reward','stars'], 'must be one of span, scalar'), (['--config','mine.py'], 'cannot be read as YAML|names and values'), (['--model','./nowhere'], 'nowhere'),
+    (['--metric','mine.py:nobody'], "--metric .*no function 'nobody'"), (['--metric','mine.py:judge','--heldout','0'], 'is measured on held-out prompts'), (['--log','mlflow'], 'there are trackio, wandb, tensorboard'), (['--prompts','.'], 'cannot be read as a data set')])
 def test_train_says_what_is_wrong_and_leaves_nothing(here, capsys, more, says):
     assert command(*here, *more)==1
     err = capsys.readouterr().err
     assert re.search(says, err) and err.startswith('text2grad train: ') and 'Traceback' not in err and not Path('r').exists()
+
+def test_metrics_of_ones_own_from_the_shell(here, capsys):
+    Path('mine.py').write_text(Path('mine.py').read_text()+"def short(e): return len(e.response)<9\ndef odd(e): return None\n")
+    assert command(*here, '--heldout', '.25', '--metric', 'mine.py:short', '--metric', 'mine.py:odd')==0
+    table = json.loads(Path('r/summary.json').read_text())['table']
+    assert 'short' in [x['metric'] for x in table] and re.search(r'^short ', capsys.readouterr().out, re.M)
+    assert json.loads(Path('r/config.json').read_text())['train']['metric']==['mine.py:short','mine.py:odd']
+    assert command('evaluate', *here[1:5], '--critic', 'mine.py:judge', '--model', 'r', '--max-new-tokens', 4, '--metric', 'mine.py:short')==0
+    assert re.search(r'^short +[01]\.\d{3}$', capsys.readouterr().out, re.M)
+
+def test_train_logs_to_tensorboard_too(here, capsys):
+    Path('c.yaml').write_text('log: tensorboard\n')
+    assert command(*here, '--config', 'c.yaml', '--heldout', 0)==0
+    assert list(Path('r/tensorboard').glob('events*')) and json.loads(Path('r/tensorboard.json').read_text())['step']==2
+    assert command('train', '--resume', '--out', 'r', '--steps', 3)==0 and json.loads(Path('r/tensorboard.json').read_text())['step']==3
+
+@pytest.mark.parametrize('kind', ['csv','parquet','dataset','splits'])
+def test_train_takes_prompts_in_every_file(here, kind):
+    from datasets import Dataset,DatasetDict
+    rows = Dataset.from_list([dict(question=t) for t in texts])
+    name = dict(csv='q.csv', parquet='q.parquet', dataset='folder', splits='folder:test')[kind]
+    if kind in ('csv','parquet'): getattr(rows, f'to_{kind}')(name)
+    else: (rows if kind=='dataset' else DatasetDict(test=rows)).save_to_disk('folder')
+    assert command(*here, '--prompts', name, '--steps', 1, '--heldout', 0)==0
+    assert json.loads(Path('r/config.json').read_text())['identity']['data']['name']=='4 examples'
+    if kind=='splits': assert command(*here, '--prompts', 'folder', '--out', 'other')==1 and not Path('other').exists()
+
+@pytest.mark.parametrize('kind', ['api','model','reward model'])
+def test_train_takes_every_kind_of_critic(here, tiny, server, monkeypatch, kind):
+    monkeypatch.setenv('OPENAI_API_KEY', 'sk-canary-1234567890')
+    if kind=='reward model':
+        from text2grad.core import write_examples
+        judged = [Example(t, 'No. This is wrong.', Critique('No.', [Span(12, 17, -1.)])) for t in texts]*3
+        write_examples('feedback.jsonl', judged)
+        assert command('train-rm', '--data', 'feedback.jsonl', '--kind', 'span', '--model', tiny, '--epochs', 1, '--batch-size', 4, '--lora', 2, '--out', 'rm')==0
+        card = Path('rm/model/README.md').read_text()
+        assert 'F1 of blamed spans' in card and str(tiny.parent) not in card and 'More Information Needed' not in card
+    name = {'api':f'api:m@{server}', 'model':f'model:{tiny}', 'reward model':'rm'}[kind]
+    assert command(*here, '--critic', name, '--steps', 1, '--heldout', 0)==0
+    kept = Path('r/config.json').read_text()
+    assert json.loads(kept)['train']['critic']==name and 'canary' not in kept and Path('r/policy/adapter_model.safetensors').exists()
+    if kind=='api': assert len(Server.asked)==8 # its quote is in no response, so each is asked a second time
+    if kind=='reward model': assert [json.loads(l)['judged'] for l in Path('r/metrics.jsonl').read_text().splitlines()]==[4]
+
+@pytest.mark.parametrize('extra,more', [('openai', ['--critic','api:m']), ('trackio', ['--log','trackio']), ('wandb', ['--log','wandb:p'])])
+def test_a_missing_extra_is_one_line_before_anything_is_loaded(here, capsys, monkeypatch, extra, more):
+    monkeypatch.setitem(sys.modules, extra, None)
+    assert command(*here, *more)==1
+    err = capsys.readouterr().err
+    assert re.fullmatch(rf'text2grad train: .* needs {extra} .*pip install -e "\.\[\w+\]"\n', err) and not Path('r').exists()
 
 def test_the_app_takes_a_run_and_refuses_a_folder_without_a_model_at_once(tmp_path):
     from text2grad.app.page import check_model

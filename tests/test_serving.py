@@ -48,7 +48,7 @@ def test_a_password_from_the_environment(monkeypatch):
 
 def test_without_gradio_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, 'gradio', None)
-    with pytest.raises(ImportError, match=r"pip install 'text2grad\[app\]'"): import_gradio()
+    with pytest.raises(ImportError, match=r'pip install -e "\.\[app\]"'): import_gradio()
 
 def test_an_old_gradio_is_refused_and_telemetry_is_off(monkeypatch):
     for k in ('GRADIO_ANALYTICS_ENABLED','HF_HUB_DISABLE_TELEMETRY'): monkeypatch.setenv(k, 'True')

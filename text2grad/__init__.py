@@ -12,7 +12,8 @@ _faces = dict(
     sandbox='run',
     data='Task annotate load_task',
     critics='ApiCritic LLMCritic Majority ModelCritic RuleCritic UnitTestCritic Weighted rule_critic',
-    span_ppo='Policy ProgressBar RunFolder SpanPPO SpanPPOConfig apply_critique evaluate ledger measure',
+    span_ppo='Callback Policy ProgressBar RunFolder SpanPPO SpanPPOConfig TensorBoardLogger TrackioLogger WandbLogger '
+             'apply_critique evaluate ledger measure',
     evaluation='compare_rows critic_report span_report token_alpha write_report',
     reward_model='GenerativeRewardModel SpanRewardModel TrainConfig read_feedback split_by_prompt train_reward_model',
     app='', cli='')

@@ -6,9 +6,10 @@ Docs: https://text2grad.github.io/text2grad/pretrained.html.md"""
 
 # %% auto #0
 __all__ = ['CHATML', 'HUB_ID', 'WHEEL', 'LORA', 'tiny_lm', 'ModelError', 'read_json', 'check_safetensors', 'check_folder',
-           'cache_dir', 'progress_bars', 'default_model', 'no_dropout', 'best_device', 'load_model', 'peft_quietly',
-           'lora_config', 'trained', 'trained_tensors', 'load_trained', 'template_options', 'base_lm',
-           'plain_generation', 'lm_states', 'lm_logits', 'check_logits', 'base_tensors', 'weights_id', 'tokenizer_id']
+           'cache_dir', 'progress_bars', 'default_model', 'no_dropout', 'best_device', 'quantized_as',
+           'checkpoint_layers', 'load_model', 'peft_quietly', 'lora_config', 'trained', 'trained_tensors',
+           'load_trained', 'template_options', 'base_lm', 'plain_generation', 'lm_states', 'lm_logits', 'check_logits',
+           'base_tensors', 'weights_id', 'tokenizer_id']
 
 # %% ../nbs/03_pretrained.ipynb #d2e3dc68
 import hashlib,os,re,shutil,subprocess,sys,tempfile,time,warnings,zipfile
@@ -20,6 +21,7 @@ from filelock import FileLock,Timeout
 from safetensors import SafetensorError,safe_open
 from torch import nn
 from tqdm.auto import tqdm
+from .core import import_extra
 from .files import SetupError,dumps,loads,write_file
 
 # %% ../nbs/03_pretrained.ipynb #242bcb58
@@ -279,11 +281,44 @@ def best_device()->str:
     "'cuda', 'mps' or 'cpu', the first that is there"
     return 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
 
+# %% ../nbs/03_pretrained.ipynb #baca8f92
+def _packing(quantize, device, dtype):
+    "Settings of bitsandbytes; `ModelError` where it cannot be used"
+    if quantize not in ('4bit','8bit'): raise ModelError(f"quantize={quantize!r}: must be '4bit' or '8bit'")
+    if not str(device).startswith('cuda'):
+        raise ModelError(f'quantize={quantize!r}: needs a CUDA device, and this is {device}; leave it out, or take a smaller model')
+    import_extra('quantized')
+    from transformers import BitsAndBytesConfig
+    if quantize=='8bit': return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
+
+def quantized_as(
+    model, # A causal LM, or a `PeftModel` of one
+)->str|None: # '4bit', '8bit' or `None`
+    "How a model's weights are packed"
+    lm = model.get_base_model() if hasattr(model, 'get_base_model') else model
+    how = getattr(lm.config, 'quantization_config', None)
+    return next((f'{n}bit' for n in (4, 8) if getattr(how, f'load_in_{n}bit', False)), None)
+
+# %% ../nbs/03_pretrained.ipynb #679ce39a
+def checkpoint_layers(
+    model,       # A causal LM, or a `PeftModel` of one; changed in place
+    on:bool=True,# Or off again
+):               # The same; `ModelError` where the architecture cannot
+    "Keep only what enters each layer for the backward pass, and compute the rest again"
+    lm = model.get_base_model() if hasattr(model, 'get_base_model') else model
+    if not on: lm.gradient_checkpointing_disable()
+    elif getattr(lm, 'supports_gradient_checkpointing', False):
+        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=dict(use_reentrant=False))
+    else: raise ModelError(f'{lm.config.model_type}: this architecture has no gradient checkpointing; leave it out')
+    return model
+
 # %% ../nbs/03_pretrained.ipynb #86f7cc2d
 def load_model(
     name_or_path:str|Path|None=None, # Model folder or Hub name; `None`: `default_model()`
     device:str|None=None,            # `None`: `best_device()`
     dtype:torch.dtype|str|None=None, # `None`: bf16 on a GPU that has it, else fp32
+    quantize:str|None=None,          # '4bit' or '8bit': weights packed by bitsandbytes, which an adapter can be trained on
 )->tuple:                            # `(model, tokenizer)`, in eval mode, without dropout; `ModelError` says what is wrong
     "Load a causal language model and its tokenizer from safetensors, running no code of theirs"
     from transformers import AutoModelForCausalLM,AutoTokenizer
@@ -291,10 +326,12 @@ def load_model(
     device = device or best_device()
     if dtype is None: dtype = torch.bfloat16 if str(device).startswith('cuda') and torch.cuda.is_bf16_supported() else torch.float32
     kw = dict(trust_remote_code=False, local_files_only=True)
+    packed = dict(quantization_config=_packing(quantize, device, dtype), device_map={'':device}) if quantize else {}
     try:
         with progress_bars(False):
             tok = AutoTokenizer.from_pretrained(path, **kw)
-            model,info = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, output_loading_info=True, **kw)
+            model,info = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, output_loading_info=True,
+                                                              **packed, **kw)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as e:
         raise ModelError(f'{path}: cannot be loaded ({type(e).__name__}: {e})') from e
     lost = sorted(info['missing_keys'])+sorted(str(k) for k in info['mismatched_keys'])
@@ -305,7 +342,7 @@ def load_model(
     if tok.pad_token_id is None: tok.pad_token = tok.eos_token
     tok.padding_side = 'left'
     model.name_or_path = HUB_ID if name_or_path is None else str(name_or_path)
-    return no_dropout(model.to(device).eval()), tok
+    return no_dropout((model if packed else model.to(device)).eval()), tok
 
 # %% ../nbs/03_pretrained.ipynb #383ae0c3
 @contextmanager

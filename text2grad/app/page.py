@@ -14,6 +14,7 @@ from fastcore.basics import patch
 from fastcore.imports import IN_NOTEBOOK
 from pathlib import Path
 from urllib.parse import urlsplit
+from ..core import MissingExtra,import_extra
 from ..viz.heatmap import CSS,JS
 from .workbench import LaterCritic,NewSession,Workbench
 from .view_explore import explore_view,opens_links
@@ -27,13 +28,12 @@ from .view_ab import ab_view
 NEEDED = (6, 31)
 
 def import_gradio():
-    "The module `gradio` with its telemetry off; `ImportError` says how to install it"
+    "The module `gradio` with its telemetry off; `MissingExtra` says how to install it"
     os.environ.update(GRADIO_ANALYTICS_ENABLED='False', HF_HUB_DISABLE_TELEMETRY='1')
-    try: import gradio as gr
-    except ImportError as e: raise ImportError("text2grad app needs gradio: pip install 'text2grad[app]'") from e
+    gr = import_extra('app')
     if tuple(int(n) for n in gr.__version__.split('.')[:2])<NEEDED:
-        raise ImportError(f'gradio {gr.__version__} is older than the 6.31 that text2grad app counts on: '
-                          "pip install -U 'text2grad[app]'")
+        raise MissingExtra(f'gradio {gr.__version__} is older than the 6.31 that the app counts on; in a clone of text2grad: '
+                           'pip install -U -e ".[app]"')
     return gr
 
 # %% ../../nbs/app/08_page.ipynb #c05ffce6

@@ -13,7 +13,7 @@ __all__ = ['WHOLE', 'COUNT', 'INTEGER', 'NUMBER', 'TEXT', 'CommandError', 'print
 import argparse,errno,os,platform,shutil,sys
 from contextlib import contextmanager
 from pathlib import Path
-from ..core import PACKAGES,versions
+from ..core import EXTRAS,PACKAGES,install_extra,versions
 from ..files import UserError,dumps,is_number,loads,read_text
 
 # %% ../../nbs/cli/01_doctor.ipynb #d252e859
@@ -162,6 +162,15 @@ def _sandbox():
         why,_,remedy = str(e).partition('\n')
         return dict(name='sandbox', ok=True, value=f'{why} Only the unit-test critic needs one', remedy=remedy)
 
+# %% ../../nbs/cli/01_doctor.ipynb #b2cf8a52
+def _extras():
+    "Which optional packages are here; a note for each that is not"
+    from importlib.util import find_spec
+    here = {name:find_spec(module) is not None for name,(module,_) in EXTRAS.items()}
+    found = versions(*(module for module,_ in EXTRAS.values()))
+    return [dict(name=module, ok=True, value=f'{found[module] or "here" if here[name] else "not here"}, for {what}',
+                 remedy='' if here[name] else install_extra(name)) for name,(module,what) in EXTRAS.items()]
+
 # %% ../../nbs/cli/01_doctor.ipynb #8366062d
 def checks()->list: # Dicts of `name, ok, value, remedy`
     "Look at everything that the quickstart needs"
@@ -179,7 +188,7 @@ def checks()->list: # Dicts of `name, ok, value, remedy`
     add('memory', free is None or free>need, f'{free} MB free of {total}' if free else 'unknown', remedy)
     disk = shutil.disk_usage('.').free//2**20
     add('disk', disk>1500, f'{disk} MB free here', 'the model takes 540 MB and a run up to 300 MB')
-    return [*out, _sandbox()]
+    return [*out, _sandbox(), *_extras()]
 
 def _line(row):
     "One check as the terminal shows it, its remedy below it"

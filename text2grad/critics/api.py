@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 from fastcore.basics import patch
 
 # %% ../../nbs/critics/05_api.ipynb #3b1033df
-from ..core import Example,Judgement
+from ..core import Example,Judgement,import_extra
 from ..files import SetupError
 from ..alignment.critiques import read_critique
 from .llm import Ask,LLMCritic,Reply,clipped,with_test_reports,without_thoughts
@@ -151,11 +151,6 @@ def struck(self:ApiCritic,
 # %% ../../nbs/critics/05_api.ipynb #e5e3b34e
 class _TooMuch(Exception): "A body that is longer than we read, or packed"
 
-def _openai():
-    try: import openai
-    except ImportError as e: raise ImportError('ApiCritic needs the openai package: pip install "text2grad[api]"') from e
-    return openai
-
 def _capped(stream_class, limit):
     "A hook that lets no more than `limit` bytes of a body be read"
     class Capped(stream_class):
@@ -179,7 +174,7 @@ def _client(self:ApiCritic):
     "The SDK's client for the running event loop"
     loop = asyncio.get_running_loop()
     if loop in self._clients: return self._clients[loop]
-    openai,url = _openai(),urlsplit(self.base_url)
+    openai,url = import_extra('api'),urlsplit(self.base_url)
     import httpx2 # What the SDK makes its connections with
     async def key(): return self._key()
     proxy = url.scheme=='https' and not _loopback(url.hostname)
@@ -222,7 +217,7 @@ def _answer(self:ApiCritic, r):
 async def _post(self:ApiCritic, ask, mode, length):
     "Send one request"
     self._key() # so that it is known before a server can repeat it
-    openai,client,host = _openai(),self._client(),urlsplit(self.base_url).netloc
+    openai,client,host = import_extra('api'),self._client(),urlsplit(self.base_url).netloc
     try:
         async with asyncio.timeout(self.timeout):
             got = await client.chat.completions.with_raw_response.create(**self._request(ask, mode, length))

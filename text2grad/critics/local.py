@@ -14,7 +14,8 @@ from pathlib import Path
 from fastcore.basics import patch
 
 # %% ../../nbs/critics/06_local.ipynb #c026d8ac
-from ..alignment.grammar import CritiqueMask,import_llguidance,critique_grammar,grammar_tokenizer
+from ..core import import_extra
+from ..alignment.grammar import CritiqueMask,critique_grammar,grammar_tokenizer
 from .llm import THOUGHT_MARK,Ask,LLMCritic,Reply,as_data
 
 # %% ../../nbs/critics/06_local.ipynb #125829e9
@@ -67,7 +68,7 @@ class ModelCritic(LLMCritic):
         self.batch_size,self.max_new_tokens,self.context = batch_size,max_new_tokens,context
         self._lock = threading.Lock()
         self.limits = None if constrained is False else dict(constrained) if isinstance(constrained, dict) else {}
-        if self.limits is not None: import_llguidance(), critique_grammar('', **self.limits)
+        if self.limits is not None: import_extra('constrained'), critique_grammar('', **self.limits)
     def settings(self)->dict:
         "What decides a reply besides model name and prompt"
         return dict(weights=_weights(self.where), max_new_tokens=self.max_new_tokens, context=self.context,

@@ -22,6 +22,7 @@ from ..files import dumps,write_file
 from ..data.store import code_digest
 from ..pretrained import LORA,base_lm,load_trained,lora_config,peft_quietly,trained,trained_tensors
 from ..pretrained import ModelError,check_safetensors,load_model,no_dropout,progress_bars,read_json
+from ..span_ppo.model_card import public_base,reward_card
 
 # %% ../../nbs/reward_model/02_base.ipynb #97daa6fa
 class RewardModel(nn.Module):
@@ -122,15 +123,19 @@ def _heads(self): return {k:v.detach().cpu().contiguous() for k,v in self.state_
 @patch
 def save_pretrained(self:RewardModel,
     folder:str|Path, # Made if it is not there
+    facts:dict|None=None, # Of the training, for the card: as `model_card.reward_card` takes them
 )->Path:
-    "Save config, tokenizer, heads and what else is trained, as JSON and safetensors"
+    "Save config, tokenizer, heads and what else is trained, as JSON and safetensors, with a model card"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(self.config.lora, dict): self.model.peft_config['default'].base_model_name_or_path = self.lm.name_or_path
+    named = public_base(self.lm.name_or_path, getattr(self.lm.config, '_name_or_path', '') or '')
+    if isinstance(self.config.lora, dict): self.model.peft_config['default'].base_model_name_or_path = named['id'] or named['label']
     if self.config.lora!='frozen':
         with progress_bars(False): self.model.save_pretrained(folder, **(dict(save_embedding_layers=False) if self.config.lora else {}))
     self.tokenizer.save_pretrained(folder)
     if heads := _heads(self): save_file(heads, folder/'heads.safetensors')
+    what = 'adapter' if isinstance(self.config.lora, dict) else 'all' if self.config.lora is None else 'heads'
+    write_file(folder/'README.md', reward_card(named, self.kind, facts, what).encode())
     base = self.lm.name_or_path
     if self.config.lora is None and Path(base).is_dir(): base = Path(base).name
     write_file(folder/_file, dumps(dict(format=1, kind=self.kind, base=base, config=asdict(self.config))).encode())

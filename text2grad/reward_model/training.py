@@ -428,7 +428,7 @@ def _finish(t, counts, started):
     m.eval()
     m.calibrate(t.dev)
     dev = m.evaluate(t.dev)
-    m.save_pretrained(out/'model')
+    m.save_pretrained(out/'model', dict(dev=dev, counts=counts))
     pick = [t.dev[i*len(t.dev)//t.cfg.shown] for i in range(min(t.cfg.shown, len(t.dev)))]
     r = Trained(out, t.state.global_step, dev, t.best['step'] if t.best else t.state.global_step, time.perf_counter()-started, counts)
     write_file(out/'summary.json', dumps({k:str(v) if k=='path' else v for k,v in asdict(r).items()}).encode())

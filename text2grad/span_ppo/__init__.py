@@ -12,7 +12,8 @@ __all__ = ['CheckpointError', 'RunFolderError', 'StopOnSignal', 'check_checkpoin
            'check_on_policy', 'judge', 'make_rollout', 'response_mask', 'sample', 'ProgressBar', 'RunFolder',
            'sample_rows', 'NonFiniteError', 'SpanPPO', 'SpanPPOConfig', 'derived_seed', 'permutation', 'prompt_rows',
            'scalar_reward', 'span_reward', 'Case', 'checkpoint_cases', 'measure', 'rejudged', 'apply_critique',
-           'ledger', 'ledger_html', 'three_rewards', 'HeldOut', 'evaluate', 'imitate']
+           'ledger', 'ledger_html', 'three_rewards', 'HeldOut', 'evaluate', 'imitate', 'Callback', 'Logger',
+           'TensorBoardLogger', 'TrackioLogger', 'WandbLogger', 'ARMS', 'arm_trainer', 'revise']
 
 # %% ../../nbs/span_ppo/index.ipynb #dab82754
 from ..checkpoints import CheckpointError,RunFolderError,StopOnSignal,check_checkpoint,latest_checkpoint
@@ -22,12 +23,15 @@ from .losses import masked_sum,missing_eos,policy_loss,shape_rewards,token_advan
 from .policy import Policy,entropy_from_logits,exact_kl
 from .rollout import OffPolicyError,Rollout,check_on_policy,judge,make_rollout,response_mask,sample
 from .heldout import HeldOut,evaluate
-from .callbacks import ProgressBar,RunFolder,sample_rows
-from .trainer import NonFiniteError,SpanPPO,SpanPPOConfig,derived_seed,permutation,prompt_rows,scalar_reward,span_reward
+from .callbacks import Callback,ProgressBar,RunFolder,sample_rows
+from .loggers import Logger,TensorBoardLogger,TrackioLogger,WandbLogger
+from .config import SpanPPOConfig,derived_seed,permutation,prompt_rows,scalar_reward,span_reward
+from .trainer import NonFiniteError,SpanPPO
 from .inspection import Case,checkpoint_cases,measure,rejudged
 from .one_step import apply_critique
 from .credit import ledger,ledger_html,three_rewards
 from .supervised import imitate
+from .baselines import ARMS,arm_trainer,revise
 
 # %% ../../nbs/span_ppo/index.ipynb #1004860d
 _all_ = ['CheckpointError','RunFolderError','StopOnSignal','check_checkpoint','latest_checkpoint','LORA','lm_logits',
@@ -37,4 +41,4 @@ _all_ = ['CheckpointError','RunFolderError','StopOnSignal','check_checkpoint','l
          'make_rollout','response_mask','sample','ProgressBar','RunFolder','sample_rows','NonFiniteError','SpanPPO',
          'SpanPPOConfig','derived_seed','permutation','prompt_rows','scalar_reward','span_reward','Case',
          'checkpoint_cases','measure','rejudged','apply_critique','ledger','ledger_html','three_rewards',
-         'HeldOut','evaluate','imitate']
+         'HeldOut','evaluate','imitate','Callback','Logger','TensorBoardLogger','TrackioLogger','WandbLogger','ARMS','arm_trainer','revise']

@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from ..files import dumps,write_file
 from ..pretrained import LORA,ModelError,base_lm,base_tensors,check_logits,template_options
-from ..pretrained import check_safetensors,lm_logits,lm_states,load_model,load_trained
+from ..pretrained import check_safetensors,checkpoint_layers,lm_logits,lm_states,load_model,load_trained,quantized_as
 from ..pretrained import lora_config,no_dropout,peft_quietly,progress_bars,read_json,trained,trained_tensors,weights_id
 from ..checkpoints import compare_identity
 from .model_card import model_card,public_base
@@ -118,6 +118,8 @@ def create(cls:Policy,
         return cls(model, tokenizer, 'adapter', value_head, **kw)
     if any(isinstance(m, BaseTunerLayer) for m in model.modules()):
         raise ValueError('this model already carries an adapter (was a Policy made of it before?): load it anew, or pass its PeftModel')
+    if lora is None and (packed := quantized_as(model)):
+        raise ModelError(f'lora=None: the weights are packed in {packed} and cannot be trained; train an adapter on them')
     if lora is None: return cls(model.requires_grad_(True), tokenizer, copy.deepcopy(model).requires_grad_(False), value_head, **kw)
     with torch.random.fork_rng(), peft_quietly():
         torch.manual_seed(seed)
@@ -143,10 +145,11 @@ def _set_mode(model):
 def read_prompts(self:Policy, model,
     ids,  # (B, P) left-padded
     mask, # (B, P)
+    always:bool=False, # Read them even if all differ
 )->tuple: # `(cache, hidden, back)`, or `None` if all prompts differ, or this model cannot share them
     "Read each different prompt once: their keys and values, last hidden states (U, d), and which of the U prompts each row has (B,)"
     rows,back = torch.cat([ids, mask.long()], 1).unique(dim=0, return_inverse=True)
-    if len(rows)==len(ids) or not self.shares: return None
+    if len(rows)==len(ids) and not always or not self.shares: return None
     P,lm = ids.shape[1],base_lm(model)
     if lm.training: return None
     pids,pmask = rows[:,:P],rows[:,P:]
@@ -344,13 +347,14 @@ def save_pretrained(self:Policy,
     if self.value_head is not None:
         save_file({k:v.detach().cpu().contiguous() for k,v in self.value_head.state_dict().items()}, folder/'value_head.safetensors')
     ref = self.reference_model if isinstance(self.reference_model, str) else 'model'
-    base,weights = self.public_base,self.base_id()
-    write_file(folder/'README.md', model_card(base, facts, {k:v for k,v in weights.items() if k!='name'}, ref=='model').encode())
+    base,weights,packed = self.public_base,self.base_id(),quantized_as(self.model)
+    hashes = {k:v for k,v in weights.items() if k!='name'}
+    write_file(folder/'README.md', model_card(base | dict(quantized=packed), facts, hashes, ref=='model').encode())
     name = base['id'] or base['label']
     _name_the_base(folder, name)
     about = dict(base=name if public else self.lm.name_or_path, reference=ref, value_head=self.value_head is not None,
                  detach_value=self.detach_value, template=self.template, base_weights=weights | (dict(name=name) if public else {}))
-    write_file(folder/'policy.json', dumps(about).encode())
+    write_file(folder/'policy.json', dumps(about | (dict(quantize=packed) if packed else {})).encode())
     return folder
 
 # %% ../../nbs/span_ppo/02_policy.ipynb #a12f6ff2
@@ -410,6 +414,7 @@ def load(cls:Policy,
     tokenizer=None,            # `None`: the folder's
     device:str|None=None,      # As for `load_model`
     dtype:torch.dtype|str|None=None, # As for `load_model`
+    quantize:str|None=None,    # As for `load_model`; `None`: as it was trained
 )->Policy:                     # With the reference that it was saved with; `ModelError` says what is missing, broken, or of another base
     "Load a saved policy"
     from peft import PeftModel
@@ -419,7 +424,7 @@ def load(cls:Policy,
     if model is None and not cfg['base']: raise ModelError(f'{folder}: does not name its base model; pass it as `model`')
     ref = cfg['reference']
     wide = dtype or (torch.float32 if ref=='model' else None)
-    base = load_model(cfg['base'], device, wide)[0] if model is None else model
+    base = load_model(cfg['base'], device, wide, quantize or cfg.get('quantize'))[0] if model is None else model
     tok = tokenizer or AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     if ref=='model': model,ref = load_model(folder, device or base.device, wide)[0],base.requires_grad_(False)
     else:
@@ -440,14 +445,25 @@ def load(cls:Policy,
 def of(cls:Policy,
     model,                    # A Hub name, a folder (model, saved policy, run), `(model, tokenizer)`, or a `Policy`; `None`: SmolLM2
     device:str|None=None,     # As for `load_model`
+    quantize:str|None=None,   # As for `load_model`, for a model that is loaded here
+    gradient_checkpointing:bool=False, # As `checkpoint_layers`
     **kw                      # For `create`, where a new policy is made: `lora`, `value_head`, `seed`
 )->Policy:                    # `ModelError` says what is missing
     "A policy of whatever holds a model"
+    policy = cls._of(model, device, quantize, kw)
+    if gradient_checkpointing: checkpoint_layers(policy.model)
+    return policy
+
+@patch(cls_method=True)
+def _of(cls:Policy, model, device, quantize, kw):
+    named = model is None or isinstance(model, (str,Path))
+    if quantize and not named: raise ModelError(f'quantize={quantize!r}: this model is loaded already; give its name, or load it so')
     if isinstance(model, (tuple,list)) and len(model)==2: return cls.create(*model, **kw)
     if hasattr(model, 'trainable'): return model
-    if model is None or isinstance(model, (str,Path)):
+    if named:
         saved = policy_folder(model)
-        return cls.load(saved, device=device) if saved else cls.create(*load_model(model, device=device), **kw)
+        if saved: return cls.load(saved, device=device, quantize=quantize)
+        return cls.create(*load_model(model, device=device, quantize=quantize), **kw)
     what = type(model).__name__
     if isinstance(model, nn.Module): raise ModelError(f'{what} comes without its tokenizer: give both, as (model, tokenizer)')
     raise ModelError(f'{what} is no model: give a name, a folder, (model, tokenizer) or a Policy')
