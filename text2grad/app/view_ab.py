@@ -284,7 +284,8 @@ def _asking(gr, bench, at):
         ui['prompt'] = box('prompt', 'Prompt', QUESTION, lines=2, max_lines=8, min_width=280)
         ui['response'] = box('response', 'Response', ANSWER, lines=2, max_lines=8, min_width=280)
     ui |= _sides(gr, bench, at)
-    ui['judge'] = gr.Dropdown([NOBODY, *bench.critics, OWN_WORDS], value=NOBODY, label='Who judges both', visible=False, elem_id=at('judge'))
+    judges = [NOBODY, *bench.critics, OWN_WORDS]
+    ui['judge'] = gr.Dropdown(judges, value=NOBODY, label='Who judges both', visible=False, elem_id=at('judge'))
     ui['words'] = box('words', 'Your own words, as the judge of both', '', lines=2, max_lines=8, visible=False)
     with gr.Row(visible=False) as ui['sampling']:
         ui['temperature'] = gr.Slider(.05, 2, value=.7, step=.05, label='Temperature', min_width=160, elem_id=at('temperature'))

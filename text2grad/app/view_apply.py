@@ -76,7 +76,8 @@ def shown_step(bench, sid)->dict:
     "What the session's step did, or what to do to take one"
     s = bench.session(sid)
     c,st = s.case,s.step
-    if c is None: return dict(texts='', meter='', note=note_html(_ready)) | render(open_case(bench, sid), 'heat') | dict(undo=dict(visible=False))
+    if c is None:
+        return dict(texts='', meter='', note=note_html(_ready), undo=dict(visible=False)) | render(open_case(bench, sid), 'heat')
     if st is not None: return _step_html(c, st) | dict(undo=dict(visible=True))
     heat = heat_map(c.table, 'reward', critique=c.critique, title='What the critique pays')
     able = dict(apply=dict(interactive=_marks(c)), undo=dict(visible=False))

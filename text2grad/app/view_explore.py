@@ -128,10 +128,11 @@ def take_starter(bench, sid, title)->dict:
 # %% ../../nbs/app/03_view_explore.ipynb #14fe2d02
 def copy_link(bench, sid, prompt, response, critic, words)->dict:
     "A link to the page as it is, on its way to the clipboard"
-    link = link_of(bench.text(prompt, 'prompt', empty=True), bench.text(response, 'response', empty=True),
-                   bench.choice(critic, 'critic', [*bench.critics, OWN_WORDS]), bench.text(words, OWN_WORDS, empty=True) if critic==OWN_WORDS else '')
-    return dict(sent=dumps(dict(copy=True, link=True, data=b64encode(link.encode()).decode())),
-                note=status_html('The link is in the clipboard, and in the address of this page. It holds the prompt, the response and the critic.'))
+    some = lambda value,field: bench.text(value, field, empty=True)
+    critic = bench.choice(critic, 'critic', [*bench.critics, OWN_WORDS])
+    link = link_of(some(prompt, 'prompt'), some(response, 'response'), critic, some(words, OWN_WORDS) if critic==OWN_WORDS else '')
+    said = 'The link is in the clipboard, and in the address of this page. It holds the prompt, the response and the critic.'
+    return dict(sent=dumps(dict(copy=True, link=True, data=b64encode(link.encode()).decode())), note=status_html(said))
 
 def open_link(bench, sid, fragment)->dict:
     "Put on the page what a link holds; without one nothing changes"

@@ -119,7 +119,8 @@ def open_run(
     return show_sample(bench, name, step, i, channel, how, unit) | dict(
         facts=facts_html(run)+results_html(run), curves=_curves(bench, run, also, seeds), step=_slider(run, step),
         held=dict(choices=rows, value=0 if rows else None, visible=bool(rows)),
-        before_after=''.join(map(note_html, notes))+answers, table=responses_html(response_rows(held), len(held)), search=dict(visible=bool(held)),
+        before_after=''.join(map(note_html, notes))+answers, table=responses_html(response_rows(held), len(held)),
+        search=dict(visible=bool(held)),
         first=ckpts|dict(value=cs[0] if cs else None), second=ckpts|dict(value=cs[-1] if cs else None), measured='',
         run_b=dict(value=None), side='', step_b=dict(visible=False), sample_b=dict(visible=False), seen=_stamp(run))
 
@@ -302,7 +303,8 @@ def _top(gr, at, names):
     with gr.Accordion('Curves', open=True, elem_id=at('curves-fold')):
         ui['curves'] = gr.HTML(elem_id=at('curves'), js_on_load=None)
         ui['also'] = gr.CheckboxGroup([], label='Other runs on the same axes', visible=False, elem_id=at('also'))
-        ui['seeds'] = gr.Checkbox(label='One curve, with its range, for runs that differ in the seed only', visible=False, elem_id=at('seeds'))
+        one = 'One curve, with its range, for runs that differ in the seed only'
+        ui['seeds'] = gr.Checkbox(label=one, visible=False, elem_id=at('seeds'))
     ui |= _held(gr, at)
     return ui
 
@@ -383,7 +385,8 @@ def first_look(bench, name, channel='reward', how='raw', unit='token', also=(), 
     if first is None:
         return out | dict(facts=note_html(f'There are no runs in {bench.runs} yet. Train one with: text2grad quickstart'))
     if name: return out
-    return open_run(bench, first, channel, how, unit, also, seeds) | out | dict(run=out['run']|dict(value=first), run_b=out['run_b']|dict(value=None))
+    chosen = dict(run=out['run']|dict(value=first), run_b=out['run_b']|dict(value=None))
+    return open_run(bench, first, channel, how, unit, also, seeds) | out | chosen
 
 # %% ../../nbs/app/07_view_runs.ipynb #6c4ba85d
 def _wire(gr, tab, bench, ui):

@@ -16,7 +16,6 @@ from dataclasses import dataclass,field,replace
 from fastcore.basics import patch
 from functools import cached_property,partial
 from pathlib import Path
-from types import SimpleNamespace
 from ..alignment.quotes import TooSlow,time_limit
 from ..core import Critique,Example
 from ..files import UserError
@@ -388,16 +387,21 @@ def progress_html(
     return status_html(f'{what} ...')+f'<div class="t2g-note">{bar}{gone:.0f} s{more}</div>'
 
 # %% ../../nbs/app/01_workbench.ipynb #17057f56
-class _Watched:
-    "A policy that says each token as it samples it; for one prompt at a time"
-    def __init__(self, policy, say): self._policy,self._say,self.model = policy,say,SimpleNamespace(generate=self._generate)
-    def __getattr__(self, name): return getattr(self._policy, name)
-    def _generate(self, input_ids, **kw):
+class _WatchedModel:
+    "A model that says each token as it samples it; for one prompt at a time"
+    def __init__(self, model, say): self._model,self._say = model,say
+    def __getattr__(self, name): return getattr(self._model, name)
+    def generate(self, input_ids, **kw):
         import torch
         from transformers import StoppingCriteriaList
         P = input_ids.shape[1]
         end = lambda ids,scores,**_: torch.full((len(ids),), self._say(ids[0,P:].tolist()), device=ids.device)
-        return self._policy.model.generate(input_ids=input_ids, stopping_criteria=StoppingCriteriaList([end]), **kw)
+        return self._model.generate(input_ids=input_ids, stopping_criteria=StoppingCriteriaList([end]), **kw)
+
+class _Watched:
+    "A policy with such a model"
+    def __init__(self, policy, say): self._policy,self.model = policy,_WatchedModel(policy.model, say)
+    def __getattr__(self, name): return getattr(self._policy, name)
 
 def sampled(
     policy,          # Of this thread alone meanwhile

@@ -112,8 +112,8 @@ def run_lines(
     "The curves of several runs"
     groups = {}
     for r in runs: groups.setdefault(_seed.sub('', r.name) if seeds else r.name, []).append(r)
-    one = lambda name,rs: Line(rs[0].name, curve_points(rs[0].metrics, key)) if len(rs)==1 else _mean_line(f'{name}, {len(rs)} seeds', rs, key)
-    return [one(name, rs) for name,rs in groups.items()]
+    one = lambda r: Line(r.name, curve_points(r.metrics, key))
+    return [one(rs[0]) if len(rs)==1 else _mean_line(f'{name}, {len(rs)} seeds', rs, key) for name,rs in groups.items()]
 
 def legend_of_lines(
     lines, # `Line`s

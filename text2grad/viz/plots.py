@@ -28,7 +28,8 @@ def padded_range(lo, hi):
     "The range of an axis: a single value gets half of itself on either side"
     return (lo,hi) if hi>lo else (lo-(abs(lo) or 1)*.5, hi+(abs(hi) or 1)*.5)
 
-PENS = (('#3b82c4','none'), ('#c8701a','6 3'), ('#2a9d75','2 4'), ('#a85fb0','9 3 2 3'), ('#7f7f7f','1 4'), ('#a8841a','12 4')) # Colour, dashes
+PENS = (('#3b82c4','none'), ('#c8701a','6 3'), ('#2a9d75','2 4'), ('#a85fb0','9 3 2 3'), ('#7f7f7f','1 4'),
+        ('#a8841a','12 4')) # Colour, dashes
 
 def pen_style(
     i:int, # Number of a curve among those on the same axes
@@ -42,7 +43,8 @@ _grid = 'stroke="currentColor" opacity=".25"'
 _svg = 'max-width:100%;font-family:ui-sans-serif,system-ui,sans-serif'
 def zero_line(left, right, y, top=-math.inf, bottom=math.inf):
     "Where a curve is 0; the name is left out where it would lie on that of an end of the axis"
-    said = f'<text x="{left-5}" y="{y+4:.1f}" text-anchor="end" font-size="11" fill="currentColor">0</text>' if min(y-top, bottom-y)>11 else ''
+    said = f'<text x="{left-5}" y="{y+4:.1f}" text-anchor="end" font-size="11" fill="currentColor">0</text>'
+    if min(y-top, bottom-y)<=11: said = ''
     return f'<line x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" stroke="currentColor" stroke-dasharray="2 3" opacity=".6"/>{said}'
 
 def _tick(y): return f'{y:.2g}' if abs(y)<1 else f'{y:.3g}'
@@ -75,11 +77,13 @@ def _columns(lines, x, place, box, most):
     edges = [l, *((a+b)/2 for a,b in zip(px, px[1:])), l+w]
     for c,m,a,b in zip(cuts, mids, edges, edges[1:]):
         near = [min((p for p in c if p in d), key=lambda p: abs(p-m), default=None) for d in at]
-        said = [f'{o.name+": " if len(lines)>1 else ""}{d[p]:.4g}{"" if p==m else f" ({x} {p:g})"}' for o,d,p in zip(lines, at, near) if p is not None]
+        named = lambda o: f'{o.name}: ' if len(lines)>1 else ''
+        said = [f'{named(o)}{d[p]:.4g}'+('' if p==m else f' ({x} {p:g})') for o,d,p in zip(lines, at, near) if p is not None]
         dots = ''.join('<circle cx="{}" cy="{}" r="3" fill="{}" opacity="0"/>'.format(*place(p, d[p]).split(','), PENS[i%len(PENS)][0])
                        for i,(d,p) in enumerate(zip(at, near)) if p is not None)
         title = esc(f'{x} {m:g}')+'\n'+'\n'.join(map(esc, said))
-        yield f'<g class="t2g-at"><title>{title}</title><rect x="{a:.1f}" y="{t}" width="{b-a:.1f}" height="{h}" fill="transparent"/>{dots}</g>'
+        strip = f'<rect x="{a:.1f}" y="{t}" width="{b-a:.1f}" height="{h}" fill="transparent"/>'
+        yield f'<g class="t2g-at"><title>{title}</title>{strip}{dots}</g>'
 
 # %% ../../nbs/viz/03_plots.ipynb #a9c68114
 def curves_svg(
