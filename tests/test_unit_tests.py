@@ -125,6 +125,9 @@ def test_with_the_rules_it_is_one_critic():
     c = both([ex('def f(xs):\n    print(sorted(xs))\n')])[0]
     assert 'prints its result' in c.text and 'tests fail' in c.text and c.source=='weighted(rules/code/1, tests/2)'
     assert loads(both.fingerprint)['kind']=='Weighted'
+    assert both.weights==[1., 2.] and (both+rule_critic('code')).weights==[1., 2., 1.] and (critic+both).weights==[2., 1., 2.]
+    r = 'def f(xs):\n    return xs\n'   # the rules praise the line that the tests blame
+    assert sum(s.score for s in both([ex(r)])[0].spans if r[s.start:s.end]=='return xs')<0
 
 @pytest.mark.parametrize('kind', ['assertion','exception','timeout','memory','output','missing','syntax','value','exit'])
 def test_every_kind_has_a_sentence(kind):
