@@ -22,7 +22,7 @@ def edits(
     examples:list,    # N `Example`s with responses and critiques from before the training
     batch_size:int=8, # Responses read side by side
     temperature:float=1., # That the policy was trained at
-)->list:              # N dicts: 'blamed', 'praised', 'unmarked' -> mean change of the log-prob of such tokens, nats; `None` if there are none
+)->list:              # N dicts: 'blamed', 'praised', 'unmarked' -> mean change of log-prob, nats; `None` without such tokens
     "How far each kind of token has moved, from the reference to the policy"
     rows = []
     for i in range(0, len(examples), batch_size):
