@@ -30,7 +30,7 @@ def read_rows(
     "Read all rows, and say of each what is wrong with it; a field that is null is absent"
     if not isinstance(source, (str,Path)): return 'rows', [(i, *held_row(r)) for i,r in enumerate(held_rows(source), 1)]
     path = Path(source).expanduser()
-    if path.is_file() and file_kind(path) not in ('jsonl','json','tsv','csv','parquet'): raise ValueError(f'{path}: {_ending}')
+    if path.is_file() and file_kind(path) not in ('jsonl','json','tsv','csv','parquet'): raise RecordError(path, [_ending])
     return path.name, [(i, r, p) if p else (i, *held_row(r)) for i,r,p in file_rows(path)]
 
 def checked_rows(

@@ -153,13 +153,13 @@ def _data_files(path, split):
     "The data files that `path` stands for"
     if not path.is_dir():
         if _suffix(path) or not path.is_file(): return [path]
-        raise ValueError(f'{path}: cannot read this kind of file; it must end in {", ".join(_suffixes)}')
+        raise RecordError(path, [f'cannot read this kind of file; it must end in {", ".join(_suffixes)}'])
     fs = sorted(p for p in path.rglob('*') if p.is_file() and _suffix(p))
     named = [p for p in fs if re.match(rf'{re.escape(split)}[-.]', p.name)]
     if named: return named
     if not fs: raise FileNotFoundError(f'{path}: no data files in this folder; they end in {", ".join(_suffixes)}')
     names = ', '.join(p.name for p in fs[:10])
-    raise ValueError(f'{path}: no file is named after the split {split!r}; name one of the files itself: {names}')
+    raise RecordError(path, [f'no file is named after the split {split!r}; name one of the files itself: {names}'])
 
 # %% ../../nbs/data/03_tasks.ipynb #bcec3c8f
 class DatasetUnavailable(UserError):
