@@ -89,8 +89,9 @@ _notes = dict(
     metrics='Means over prompts; low and high are the ends of the 95% bootstrap interval, n the prompts that could be judged.',
     pass_at='Chance that one of k programs passes all tests, without bias; over problems.',
     complaints='What this critic has against the responses: how many complaints a response, and the share with each kind.',
-    against='The same prompts, answered by both. p is that of the paired permutation test, p_holm what is left of it after Holm.',
-    complaints_against='Share of the responses that each complaint was made about, by both.',
+    against='The same prompts; before is the other policy, after is this one. p is that of the paired permutation test, p_holm what is '
+            'left of it after as many questions as there are rows.',
+    complaints_against='Share of the responses that each complaint was made about; before is the other policy.',
     frontier='Each measurement of these runs: how far the policy had moved, and what the critic paid. The dashed line is the frontier.')
 _titles = dict(metrics='Metrics', pass_at='pass@k', complaints='Complaints', against='Against the other policy',
                complaints_against='Complaints, against the other policy', judge='A judge of pairs', frontier='KL and reward')
@@ -98,7 +99,7 @@ _titles = dict(metrics='Metrics', pass_at='pass@k', complaints='Complaints', aga
 def _section(found, key):
     if key=='judge':
         failed = [note_html(f'{k}: {n}') for k,n in found[key]['failures'].items()]
-        note = 'Every pair was put to the judge in both orders. A verdict that flips with the order is half a win for each side.'
+        note = 'A verdict that flips with the order is half a win for each side.'
         return section_html(_titles[key], note_html(f'{found[key]["title"]}. {note}'), table_html(found[key]['rows']), *failed)
     parts = [note_html(_notes[key]), table_html(found[key])]
     return section_html(_titles[key], *([frontier_svg(found[key])] if key=='frontier' else []), *parts)
