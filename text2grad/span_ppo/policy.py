@@ -329,8 +329,10 @@ def load_state_dict(self:Policy,
 @patch
 def base_id(self:Policy)->dict:
     "Name and hashes of the base model that the adapter belongs to, or of the reference of a policy that is trained whole"
-    ref = self.reference_model
-    return dict(name=self.lm.name_or_path) | weights_id(base_tensors(ref if isinstance(ref, nn.Module) else self.model))
+    ref,packed = self.reference_model,quantized_as(self.model)
+    tensors = base_tensors(ref if isinstance(ref, nn.Module) else self.model)
+    if packed: tensors = {k:t for k,t in tensors.items() if t.is_floating_point()} # the packed ones may be laid out anew as they are used
+    return dict(name=self.lm.name_or_path) | {f'{k} beside {packed}' if packed else k:v for k,v in weights_id(tensors).items()}
 
 @patch
 def save_pretrained(self:Policy,
@@ -373,6 +375,9 @@ def merge(self:Policy,
 ):                             # A plain model of transformers; the policy stays as it is
     "The base model with the adapter added to its weights"
     from peft import PeftModel
+    if packed := quantized_as(self.model):
+        raise ModelError(f'the base is packed in {packed}, and a sum with packed weights is rounded: load the policy on its base in full '
+                         'precision, Policy.load(FOLDER, load_model(NAME)[0]), and merge that')
     model = copy.deepcopy(self.model)
     if isinstance(model, PeftModel): model = model.merge_and_unload()
     if folder is not None:
