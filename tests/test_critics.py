@@ -171,6 +171,8 @@ CODE_HITS = [
     (C.unused, 'def add(a, b):\n    return a * 2\n', ['b']),
     (C.prose, 'Sure!\n```python\ndef add(a, b): return a + b\n```\nIt adds.', ['Sure!','It adds.']),
     (C.prose, 'Here you are:\ndef add(a, b): return a + b', ['Here you are:']),
+    (C.prose, 'With\n\nimport math\n\nit is\nas easy:\n\ndef add(a, b): return math.fsum([a, b])\n\nDone.', ['With','it is\nas easy:','Done.']),
+    (C.parses, 'So:\n\ndef add(a, b)\n    return a + b\n\nIt adds them all.', ['def add(a, b)']), (C.undefined, 'So:\n\ndef add(a, b):\n    return a + c\n\nIt adds them all.', ['c']),
     (C.outside_calls, 'def add(a, b): return a + b\nprint(add(1, 2))', ['print(add(1, 2))']),
 ]
 ADD = 'def add(a, b):\n    return a + b\n'

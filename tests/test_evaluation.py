@@ -75,7 +75,7 @@ def test_coverage_counts_content_words_once():
     close(tm.coverage(['anything'], ['it was']), [0.])
 
 def test_a_parse_failure_is_not_right():
-    hostile = ['', '   ', None, '# nothing', 'def f(:', '```python\n', '```\nx = (\n```', 'x = 1\n\0', '('*5000, '-'*20000+'1', 'return 1\n  x', 'Sure! Here is the code.', '\ud800']
+    hostile = ['', '   ', None, '# nothing', 'def f(:', '```python\n', '```\nx = (\n```', 'x = 1\n\0', '('*5000, '-'*20000+'1', 'return 1\n  x', 'Sure! Here is the code.', '\ud800', 'Note', '42', '"a text"']
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         assert tm.code_parses(hostile)==[0.]*len(hostile)

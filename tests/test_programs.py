@@ -115,3 +115,79 @@ def test_the_whole_program_is_found_fast_in_hostile_text():
     t = time.perf_counter()
     for r in (fence('('*50_000), fence('x = '+'-'*90_000+'1\n'), fence(SQUARE)*3_000, fence('f('*300+'\n')*500, fence('\n'.join(f'a{i} = {i}' for i in range(5_000)))*40, fence('\0'), fence('"\\d"\n')): extract_code(r)
     assert time.perf_counter()-t<8
+
+# ---- programs without a fence, between words
+
+F,G = 'def f(x):\n    return x+1\n','def g(x):\n    return x\n'
+AMONG = { # the response, and what Python is to read of it, worked out by hand; lines of words between are empty lines
+'words around': ('Here is the function:\n\n'+F+'\nThis works because x+1 is one more than x.', F), 'no empty lines': ('here is the code\n'+F+'it returns x plus one', F),
+'words before': ('Here is it: (as asked)\n\n'+F, F), 'words after': (F+'\nWould you like some tests?', F), 'a word that parses': ('Note\n\n'+F+'\nDone', F),
+'labels that parse': ('Answer: f\n'+F+'\nTime: O(n)\nSpace: O(1)', F), 'an output': (F+'\n3\n', F), 'headings': ('## Solution\n\n'+F+'\n## Notes\n\nIt works.', F),
+'bold and rules': ('**Code**\n---\n'+F+'---\n**Done**', F), 'another script': ('こちらが関数です。\n\n'+F+'\n以上です。', F), 'line ends of Windows': (('Here is it:\n\n'+F+'\nIt works.').replace('\n', '\r\n'), F.replace('\n', '\r\n')),
+'tags': ('<answer>\n'+F+'</answer>', F), 'tags in the lines': ('<code>'+F[:-1]+'</code>', F[:-1]), 'marks of a template': ('[BEGIN]\n'+F+'[DONE]', F), 'a thought before': ('<think>def f(x): pass</think>\nSo it is:\n\n'+F+'\nDone.', F),
+'indented': ('Here is it:\n\n'+inset(F, '    ')+'\nIt works.', F), 'indented, alone': (inset(F, '  '), F), 'indented by a tab': ('Here is it:\n\n'+inset('def f(x):\n\treturn x+1\n', '\t')+'\nIt works.', 'def f(x):\n\treturn x+1\n'),
+'a list item': ('- '+inset(F, '  ')[2:]+'- It works.', F), 'a number, lazily': ('1. def f(x):\n   return x+1\n2. It works.', 'def f(x):\n   return x+1\n'), 'a quote': ('So:\n\n'+inset(F, '> ')+'\nIt works.', F),
+'a shell': ('Try it:\n\n>>> def f(x):\n...     return x+1\n...\n>>> f(1)\n2\n', F+'\nf(1)\n'), 'a use in a shell': (F+'\n>>> f(1)\n2\n', F), 'behind words': ('Answer: def f(x): return x+1\nIt works.', 'def f(x): return x+1\n'),
+'behind a word': ('Sure! '+F+'It works.', F), 'in ticks': ('You can use `def f(x): return x+1` for this.', 'def f(x): return x+1'), 'a lambda': ('With\n\nf = lambda x: x+1\n\nit works.', 'f = lambda x: x+1\n'),
+'lines explained': (F+'\n- `def f(x):` begins the function.\n- `return x+1` gives one more.', F), 'lines quoted': (F+'\nThe line\n\n    def f(x):\n\nbegins it, and instead of\n\n    return x\n\nit adds one.', F),
+'words of code': ('for each x we add one.\n'+F+'return the sum as it is.\nif you want, use it.\nfrom here it is easy.', F), 'bullets of code': (F+'\n- f(1)\n- max(x, 1) is not needed\n* x\n', F), 'values': (F+'\nf(1) = 2\nf(2) -> 3\n', F),
+'a draft': ('def f(x):\n    return x-1\n\nThat is wrong, so:\n\n'+F+'\nNow it is right.', F), 'the original, quoted': ('> def f(x):\n>     return x\n\nThat is wrong, so:\n\n'+F, F), 'a use': (F+'\nUse it so:\n\nprint(f(1))\n', F),
+'comments': ('So:\n# adds one\n'+F+'# end\n\nIt works.', '# adds one\n'+F+'# end\n'), 'brackets': ('So:\n\ndef f(x,\n      y=(1,\n\n2)):\n    return x+1\n\nIt works (as shown).', 'def f(x,\n      y=(1,\n\n2)):\n    return x+1\n'),
+'words in a text': ('So:\n\ndef f(x):\n    """Add one.\n\nIt is easy to see how.\n    >>> f(1)\n    """\n    return x+1\n\nIt works.', 'def f(x):\n    """Add one.\n\nIt is easy to see how.\n    >>> f(1)\n    """\n    return x+1\n'),
+'an import apart': ('First\n\nfrom math import inf\n\nand then\n\ndef f(x):\n    return inf\n\nas asked.', 'from math import inf\n\n\n\ndef f(x):\n    return inf\n'), 'imports in a list': ('1. import math\n2. def f(x):\n       return math.inf\n3. It works.', 'import math\ndef f(x):\n    return math.inf\n'),
+'a value apart': ('Let\n\nK = 1\n\nand\n\ndef f(x):\n    return x+K\n\nas asked.', 'K = 1\n\n\n\ndef f(x):\n    return x+K\n'), 'a helper behind it': ('def f(x):\n    return g(x)+1\n\nwhere g is\n\n'+G+'\nas asked.', 'def f(x):\n    return g(x)+1\n\n\n\n'+G),
+'cut by words': ('def f(x):\n    y = x+1\nNow we give it back:\n    return y\nIt works.', 'def f(x):\n    y = x+1\n\n    return y\n'), 'cut before else': ('def f(x):\n    if x:\n        return 2\nIn all other cases:\n    else:\n        return 1\n', 'def f(x):\n    if x:\n        return 2\n\n    else:\n        return 1\n'),
+'a command in a fence': (F+'\nRun it:\n```bash\npython f.py\n```\n', F), 'a use in a fence': (F+'\nUse it:\n```python\nprint(f(1))\n```\n', F), 'a fence with nothing': ('```python\n```\n'+F+'It works.', F),
+}
+BROKEN = { # the line that Python cannot read is part of the program, and the words around it are not
+'no colon': ('Here is it:\n\ndef f(x)\n    return x+1\n\nIt works well.', 'def f(x)\n    return x+1\n'), 'a bracket': ('Here is it:\n\ndef f(x):\n    return (x+1\n\nIt works (very well) here.', 'def f(x):\n    return (x+1\n'), 'Python 2': ('Here is it:\n\ndef f(x):\n    print x\n\nIt works well.', 'def f(x):\n    print x\n'),
+'not indented': ('Here is it:\n\ndef f(x):\nreturn x+1\n\nIt works well.', 'def f(x):\nreturn x+1\n'), 'words in the body': ('Here is it:\n\ndef f(x):\n    Add one to x as asked.\n    return x+1\n', 'def f(x):\n    Add one to x as asked.\n    return x+1\n'), 'cut off': ('Here is it:\n\ndef f(x):\n    return [x for', 'def f(x):\n    return [x for'),
+'only a head': ('Here is it:\n\ndef f(x):', 'def f(x):'), 'all code': (F+'\nx = = 2\n', F+'\nx = = 2\n'), 'an open text': ('def f(x):\n    """Add one.\n    return x+1\n', 'def f(x):\n    """Add one.\n    return x+1\n'),
+}
+NOTHING = ['I would add one to x.','Note','Note: f','42','x + 1','Let\n\nx = 2\n\nThen it works.','Say `x = 1` now','int f(int x) {\n    return x+1;\n}\n','function f(x) {\n    return x+1;\n}\n','Run\n\npip install it\n\nand see.','- one\n- two','Def f(x):\n    gives x plus one']
+
+@pytest.mark.parametrize('name', AMONG | BROKEN)
+def test_a_program_between_words(name):
+    r,want = (AMONG | BROKEN)[name]
+    b = extract_code(r, 'f')
+    source,lines = unindented(r, b)
+    assert source==want and r[b.start:b.end]==b.code
+    for (_,at),line in zip(lines, source.splitlines(True), strict=True): assert r[at:at+len(line.rstrip())]==line.rstrip()
+    if name in AMONG: ast.parse(source)
+    else:
+        with pytest.raises(SyntaxError): ast.parse(source)
+
+@pytest.mark.parametrize('r', NOTHING)
+def test_no_program_between_words_is_no_program(r):
+    b = extract_code(r, 'f')
+    assert (b.code,b.start,b.fenced)==(r,0,False) and unindented(r, b)[0]==r
+
+AMONG_WHOLE = {
+'words around': ('The program:\n\n'+SQUARE+'\nIt prints the square of n.', SQUARE), 'a draft': (DRAFT+'\nThat prints a float, so:\n\n'+SQUARE+'\nNow it is right.', SQUARE), 'its output': (SQUARE+'\nOutput:\n9\n', SQUARE), 'input and output': ('Input: 3\nOutput: 9\n\n'+SQUARE, SQUARE),
+'step by step': ('We read:\n\nn = int(input())\n\nsquare it:\n\nm = n * n\n\nand print it:\n\nprint(m)\n\nDone.', 'n = int(input())\n\n\n\nm = n * n\n\n\n\nprint(m)\n'), 'cut by words': ('if input():\n    print(1)\nAnd if nothing is there:\nelse:\n    print(2)\n', 'if input():\n    print(1)\n\nelse:\n    print(2)\n'),
+'with a main': ('Like this:\n\n'+MAIN+'\nUse it so:\n\nprint(solve(3))\n', MAIN), 'nothing to read': ('Sure thing!\n\n'+HELLO+'\nIt greets.', HELLO), 'a command in a fence': (SQUARE+'\n```bash\npython a.py\n```\n', SQUARE), 'its output in a fence': ('So:\n\n'+SQUARE+'\nIt gives\n```\n9\n```\n', SQUARE),
+}
+
+@pytest.mark.parametrize('name', AMONG_WHOLE)
+def test_a_whole_program_between_words(name):
+    r,want = AMONG_WHOLE[name]
+    assert unindented(r, extract_code(r))[0]==want
+
+def test_a_shell_in_a_fence_is_read_without_its_prompts():
+    r = fence('>>> def f(x):\n...     return x+1\n...\n>>> f(1)\n2\n')
+    assert unindented(r, extract_code(r, 'f'))[0]==F+'\nf(1)\n\n'
+
+@given(st.lists(st.sampled_from([F,G,'Note\n','It works (well.\n','\n','- ','> ','>>> ','    ','"""','(',')\n','`','x = 1\n','import math\n','</a>','return x\n','else:\n','é','\r\n']), max_size=30).map(''.join))
+@settings(max_examples=500, deadline=None)
+def test_a_program_between_words_stands_where_it_is_said_to(r):
+    b = extract_code(r, 'f')
+    source,lines = unindented(r, b)
+    assert r[b.start:b.end]==b.code
+    for a,at in lines: assert r[at:].startswith(source[a:].split('\n')[0].rstrip('\r'))
+
+def test_a_program_between_words_is_found_fast_in_hostile_text():
+    hostile = ['(\n'*25_000,'x = """ a\n'*5_000,'Note\n'*10_000,'def f(x)\n'*5_000,(F+'\nmany words are here\n\n')*1_000,'. '*25_000,'</a>'*12_000,'> > > def f(x):\n'*3_000,'x \\\n'*12_000,'a b '*12_000,'- '*25_000,
+               'import a\nso it is\n'*2_500,'\n'.join(f'def f{i}(x): return f{i+1}(x)\nand then so\n' for i in range(1_100)),'a, '*16_000,': import a.'*4_500,"r'"*25_000]
+    t = time.process_time()
+    for r in hostile: extract_code(r, 'f')
+    assert time.process_time()-t<10

@@ -140,6 +140,13 @@ def test_blame_stands_on_the_right_characters_of_a_fence_further_in(before, by, 
     both = rule_critic('code')([ex(r)])[0]
     assert all(r[s.start:s.end].strip() and '```' not in r[s.start:s.end] for s in both.spans if s.score<0)
 
+@pytest.mark.parametrize('r,words', [('Here it is:\n\ndef f(xs):\n    return xs\n\nIt sorts them.', ['return xs']), ('Take\n\nSTEP = 1\n\nand then\n\ndef f(xs):\n    return xs[::STEP]\n\nIt sorts.', ['return xs[::STEP]']),
+    ('>>> def f(xs):\n...     return xs\n>>> f([])\n[]\n', ['return xs']), ('- def f(xs):\n      return (xs\n- It sorts (them).', ['('])])
+def test_blame_stands_on_the_right_characters_between_words(r, words): assert blamed(r)==words
+
+@pytest.mark.parametrize('r', ['Here it is:\n\ndef f(xs):\n    return sorted(xs)\n\nIt sorts them.', 'Note\n\n    def f(xs):\n        return g(xs)\n\nwith\n\n    def g(xs):\n        return sorted(xs)\n\nDone'])
+def test_a_right_program_between_words_passes(r): assert critic.judgements([ex(r)])[0].info['status']=='passed'
+
 def test_praise_covers_the_function_of_a_fence_further_in():
     r = '1. Do:\n\n   ```python\n   def f(xs):\n       return sorted(xs)\n   ```\n'
     s, = judge(r).spans

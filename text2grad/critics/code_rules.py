@@ -49,36 +49,20 @@ def _parse(src):
     except SyntaxError as e: return None, (e.msg, e.lineno or 1, max(0, (e.offset or 1)-1))
     except (ValueError, RecursionError, MemoryError) as e: return None, (str(e) or 'too deeply nested', 1, 0)
 
-# %% ../../nbs/critics/02_code_rules.ipynb #e2b257dd
-_opens = re.compile(r'^(?:def|async def|class|import|from|@\w)\b', re.M)
-
-def _is_code(text):
-    "Whether a text is Python that does something, as no single word is, nor `Note: this`"
-    word = lambda n: isinstance(n, ast.Expr) and isinstance(n.value, (ast.Name,ast.Constant))
-    tree,_ = _parse(text)
-    return tree is not None and not all(word(n) or isinstance(n, ast.AnnAssign) and not n.value for n in tree.body)
-
-def _begins(text):
-    "Where the code of a text without fences begins: with the first definition or import, or with what does something before it"
-    m = _opens.search(text)
-    if not m or _is_code(text): return 0
-    starts = [0, *(o.end() for o in NEWLINE.finditer(text, 0, m.start()))][:40]
-    return next((i for i in starts if _is_code(text[i:m.start()])), m.start())
-
 # %% ../../nbs/critics/02_code_rules.ipynb #7f0c3e11
 def program(
     ex:Example, # A response
-)->SimpleNamespace: # `src`, `at(i)` for the place in the response, `start`, `end`, `fenced`, `entry`, `tree`, `problem`, `defs`, `main`
+)->SimpleNamespace: # `src`, `at(i)` in the response, `start`, `end`, `gaps`, `fenced`, `entry`, `tree`, `problem`, `defs`, `main`
     "The code of a response, read but not run; `defs` are its top-level functions, `main` the one asked for, `None` if it is not there"
     entry = ex.meta.get('entry_point')
     block = extract_code(ex.response, entry)
-    if not block.fenced and (i := _begins(block.code)): block = block._replace(code=block.code[i:], start=block.start+i)
     src,lines = unindented(ex.response, block)
     at = lambda i, starts=[a for a,_ in lines]: i+(k := lines[max(0, bisect_right(starts, i)-1)])[1]-k[0]
+    gaps = [(b+j-i, c) for (i,b),(j,c) in zip(lines, lines[1:])]
     tree,problem = _parse(src) if src.strip() else (None, ('there is none', 1, 0))
     defs = [n for n in tree.body if isinstance(n, (ast.FunctionDef,ast.AsyncFunctionDef))] if tree else []
     main = next((d for d in reversed(defs) if d.name==entry), None)
-    place = dict(at=at, start=block.start, end=block.end, fenced=block.fenced, entry=entry or '')
+    place = dict(at=at, start=block.start, end=block.end, gaps=gaps, fenced=block.fenced, entry=entry or '')
     return SimpleNamespace(src=src, tree=tree, problem=problem, defs=defs, main=main, **place)
 
 def _node(ex, p, node, mass, reason):
@@ -87,6 +71,8 @@ def _node(ex, p, node, mass, reason):
     return mark(ex.response, a, b, mass, reason)
 
 # %% ../../nbs/critics/02_code_rules.ipynb #840b7739
+_opens = re.compile(r'^(?:def|async def|class|import|from|@\w)\b', re.M)
+
 def parses(ex):
     "Code that Python cannot read, and the line where it gives up"
     p,text = program(ex),ex.response.rstrip()
@@ -219,16 +205,20 @@ def unused(ex):
 
 # %% ../../nbs/critics/02_code_rules.ipynb #0e65e529
 def prose(ex):
-    "Words around the code, where only code was asked for"
+    "Words around the code and between its lines, where only code was asked for"
     p,text = program(ex),ex.response
     if not p.tree: return []
     a = text.rfind('\n', 0, max(0, p.start-1))+1 if p.fenced else p.start
     b = re.compile(r'[ \t>`~]*').match(text, p.end).end() if p.fenced else p.end
-    outside = [(0, a), (b, len(text))]
+    outside = []
+    for i,j in [(0, a), *p.gaps, (b, len(text))]:   # neighbours are said in one breath
+        if outside and not text[outside[-1][1]:i].strip(): i = outside.pop()[0]
+        outside.append((i, j))
     trim = lambda a,b: (a+len(text[a:b])-len(text[a:b].lstrip()), a+len(text[a:b].rstrip()))
     cost = lambda a,b: -min(1.5, .1*len(pieces(text[a:b])))
     reason = 'Only code was asked for, but it also says {}.'.format
-    return [mark(text, i, j, cost(i, j), reason(short(text[i:j]))) for i,j in (trim(*o) for o in outside) if i<j]
+    said = [(i,j) for i,j in (trim(*o) for o in outside) if not re.fullmatch(r'[-*+>.`]*|\d{1,9}[.)]', text[i:j])]
+    return [mark(text, i, j, cost(i, j), reason(short(text[i:j]))) for i,j in said]
 
 def outside_calls(ex):
     "Statements that run when the file is read: prints, calls, tests"

@@ -91,12 +91,12 @@ def code_parses(
 )->list:                    # 1.0 or 0.0 of each
     "Whether the code in a response is Python that does something; it is never run"
     import ast
-    from text2grad.data.programs import extract_code,unindented
+    from text2grad.data.programs import does_something,extract_code,unindented
     def ok(p, name):
         try:
             with warnings.catch_warnings(): # an odd escape in the model's string is not our warning
                 warnings.simplefilter('ignore')
-                return bool(ast.parse(unindented(p or '', extract_code(p or '', name))[0]).body)
+                return any(map(does_something, ast.parse(unindented(p or '', extract_code(p or '', name))[0]).body))
         except (SyntaxError,ValueError,RecursionError,MemoryError): return False
     return [float(ok(p, n)) for p,n in zip(preds, entry_points or [None]*len(preds), strict=True)]
 
