@@ -87,7 +87,7 @@ def coverage(
 # %% ../../nbs/evaluation/04_task_metrics.ipynb #6ba7be8c
 def code_parses(
     preds:list,             # Responses; `None` counts as empty
-    entry_points:list=None, # Name of the function asked for in each, to choose among several blocks of code
+    entry_points:list|None=None, # Name of the function asked for in each, to choose among several blocks of code
 )->list:                    # 1.0 or 0.0 of each
     "Whether the code in a response is Python that does something; it is never run"
     import ast

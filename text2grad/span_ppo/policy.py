@@ -145,7 +145,7 @@ def _set_mode(model):
 def read_prompts(self:Policy, model,
     ids,  # (B, P) left-padded
     mask, # (B, P)
-)->tuple: # `(cache, hidden, back)`, or `None` if all prompts differ, or this model cannot share them
+)->tuple|None: # `(cache, hidden, back)`, or `None` if all prompts differ, or this model cannot share them
     "Read each different prompt once: their keys and values, last hidden states (U, d), and which of the U prompts each row has (B,)"
     rows,back = torch.cat([ids, mask.long()], 1).unique(dim=0, return_inverse=True)
     if len(rows)==len(ids) or not self.shares: return None
