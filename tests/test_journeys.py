@@ -55,7 +55,8 @@ def run_folder(tiny, tmp_path_factory):
     from text2grad.span_ppo.policy import Policy
     from text2grad.pretrained import load_model
     from text2grad.span_ppo.callbacks import RunFolder
-    from text2grad.span_ppo.trainer import SpanPPO,SpanPPOConfig
+    from text2grad.span_ppo.config import SpanPPOConfig
+    from text2grad.span_ppo.trainer import SpanPPO
     d = tmp_path_factory.mktemp('app')
     critic = lambda exs: [Critique('No e.', [Span(i, i+1, -1., 'e', 'an e') for i,c in enumerate(e.response) if c=='e'], source='letters') for e in exs]
     cfg = SpanPPOConfig(steps=2, batch_size=2, minibatch_size=2, max_new_tokens=12, save_every=1, keep=2)

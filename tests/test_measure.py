@@ -10,7 +10,8 @@ from text2grad.span_ppo.inspection import as_rollout,case_advantages,measure,rej
 from text2grad.span_ppo.losses import Objective,token_advantages,whitening
 from text2grad.span_ppo.policy import Policy
 from text2grad.span_ppo.rollout import judge,sample
-from text2grad.span_ppo.trainer import SpanPPO,SpanPPOConfig
+from text2grad.span_ppo.config import SpanPPOConfig
+from text2grad.span_ppo.trainer import SpanPPO
 from text2grad.viz.channels import token_table
 
 SINGLE = lambda x: torch.tensor(np.nan_to_num(x), dtype=torch.float32)

@@ -99,9 +99,34 @@ def test_equal_prompts_are_read_once_and_answered_as_if_alone(policy, monkeypatc
     many = [exs[0],exs[1],exs[0],exs[0]]
     alone = [sample(policy, [e], 8, temperature=0, allow_off_policy=True).texts[0] for e in many]
     read,real = [],policy.read_prompts
-    monkeypatch.setattr(policy, 'read_prompts', lambda *a: (read.append(real(*a)), read[-1])[1])
+    monkeypatch.setattr(policy, 'read_prompts', lambda *a, **kw: (read.append(real(*a, **kw)), read[-1])[1])
     assert sample(policy, many, 8, temperature=0, allow_off_policy=True).texts==alone
     assert len(read[0][1])==2 and len(read[0][2])==4
+
+def test_a_cache_with_room_holds_what_a_plain_one_holds():
+    "Through growth beyond the room, picked rows and a crop"
+    from transformers.cache_utils import DynamicCache
+    from text2grad.span_ppo.rollout import _make_room
+    g = torch.Generator().manual_seed(0)
+    new = lambda B,n: (torch.randn(B, 2, n, 4, generator=g), torch.randn(B, 2, n, 4, generator=g))
+    plain,roomy = DynamicCache(),DynamicCache()
+    first = new(3, 5)
+    for c in (plain, roomy): c.update(*first, 0)
+    _make_room(roomy, 2)
+    def grown(B, n):
+        x = new(B, n)
+        for a,b in zip(plain.update(*x, 0), roomy.update(*x, 0)): assert torch.equal(a, b)
+        assert plain.get_seq_length()==roomy.get_seq_length()
+    for n in (1, 1, 1, 4): grown(3, n)
+    for c in (plain, roomy): c.batch_select_indices(torch.tensor([2, 0, 1]))
+    grown(3, 1)
+    for c in (plain, roomy): c.batch_select_indices(torch.tensor([1]))
+    grown(1, 2)
+    for c in (plain, roomy): c.crop(-3)
+    grown(1, 1)
+    held = roomy.layers[0].store[0].data_ptr()
+    grown(1, 1)
+    assert roomy.layers[0].store[0].data_ptr()==held # nothing was copied
 
 def test_samples_of_one_prompt_differ(policy):
     assert len(set(sample(policy, [exs[1]]*6, 8, seed=2).texts))>1
@@ -174,7 +199,7 @@ def obeys(response, good=True, limit=4.):
     return Obedient('m', limit=limit)
 
 def paid(policy, r, **kw):
-    from text2grad.span_ppo.trainer import SpanPPOConfig,rollout_scores
+    from text2grad.span_ppo.config import SpanPPOConfig,rollout_scores
     return rollout_scores(r, SpanPPOConfig(**kw), dtype=torch.float64)[0].sum(1).tolist()
 
 @pytest.mark.parametrize('script', scripts)
@@ -213,7 +238,7 @@ def test_rules_and_praise_beside_blame_are_held_too(policy):
     rule = lambda e: [Quote(w, s, 'so') for w,s in (('ไม่มีช่องว่าง', 1.), ('31415926535897932384', -1.))]
     rule.__name__ = 'rule'
     r = judge(as_rollout(policy, [Example('p', text)]), RuleCritic([rule], 'mine', limit=3.))
-    from text2grad.span_ppo.trainer import SpanPPOConfig,rollout_scores
+    from text2grad.span_ppo.config import SpanPPOConfig,rollout_scores
     s = rollout_scores(r, SpanPPOConfig(), dtype=torch.float64)[0]
     assert s.clamp(min=0).sum()==pytest.approx(3.) and s.clamp(max=0).sum()==pytest.approx(-3.)
 

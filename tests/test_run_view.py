@@ -15,7 +15,8 @@ from text2grad.evaluation.runs import RunError,RunReader,Shelf,list_runs
 from text2grad.evaluation.run_html import kind_of
 from text2grad.span_ppo.callbacks import RunFolder
 from text2grad.span_ppo.inspection import checkpoint_cases,measure,read_checkpoint,with_weights
-from text2grad.span_ppo.trainer import SpanPPO,SpanPPOConfig
+from text2grad.span_ppo.config import SpanPPOConfig
+from text2grad.span_ppo.trainer import SpanPPO
 from text2grad.app.view_runs import *
 from text2grad.app.view_runs import TEXTS
 from text2grad.app.workbench import InputError,Workbench

@@ -11,6 +11,7 @@ from text2grad.span_ppo.policy import Policy
 from text2grad.critics.base import rule_critic
 from text2grad.pretrained import ModelError,tiny_lm
 from text2grad.span_ppo.rollout import judge
+from text2grad.span_ppo.config import *
 from text2grad.span_ppo.trainer import *
 from text2grad.checkpoints import CheckpointError,StopOnSignal,check_checkpoint,latest_checkpoint
 from text2grad.span_ppo.callbacks import RunFolder

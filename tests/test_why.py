@@ -7,7 +7,7 @@ from text2grad.alignment.tokens import decided_at,token_rewards
 from text2grad.viz.channels import groups,token_table,with_channels
 from text2grad.core import Critique,Span
 from text2grad.span_ppo.losses import Objective,token_advantages
-from text2grad.span_ppo.trainer import SpanPPOConfig
+from text2grad.span_ppo.config import SpanPPOConfig
 from text2grad.span_ppo.credit import ledger,recomputed,rewards_by_span,three_rewards
 
 SPREADS,OVERLAPS = ('all','mean','last','first','decay'),('sum','max','last')

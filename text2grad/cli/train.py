@@ -154,7 +154,7 @@ def settings_of(
     kept:dict|None=None, # Of a run that is resumed, as from `read_settings`
 )->tuple:       # `(options, SpanPPOConfig)`
     "What was decided: the command line, then a file, then what is usual"
-    from text2grad.span_ppo.trainer import config_of
+    from text2grad.span_ppo.config import config_of
     typed = {k:getattr(args, k) for k in (*OPTIONS, *FLAGS) if getattr(args, k) is not None} | dict(args.set or ())
     if kept is not None:
         odd = {k:v for k,v in typed.items() if k not in ('steps','eval_every','log') and kept.get(k)!=v}

@@ -13,7 +13,7 @@ __all__ = ['CheckpointError', 'RunFolderError', 'StopOnSignal', 'check_checkpoin
            'sample_rows', 'NonFiniteError', 'SpanPPO', 'SpanPPOConfig', 'derived_seed', 'permutation', 'prompt_rows',
            'scalar_reward', 'span_reward', 'Case', 'checkpoint_cases', 'measure', 'rejudged', 'apply_critique',
            'ledger', 'ledger_html', 'three_rewards', 'HeldOut', 'evaluate', 'imitate', 'Callback', 'Logger',
-           'TensorBoardLogger', 'TrackioLogger', 'WandbLogger']
+           'TensorBoardLogger', 'TrackioLogger', 'WandbLogger', 'ARMS', 'arm_trainer', 'revise']
 
 # %% ../../nbs/span_ppo/index.ipynb #dab82754
 from ..checkpoints import CheckpointError,RunFolderError,StopOnSignal,check_checkpoint,latest_checkpoint
@@ -25,11 +25,13 @@ from .rollout import OffPolicyError,Rollout,check_on_policy,judge,make_rollout,r
 from .heldout import HeldOut,evaluate
 from .callbacks import Callback,ProgressBar,RunFolder,sample_rows
 from .loggers import Logger,TensorBoardLogger,TrackioLogger,WandbLogger
-from .trainer import NonFiniteError,SpanPPO,SpanPPOConfig,derived_seed,permutation,prompt_rows,scalar_reward,span_reward
+from .config import SpanPPOConfig,derived_seed,permutation,prompt_rows,scalar_reward,span_reward
+from .trainer import NonFiniteError,SpanPPO
 from .inspection import Case,checkpoint_cases,measure,rejudged
 from .one_step import apply_critique
 from .credit import ledger,ledger_html,three_rewards
 from .supervised import imitate
+from .baselines import ARMS,arm_trainer,revise
 
 # %% ../../nbs/span_ppo/index.ipynb #1004860d
 _all_ = ['CheckpointError','RunFolderError','StopOnSignal','check_checkpoint','latest_checkpoint','LORA','lm_logits',
@@ -39,4 +41,4 @@ _all_ = ['CheckpointError','RunFolderError','StopOnSignal','check_checkpoint','l
          'make_rollout','response_mask','sample','ProgressBar','RunFolder','sample_rows','NonFiniteError','SpanPPO',
          'SpanPPOConfig','derived_seed','permutation','prompt_rows','scalar_reward','span_reward','Case',
          'checkpoint_cases','measure','rejudged','apply_critique','ledger','ledger_html','three_rewards',
-         'HeldOut','evaluate','imitate','Callback','Logger','TensorBoardLogger','TrackioLogger','WandbLogger']
+         'HeldOut','evaluate','imitate','Callback','Logger','TensorBoardLogger','TrackioLogger','WandbLogger','ARMS','arm_trainer','revise']

@@ -14,12 +14,12 @@ import numpy as np, torch
 from dataclasses import dataclass,fields,replace
 from types import SimpleNamespace
 from ..alignment.tokens import token_rewards
-from ..viz.channels import TokenTable,groups,token_table
+from ..viz.channels import TokenTable,token_table
 from ..core import Critique
 from ..viz.html import span_words
 from ..viz.color import ORANGE,BLUE,glyph_kinds,MONO,SMALL,glyph_html,esc
-from .losses import Objective,token_advantages,whitening
-from .trainer import rollout_scores
+from .losses import ONE_NUMBER,Objective,token_advantages,whitening
+from .config import by_sentence,rollout_scores
 
 # %% ../../nbs/span_ppo/08_credit.ipynb #98df117b
 def _rates(**kw):
@@ -45,13 +45,12 @@ def _advantages(scores, kl, values, settings, finished=True, silent=False, judge
 def _flat(x): return x[0].double().numpy()
 
 # %% ../../nbs/span_ppo/08_credit.ipynb #3da05fee
+def _scalar(x): return np.where(np.arange(x.shape[-1])==x.shape[-1]-1, x.sum(-1, keepdims=True), 0.)
+
 def _paid(response, offsets, spans, **kw):
     "`{'scalar', 'sentence', 'span'}`: (T,) rewards of equal total"
     span = np.array(token_rewards(spans, offsets, **kw), dtype=np.float64)
-    scalar,sentence = np.zeros(len(span)),np.zeros(len(span))
-    if len(span): scalar[-1] = span.sum()
-    for a,b in groups(token_table(response, offsets), 'sentence'): sentence[b-1] = span[a:b].sum()
-    return dict(scalar=scalar, sentence=sentence, span=span)
+    return dict(scalar=_scalar(span), sentence=np.array(by_sentence(response, offsets, span)), span=span)
 
 def three_rewards(
     response:str,  # The response, exactly as generated
@@ -138,8 +137,6 @@ def _by_span(table, critique, s):
     share = rewards_by_span([replace(o, score=1.) for o in spans], table.offsets, 'sum', s.spread)[0]
     return _scalar(paid) if s.reward=='scalar' else paid,over,share
 
-def _scalar(x): return np.where(np.arange(x.shape[-1])==x.shape[-1]-1, x.sum(-1, keepdims=True), 0.)
-
 def _scores(table, critique, s):
     "(T,) delta_t of the critique; without one, the rewards that the table has"
     mask = torch.ones(1, len(table), dtype=torch.bool)
@@ -160,6 +157,9 @@ def _due_and_kept(s, scores, paid, critique):
 def _terms(table, critique, config, finished=None, batch=None):
     "Every term of every token: `x` as training has it, the rest taken apart in double precision"
     s,T = ledger_settings(config),len(table)
+    if s.reward not in ('span','scalar') or s.baseline in ONE_NUMBER:
+        raise ValueError(f'reward={s.reward!r}, baseline={s.baseline!r}: only span and scalar rewards, measured against values, siblings '
+                         'or nothing, are taken apart')
     if finished is None: finished = bool(T) and table.offsets[-1][0]==table.offsets[-1][1] and not table.tokens[-1]
     silent,scores = critique is not None and not table.response.strip(),_scores(table, critique, s)
     kl,v = (_numbers(k, table.channels.get(k), T) for k in ('kl','value'))

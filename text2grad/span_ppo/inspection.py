@@ -20,7 +20,7 @@ from ..core import Critique,Example
 from ..files import loads
 from .losses import Objective,kl_penalty,token_advantages
 from .rollout import Rollout,make_rollout,within_limits
-from .trainer import rollout_scores
+from .config import rollout_scores
 
 # %% ../../nbs/span_ppo/06_inspection.ipynb #9e978ebe
 def _differs(a, b): return next((i for i,(x,y) in enumerate(zip(a, b)) if x!=y), min(len(a), len(b)))

@@ -21,7 +21,8 @@ from ..core import Example
 from .losses import Objective
 from .inspection import Case,as_rollout,case_advantages,token_scores_of
 from .rollout import Rollout,sample
-from .trainer import NonFiniteError,SpanPPO,SpanPPOConfig
+from .config import SpanPPOConfig
+from .trainer import NonFiniteError,SpanPPO
 
 # %% ../../nbs/span_ppo/07_one_step.ipynb #bc27ada6
 def _layers(policy):

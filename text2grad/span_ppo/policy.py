@@ -145,10 +145,11 @@ def _set_mode(model):
 def read_prompts(self:Policy, model,
     ids,  # (B, P) left-padded
     mask, # (B, P)
+    always:bool=False, # Read them even if all differ
 )->tuple|None: # `(cache, hidden, back)`, or `None` if all prompts differ, or this model cannot share them
     "Read each different prompt once: their keys and values, last hidden states (U, d), and which of the U prompts each row has (B,)"
     rows,back = torch.cat([ids, mask.long()], 1).unique(dim=0, return_inverse=True)
-    if len(rows)==len(ids) or not self.shares: return None
+    if len(rows)==len(ids) and not always or not self.shares: return None
     P,lm = ids.shape[1],base_lm(model)
     if lm.training: return None
     pids,pmask = rows[:,:P],rows[:,P:]

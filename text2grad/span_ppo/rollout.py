@@ -9,7 +9,9 @@ __all__ = ['response_mask', 'within_limits', 'Rollout', 'OffPolicyError', 'check
 
 # %% ../../nbs/span_ppo/03_rollout.ipynb #35c4d0e1
 import logging,torch
+import torch.nn.functional as F
 from dataclasses import dataclass,replace
+from functools import lru_cache
 from fastcore.basics import patch
 from ..alignment.asking import judgements_of
 from ..files import UserError
@@ -120,6 +122,34 @@ class _Said:
         self._drew(ids[:,-1])
         return torch.stack(self.logps, 1),torch.stack(self.entropy, 1)
 
+# %% ../../nbs/span_ppo/03_rollout.ipynb #f00d0002
+@lru_cache(1)
+def _roomy():
+    "Class of a cache layer that has room for what is to come"
+    from transformers.cache_utils import DynamicLayer
+    class Roomy(DynamicLayer):
+        def __init__(self, layer, room):
+            super().__init__()
+            vars(self).update(vars(layer))
+            self.widen(room)
+        def widen(self, room):
+            self.room,n = room,self.keys.shape[-2]
+            self.store = [F.pad(x, (0, 0, 0, room)) for x in (self.keys, self.values)]
+            self.keys,self.values = (x[...,:n,:] for x in self.store)
+        def update(self, keys, values, *args, **kwargs):
+            n,m = self.keys.shape[-2],keys.shape[-2]
+            own = self.keys.data_ptr()==self.store[0].data_ptr() # not after rows were picked
+            if not own or n+m>self.store[0].shape[-2]: self.widen(m+self.room)
+            for x,new in zip(self.store, (keys, values)): x[...,n:n+m,:] = new
+            self.keys,self.values = (x[...,:n+m,:] for x in self.store)
+            return self.keys,self.values
+    return Roomy
+
+def _make_room(cache, room):
+    "Let the plain layers of a cache grow by `room` tokens without being copied"
+    from transformers.cache_utils import DynamicLayer
+    cache.layers = [_roomy()(l, room) if type(l) is DynamicLayer else l for l in cache.layers]
+
 # %% ../../nbs/span_ppo/03_rollout.ipynb #0e12b74f
 def _generate(policy, ids, mask, max_new_tokens, temperature, options):
     "Ids that follow each left-padded prompt, and what the sampler said of them, (B, <=max_new_tokens) each"
@@ -130,15 +160,18 @@ def _generate(policy, ids, mask, max_new_tokens, temperature, options):
     policy.lm.eval()
     said = _Said(temperature) if temperature else None
     with torch.no_grad(), plain_generation(policy.lm):
-        read = policy.read_prompts(policy.model, ids[:,:-1], mask[:,:-1]) if ids.shape[1]>1 and mask[:,:-1].any(1).all() else None
-        if read: read[0].batch_select_indices(read[2])
+        read = None
+        if ids.shape[1]>1 and mask[:,:-1].any(1).all(): read = policy.read_prompts(policy.model, ids[:,:-1], mask[:,:-1], always=True)
+        if read:
+            read[0].batch_select_indices(read[2])
+            _make_room(read[0], max_new_tokens+1)
         out = policy.model.generate(input_ids=ids, attention_mask=mask.long(), generation_config=cfg, past_key_values=read and read[0],
                                     logits_processor=[said]*bool(said))
     return out[:,ids.shape[1]:],*(said.all(out) if said else (None, None))
 
 def _stacked(xs, T, value):
     "(B, T) of parts that are narrower, or `None` if a part has nothing"
-    return None if any(x is None for x in xs) else torch.cat([torch.nn.functional.pad(x, (0, T-x.shape[1]), value=value) for x in xs])
+    return None if any(x is None for x in xs) else torch.cat([F.pad(x, (0, T-x.shape[1]), value=value) for x in xs])
 
 # %% ../../nbs/span_ppo/03_rollout.ipynb #c26021e6
 def sample(

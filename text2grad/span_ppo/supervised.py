@@ -11,7 +11,7 @@ __all__ = ['imitate']
 import torch
 from .losses import masked_sum
 from .inspection import as_rollout
-from .trainer import prompt_rows
+from .config import prompt_rows
 
 # %% ../../nbs/span_ppo/09_supervised.ipynb #1a81c2b7
 def imitate(
