@@ -296,7 +296,7 @@ def quantized_as(
 )->str|None: # '4bit' or `None`
     "How a model's weights are packed"
     lm = model.get_base_model() if hasattr(model, 'get_base_model') else model
-    how = getattr(lm.config, 'quantization_config', None)
+    how = getattr(getattr(lm, 'config', None), 'quantization_config', None)
     return '4bit' if getattr(how, 'load_in_4bit', False) else None
 
 # %% ../nbs/03_pretrained.ipynb #679ce39a
@@ -306,9 +306,9 @@ def checkpoint_layers(
 ):               # The same; `ModelError` where the architecture cannot
     "Keep only what enters each layer for the backward pass, and compute the rest again"
     lm = model.get_base_model() if hasattr(model, 'get_base_model') else model
-    if not on: lm.gradient_checkpointing_disable()
-    elif getattr(lm, 'supports_gradient_checkpointing', False):
-        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=dict(use_reentrant=False))
+    call = lambda what: getattr(lm, f'activation_checkpointing_{what}', None) or getattr(lm, f'gradient_checkpointing_{what}') # its old name
+    if not on: call('disable')()
+    elif getattr(lm, 'supports_gradient_checkpointing', False): call('enable')(dict(use_reentrant=False))
     else: raise ModelError(f'{lm.config.model_type}: this architecture has no gradient checkpointing; leave it out')
     return model
 

@@ -386,6 +386,7 @@ def merge(self:Policy,
         self.tokenizer.save_pretrained(folder)
     return model.eval()
 
+# %% ../../nbs/span_ppo/02_policy.ipynb #0cd919cd
 @patch
 def push_to_hub(self:Policy,
     repo_id:str,         # 'name/model'
@@ -462,7 +463,9 @@ def of(cls:Policy,
 @patch(cls_method=True)
 def _of(cls:Policy, model, device, quantize, kw):
     named = model is None or isinstance(model, (str,Path))
-    if quantize and not named: raise ModelError(f'quantize={quantize!r}: this model is loaded already; give its name, or load it so')
+    loaded = model[0] if isinstance(model, (tuple,list)) and model else getattr(model, 'model', model)
+    if quantize and not named and quantized_as(loaded)!=quantize:
+        raise ModelError(f'quantize={quantize!r}: this model is loaded already; give its name, or load it so')
     if isinstance(model, (tuple,list)) and len(model)==2: return cls.create(*model, **kw)
     if hasattr(model, 'trainable'): return model
     if named:
