@@ -306,7 +306,7 @@ def checkpoint_layers(
 ):               # The same; `ModelError` where the architecture cannot
     "Keep only what enters each layer for the backward pass, and compute the rest again"
     lm = model.get_base_model() if hasattr(model, 'get_base_model') else model
-    call = lambda what: getattr(lm, f'activation_checkpointing_{what}', None) or getattr(lm, f'gradient_checkpointing_{what}') # its old name
+    call = lambda what: getattr(lm, f'activation_checkpointing_{what}', None) or getattr(lm, f'gradient_checkpointing_{what}')
     if not on: call('disable')()
     elif getattr(lm, 'supports_gradient_checkpointing', False): call('enable')(dict(use_reentrant=False))
     else: raise ModelError(f'{lm.config.model_type}: this architecture has no gradient checkpointing; leave it out')
