@@ -25,7 +25,7 @@ english = DefaultTokenizer(use_stemmer=True)
 # Metrics
 
 SCRIPTS = ['Rain stopped play.', 'Дождь остановил игру', '雨で中断した', 'البداية والنهاية', 'Τι έγινε', 'naïve café', '비가 왔다', 'x = y + 1', 'The', '+', '¿?', '42', '🌧']
-COMPARE = dict(rouge_l=tm.rouge_l, exact_match=tm.exact_match, token_f1=tm.token_f1, coverage=tm.coverage)
+COMPARE = {f.__name__:f for f in (tm.rouge_1, tm.rouge_2, tm.rouge_l, tm.bleu, tm.chrf, tm.exact_match, tm.token_f1, tm.coverage)}
 
 @pytest.mark.parametrize('name', COMPARE)
 def test_perfect_is_1_and_empty_is_0(name):
@@ -155,7 +155,7 @@ def test_measure_and_compare_rows():
     with pytest.raises(ValueError): tm.compare_rows(before, after[:2])
     twice = {r['metric']:r for r in tm.compare_rows([b for b in before for _ in 'ab'], [a for a in after for _ in 'ab'])}
     assert twice==t, 'a second response to a prompt is no second prompt'
-    with pytest.raises(ValueError, match='unknown metric bleu'): tm.score_responses([], [], [], ('bleu',))
+    with pytest.raises(ValueError, match='unknown metric meteor'): tm.score_responses([], [], [], ('meteor',))
     with pytest.raises(ValueError): tm.score_responses([judged('p','r')], [], [1], ('length',))
     assert tm.compare_rows([], [])==[]
 

@@ -338,6 +338,15 @@ def test_figures_take_any_text():
             fig.savefig(buf, format='png', dpi=30)
             assert buf.getvalue()[:4]==b'\x89PNG'
 
+def test_the_picture_of_spans_has_every_word_and_where_something_is_missing():
+    said = 'Rain fell. All day long'
+    fig = plots.plot_spans(said, [Span(0, 4, 1.), Span(11, 23, -.5), Span(23, 23, -1.)])
+    ax, = fig.axes
+    assert [t.get_text() for t in ax.texts[:-1]]==['Rain',' fell.',' ','All',' day',' long','∅']
+    marks = [(l.get_linestyle(), tuple(l.get_xdata())) for l in ax.lines]
+    assert [s for s,_ in marks]==['-',':',':',':',':'] and marks[0][1]==(0, 4) and marks[1][1]==(11, 14)
+    assert 'critique' in ax.texts[-1].get_text() and not plots.plot_spans('', []).axes[0].lines
+
 def test_plot_tokens_wraps_and_keeps_every_token():
     cells = list(plots._cells(['word ']*40+['\n','中文'], 30))
     assert all(c+w<=30 for _,_,c,w,_ in cells) and {i for i,*_ in cells}==set(range(42)) and cells[-1][3]==4

@@ -7,9 +7,9 @@ Docs: https://text2grad.github.io/text2grad/pretrained.html.md"""
 # %% auto #0
 __all__ = ['CHATML', 'HUB_ID', 'WHEEL', 'LORA', 'tiny_lm', 'ModelError', 'read_json', 'check_safetensors', 'check_folder',
            'cache_dir', 'progress_bars', 'default_model', 'no_dropout', 'best_device', 'quantized_as',
-           'checkpoint_layers', 'load_model', 'peft_quietly', 'lora_config', 'trained', 'trained_tensors',
-           'load_trained', 'template_options', 'base_lm', 'plain_generation', 'lm_states', 'lm_logits', 'check_logits',
-           'base_tensors', 'weights_id', 'tokenizer_id']
+           'checkpoint_layers', 'load_model', 'load_encoder', 'peft_quietly', 'lora_config', 'trained',
+           'trained_tensors', 'load_trained', 'template_options', 'base_lm', 'plain_generation', 'lm_states',
+           'lm_logits', 'check_logits', 'base_tensors', 'weights_id', 'tokenizer_id']
 
 # %% ../nbs/03_pretrained.ipynb #d2e3dc68
 import hashlib,os,re,shutil,subprocess,sys,tempfile,time,warnings,zipfile
@@ -312,6 +312,24 @@ def checkpoint_layers(
     else: raise ModelError(f'{lm.config.model_type}: this architecture has no gradient checkpointing; leave it out')
     return model
 
+# %% ../nbs/03_pretrained.ipynb #86f7cc2e
+def _read(kind, path, dtype, spare=(), **how):
+    "`(model, tokenizer)` of a checked folder; weights under a name of `spare` may be missing"
+    import transformers
+    kw = dict(trust_remote_code=False, local_files_only=True)
+    try:
+        with progress_bars(False):
+            tok = transformers.AutoTokenizer.from_pretrained(path, **kw)
+            of = getattr(transformers, kind).from_pretrained
+            model,info = of(path, dtype=dtype, use_safetensors=True, output_loading_info=True, **how, **kw)
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as e:
+        raise ModelError(f'{path}: cannot be loaded ({type(e).__name__}: {e})') from e
+    lost = [k for k in sorted(info['missing_keys']) if k.split('.')[0] not in spare]+sorted(str(k) for k in info['mismatched_keys'])
+    if lost:
+        raise ModelError(f'{path}: {len(lost)} weights are missing or have the wrong shape, such as {lost[0]}; '
+                         'copy or fetch the folder again')
+    return model,tok
+
 # %% ../nbs/03_pretrained.ipynb #86f7cc2d
 def load_model(
     name_or_path:str|Path|None=None, # Model folder or Hub name; `None`: `default_model()`
@@ -320,28 +338,25 @@ def load_model(
     quantize:str|None=None,          # '4bit': weights packed by bitsandbytes, on which an adapter can be trained
 )->tuple:                            # `(model, tokenizer)`, in eval mode, without dropout; `ModelError` says what is wrong
     "Load a causal language model and its tokenizer from safetensors, running no code of theirs"
-    from transformers import AutoModelForCausalLM,AutoTokenizer
     path = check_folder(_folder(name_or_path))
     device = device or best_device()
     if dtype is None: dtype = torch.bfloat16 if str(device).startswith('cuda') and torch.cuda.is_bf16_supported() else torch.float32
-    kw = dict(trust_remote_code=False, local_files_only=True)
     packed = dict(quantization_config=_packing(quantize, device, dtype), device_map={'':device}) if quantize else {}
-    try:
-        with progress_bars(False):
-            tok = AutoTokenizer.from_pretrained(path, **kw)
-            model,info = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, output_loading_info=True,
-                                                              **packed, **kw)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as e:
-        raise ModelError(f'{path}: cannot be loaded ({type(e).__name__}: {e})') from e
-    lost = sorted(info['missing_keys'])+sorted(str(k) for k in info['mismatched_keys'])
-    if lost:
-        raise ModelError(f'{path}: {len(lost)} weights are missing or have the wrong shape, such as {lost[0]}; '
-                         'copy or fetch the folder again')
+    model,tok = _read('AutoModelForCausalLM', path, dtype, **packed)
     if tok.eos_token_id is None: raise ModelError(f'{path}: the tokenizer has no end token, so no response could end')
     if tok.pad_token_id is None: tok.pad_token = tok.eos_token
     tok.padding_side = 'left'
     model.name_or_path = HUB_ID if name_or_path is None else str(name_or_path)
     return no_dropout((model if packed else model.to(device)).eval()), tok
+
+# %% ../nbs/03_pretrained.ipynb #ef0853a4
+def load_encoder(
+    name_or_path:str|Path,    # Model folder or Hub name
+    device:str|None=None,     # `None`: `best_device()`
+)->tuple:                     # `(model, tokenizer)`, fp32, in eval mode, without dropout; `ModelError` says what is wrong
+    "Load a model that turns text into one vector a token, from safetensors, running no code of its own"
+    model,tok = _read('AutoModel', check_folder(_folder(name_or_path)), torch.float32, spare=('pooler',))
+    return no_dropout(model.to(device or best_device()).eval()), tok
 
 # %% ../nbs/03_pretrained.ipynb #383ae0c3
 @contextmanager

@@ -296,20 +296,72 @@ def report_command(
     print(printable(write_report(args.folder)))
     return 0
 
+# %% ../../nbs/cli/02_train.ipynb #87f836b5
+def _reference(e): return e.reference if isinstance(e.reference, str) else e.reference[0]
+
+def _measured(args, policy, prompts, critic):
+    "Rows of `evaluate`, with the metrics that were asked for"
+    from types import SimpleNamespace
+    from tqdm.auto import tqdm
+    from text2grad.evaluation.model_metrics import BertScore,perplexity
+    from text2grad.evaluation.task_metrics import score_responses
+    from text2grad.span_ppo.heldout import evaluate
+    names = tuple(n for n in several(args.metric) if ':' not in n)
+    own = metrics_of([n for n in several(args.metric) if ':' in n])
+    score_responses(prompts, [None]*len(prompts), [0]*len(prompts), names)
+    bare = next((i for i,e in enumerate(prompts) if (args.encoder or args.perplexity) and not e.reference), None)
+    if bare is not None: raise CommandError(f'{args.prompts}: row {bare+1} has no reference, which --encoder and --perplexity need')
+    bert = BertScore(args.encoder, device=args.device) if args.encoder else None
+    how = dict(metrics=own, temperature=args.temperature, samples=args.samples, seed=args.seed,
+               max_new_tokens=args.max_new_tokens)
+    with tqdm(total=len(prompts)*args.samples, unit='response') as bar:
+        rows = evaluate(policy, critic, prompts, SimpleNamespace(metric_names=names), progress=bar.update, **how)
+    exs,more = [r['example'] for r in rows],{}
+    if bert: more['bert_score'] = bert([e.response for e in exs], [e.reference for e in exs])
+    if args.perplexity: more['perplexity_of_the_reference'] = perplexity(policy, [e.prompt for e in exs], list(map(_reference, exs)))
+    return [r | {k:v[i] for k,v in more.items()} for i,r in enumerate(rows)]
+
+# %% ../../nbs/cli/02_train.ipynb #2e9a79d2
+def _others(args, rows, prompts):
+    "`(rows to compare with, comparisons of a judge)`, `None` each where nobody asked for them"
+    from dataclasses import replace
+    from text2grad.critics.base import replies_of
+    from text2grad.evaluation.judge import judge_pairs
+    from text2grad.span_ppo.heldout import load_rows
+    due = [e for e in prompts for _ in range(args.samples)]
+    against = load_rows(args.against, ('total','reward','length'), due) if args.against else None
+    if not args.judge: return against,None
+    ours = [r['example'] for r in rows]
+    bare = next((i for i,e in enumerate(ours) if not against and not e.reference), None)
+    if bare is not None: raise CommandError(f'--judge: row {bare+1} has no reference to compare with; add --against, or references')
+    theirs = [r['example'] for r in against] if against else [replace(e, response=_reference(e), critique=None) for e in ours]
+    return against,judge_pairs(ours, theirs, replies_of(critic_of(args.judge)), seed=args.seed)
+
+# %% ../../nbs/cli/02_train.ipynb #65a2472e
 def evaluate_command(
     args, # As the parser of `evaluate` reads them
 )->int:   # 0
     "`text2grad evaluate --model RUN --prompts FILE --critic NAME`"
-    from tqdm.auto import tqdm
-    from text2grad.span_ppo.heldout import evaluate,means,save_rows
+    from text2grad.alignment.asking import name_of_critic
+    from text2grad.evaluation.results import results,write_results
+    from text2grad.span_ppo.heldout import means,save_rows
     from text2grad.span_ppo.policy import Policy
+    if args.report and Path(args.report).exists() and not Path(args.report).is_dir():
+        raise CommandError(f'--report {args.report}: is a file; name a folder')
     prompts,critic = prompts_of(args.prompts, args.prompt_field),critic_of(args.critic, args.device)
     policy = Policy.of(args.model, device=device_here(args.device))
-    how = dict(metrics=metrics_of(args.metric), temperature=args.temperature, samples=args.samples, seed=args.seed,
-               max_new_tokens=args.max_new_tokens)
-    with tqdm(total=len(prompts)*args.samples, unit='response') as bar: rows = evaluate(policy, critic, prompts, progress=bar.update, **how)
+    rows = _measured(args, policy, prompts, critic)
     if args.out: save_rows(Path(args.out), rows)
+    against,pairs = _others(args, rows, prompts)
+    asked = {k:v for k,v in vars(args).items() if k not in ('run','command') and v is not None}
+    found = results(rows, dict(asked, critic=name_of_critic(critic)), against, pairs, args.runs or ())
     for k,v in means(rows).items(): print(f'{k.removeprefix("heldout_"):<14} {v:.3f}')
+    judged = [r for r in found['judge']['rows'] if r['value'] is not None] if pairs is not None else []
+    for r in judged: print(f'{r["measure"]:<28} {r["value"]:.3f}')
+    if args.report:
+        page = write_results(args.report, found, rows)
+        save_rows(page.parent/'responses.jsonl', rows)
+        print(printable(page))
     return 0
 
 # %% ../../nbs/cli/02_train.ipynb #5d0e8a17
@@ -368,6 +420,7 @@ def report_parser(
     p.add_argument('folder', metavar='RUN', help='folder of a run, finished or not')
     p.set_defaults(run=report_command)
 
+# %% ../../nbs/cli/02_train.ipynb #fe02f0c9
 def evaluate_parser(
     p, # The parser of `evaluate`
 ):
@@ -375,12 +428,22 @@ def evaluate_parser(
     p.add_argument('--prompts', required=True, metavar='FILE', help='as for train')
     p.add_argument('--prompt-field', default='prompt', metavar='FIELD', help='field of a row that holds the prompt (default: prompt)')
     p.add_argument('--critic', required=True, metavar='NAME', help=_critics)
-    p.add_argument('--metric', action='append', metavar='NAME', help='as for train')
+    p.add_argument('--metric', action='append', metavar='NAME',
+                   help='a function of yours, as for train, or one of rouge_1, rouge_2, rouge_l, bleu, chrf, exact_match, token_f1, '
+                        'coverage, parses, passes; again for more')
     p.add_argument('--model', help='a run, the folder of a policy, a chat model (default: SmolLM2-135M-Instruct)')
     p.add_argument('--samples', type=positive, default=1, help='responses to each prompt (default: 1)')
     p.add_argument('--temperature', type=float, default=0., help='0 is greedy (default: 0)')
     p.add_argument('--max-new-tokens', type=positive, help='longest response (default: 48)')
     p.add_argument('--seed', type=int, default=0, help='of the sampling (default: 0)')
     p.add_argument('--out', metavar='FILE', help='write the responses with their critiques and scores, as .jsonl')
+    p.add_argument('--encoder', metavar='FOLDER', help='an encoder such as BERT, for BERTScore with the references')
+    p.add_argument('--perplexity', action='store_true', help='how surprising the references are to the model')
+    p.add_argument('--against', metavar='FILE', help='responses of another policy to the same prompts, as --out wrote them')
+    p.add_argument('--judge', metavar='NAME',
+                   help='have api:MODEL[@URL] or model:NAME choose, in both orders, between these responses and those of --against, '
+                        'or the references')
+    p.add_argument('--runs', nargs='+', metavar='RUN', help='runs to draw in the picture of KL and reward')
+    p.add_argument('--report', metavar='FOLDER', help='leave evaluation.json, responses.jsonl and report.html in a folder')
     p.add_argument('--device', help='cpu, cuda, mps (default: the best there is)')
     p.set_defaults(run=evaluate_command)

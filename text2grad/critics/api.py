@@ -374,6 +374,7 @@ async def _sent(self:ApiCritic, ask, mode):
 async def _once(self:ApiCritic, ask):
     "`(answer, mode)` of the first form of the question that the server takes"
     first,known = None,self._mode if self.structured=='auto' else self.structured
+    if ask.schema is None: return await self._sent(ask, 'none'), 'none'
     for mode in (known,) if known else _modes:
         a = await self._sent(ask, mode)
         if a.status not in (400, 422, 501): break

@@ -6,10 +6,11 @@ Docs: https://text2grad.github.io/text2grad/critics/base.html.md"""
 
 # %% auto #0
 __all__ = ['RuleError', 'RuleCritic', 'Combined', 'Weighted', 'Majority', 'held_to_limit', 'critic_reward', 'rule_critic',
-           'mark_nothing', 'mark_everything', 'mark_sentences', 'RandomSpans', 'looked_up', 'unshared_words']
+           'mark_nothing', 'mark_everything', 'mark_sentences', 'RandomSpans', 'looked_up', 'unshared_words',
+           'replies_of']
 
 # %% ../../nbs/critics/07_base.ipynb #a4c02e2b
-import math,random,re
+import logging,math,random,re
 from dataclasses import replace
 from fastcore.basics import patch
 
@@ -24,7 +25,7 @@ from ..files import UserError,dumps
 from ..data.store import code_digest
 from .text_rules import ANSWER,SUMMARY,Omission
 from ..text import content,pieces,sentences,vocabulary
-from .llm import LLMCritic
+from .llm import Ask,LLMCritic
 from .unit_tests import UnitTestCritic
 
 # %% ../../nbs/critics/07_base.ipynb #ff579dd2
@@ -305,3 +306,18 @@ def unshared_words(
 )->list:           # A `Critique` for each
     "The critic that blames every content word which the prompt does not have"
     return [Critique('', [Span(a, b, -1.) for a,b in _strange(e)], source='baseline/unshared words') for e in examples]
+
+# %% ../../nbs/critics/07_base.ipynb #a6b7c30c
+def replies_of(
+    critic:LLMCritic, # An `ApiCritic` or a `ModelCritic`
+):                    # `ask(chats)`: for each list of messages the text of a reply, or `None`; `UserError` for another kind of critic
+    "The model behind a critic, for questions of another kind"
+    if not hasattr(critic, 'ask'):
+        raise UserError(f'{critic!r}: is no language model, so it cannot answer a question; take api:MODEL or model:NAME')
+    def ask(chats):
+        replies = critic.ask([Ask(c, None, '') for c in chats])
+        lost = [r.error or 'it was cut off; allow more tokens' for r in replies if r.error or r.finish=='length']
+        said = '%r: %d of %d replies are missing; the first: %s'
+        if lost: logging.getLogger('text2grad').warning(said, critic, len(lost), len(replies), lost[0])
+        return [None if r.error or r.finish=='length' else r.text for r in replies]
+    return ask

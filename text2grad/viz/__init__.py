@@ -7,21 +7,21 @@ Docs: https://text2grad.github.io/text2grad/viz/index.html.md"""
 # %% auto #0
 __all__ = ['color_scale', 'esc', 'legend_html', 'visible', 'critique_html', 'spans_html', 'table_html', 'token_html',
            'columns_html', 'fold_html', 'note_html', 'page_html', 'section_html', 'curve_svg', 'plot_curves',
-           'plot_tokens', 'spans_ansi', 'token_ansi', 'use_color', 'CHANNELS', 'TokenTable', 'grouped', 'normalised',
-           'token_table', 'with_channels', 'export_html', 'export_jsonl', 'export_png', 'export_svg', 'export_text',
-           'heat', 'heat_map']
+           'plot_spans', 'plot_tokens', 'spans_ansi', 'token_ansi', 'use_color', 'CHANNELS', 'TokenTable', 'grouped',
+           'normalised', 'token_table', 'with_channels', 'export_html', 'export_jsonl', 'export_png', 'export_svg',
+           'export_text', 'heat', 'heat_map']
 
 # %% ../../nbs/viz/index.ipynb #3e875411
 from .color import color_scale,esc,legend_html,visible
 from .html import critique_html,spans_html,table_html,token_html
 from .html import columns_html,fold_html,note_html,page_html,section_html
-from .plots import curve_svg,plot_curves,plot_tokens,spans_ansi,token_ansi,use_color
+from .plots import curve_svg,plot_curves,plot_spans,plot_tokens,spans_ansi,token_ansi,use_color
 from .channels import CHANNELS,TokenTable,grouped,normalised,token_table,with_channels
 from .exports import export_html,export_jsonl,export_png,export_svg,export_text
 from .heatmap import heat,heat_map
 
 # %% ../../nbs/viz/index.ipynb #718264eb
 _all_ = ['color_scale','esc','legend_html','visible','critique_html','spans_html','table_html','token_html',
-         'columns_html','fold_html','note_html','page_html','section_html','curve_svg','plot_curves','plot_tokens',
+         'columns_html','fold_html','note_html','page_html','section_html','curve_svg','plot_curves','plot_spans','plot_tokens',
          'spans_ansi','token_ansi','use_color','CHANNELS','TokenTable','grouped','normalised','token_table',
          'with_channels','export_html','export_jsonl','export_png','export_svg','export_text','heat','heat_map']
