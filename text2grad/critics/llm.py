@@ -366,9 +366,22 @@ def without_thoughts(
     return ''.join(said)+text[start:],''
 
 # %% ../../nbs/critics/04_llm.ipynb #f229987b
+_tag = re.compile(r'<[|｜]?\s?(?P<name>[a-z][\w:.-]{2,40})(?:\s[^<>]{0,200})?[|｜]?>|◁(?P<shape>\w{2,40})▷|<(?P<note>!--)', re.I)
+_answering = re.compile(r'(?:json|answer|output|response|critique|final|result|review|verdict|assistant|begin_of_text|details|code)\w*|br|'
+                        'div|bos|pre', re.I)
+
+def _open_tag(text):
+    "A tag of any name before the critique that nothing closes, with words behind it: what it opens may be a thought"
+    head = text[:max(0, text.find('{'))]
+    for m in _tag.finditer(head):
+        name = m['name'] or m['shape'] or '--'
+        closed = re.search(rf'/\s?{re.escape(name)}|end\w*{re.escape(name)}|-->', text, re.I)
+        if not closed and not _answering.fullmatch(name) and re.search(r'\w', head[m.end():]): return m[0]
+
 def _said(reply, quiet):
     "`(answer, problem)` of a reply; `quiet` says how to have less thought"
     text,mark = without_thoughts(reply.text)
+    mark = mark or _open_tag(text)
     how = ('it was cut off, so allow more tokens, or ' if reply.finish=='length' else '')+quiet
     if mark: return '', f'it ends in a thought, {mark} without an end: {how}'
     if not text.strip() and reply.text.strip(): return '', f'it is a thought with no answer after it: {how}'

@@ -246,8 +246,9 @@ def _verdict(program, box, p, code, setup, stdin, timeout):
     if classes := [n for n in p.classes if known[n][1]=='function']:
         raise Ours(f'the tests need an object that cannot leave the box: they use {classes[0]} as a class')
     out = _by_box(box, program, p, known | dict(candidate=known.get(p.entry, ['candidate','function'])), timeout)
-    odd = next((f.error for f in program.odd if 'object of type' in f.error), '') if p.objects else ''
-    if odd: raise Ours(f'the tests need an object that cannot leave the box: {p.objects}, and the program {odd}')
+    for why,says in p.objects:
+        met = next((f for f in (*program.odd, *out[0]) if says in f'{f.error} {f.test}' and (says or f.kind=='assertion')), None)
+        if met: raise Ours(f'the tests need an object that cannot leave the box: {why}, and the program {met.error or "failed there"}')
     return out
 
 # %% ../../nbs/sandbox/08_runner.ipynb #e4c7f391
