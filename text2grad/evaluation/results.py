@@ -64,9 +64,9 @@ def comparison_rows(
 def results(
     rows:list,        # Of `evaluate`
     about:dict,       # What was measured: model, prompts, critic, settings
-    against:list=None,# Rows of the same prompts by another policy
-    comparisons:list=None, # Of `judge_pairs`, ours against the other policy or the references
-    runs:list=(),     # Folders of runs, for the KL and what it bought
+    against:list|None=None,# Rows of the same prompts by another policy
+    comparisons:list|None=None, # Of `judge_pairs`, ours against the other policy or the references
+    runs:list|tuple=(), # Folders of runs, for the KL and what it bought
 )->dict:              # `about, metrics, complaints`, and perhaps `pass_at, against, complaints_against, judge, frontier`
     "What a measurement says, as plain data"
     out = dict(about=about, metrics=metric_rows(rows), complaints=complaint_rates(rows))
@@ -115,7 +115,7 @@ def _shown(rows):
 
 def results_html(
     found:dict,   # Of `results`
-    rows:list=(), # Of `evaluate`, for the responses that are shown
+    rows:list|tuple=(), # Of `evaluate`, for the responses that are shown
 )->str:           # A whole page
     "What a measurement says, to look at"
     about = section_html('What was measured', table_html(list(settings_rows(found['about']))))
@@ -126,7 +126,7 @@ def results_html(
 def write_results(
     folder:str|Path, # Made if need be
     found:dict,      # Of `results`
-    rows:list=(),    # Of `evaluate`, for the responses that are shown
+    rows:list|tuple=(), # Of `evaluate`, for the responses that are shown
 )->Path:             # `report.html` in it, beside `evaluation.json`
     "Leave a measurement as JSON and as a page"
     folder = Path(folder)
