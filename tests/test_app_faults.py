@@ -10,6 +10,7 @@ from types import SimpleNamespace
 QUEUE,CLIENTS,CALLS = 4,20,5
 PROMPT,RESPONSE,WORDS = 'Where is the cat?','The cat sat on the mat.','"the mat" is wrong.'
 LOOK = ('reward','raw','token')
+OWN = 'the model of this app'
 OUTSIDE = '''
 import socket,sys
 _connect = socket.socket.connect
@@ -98,6 +99,8 @@ ENDPOINTS = { # In an order that works: what each is given, and what its answer 
     'why_sliders': ((1, 1., .9, .1, 'reward'), 'data-i'),
     'apply': ((.003, 1, 0, 4), 'bit for bit'),
     'undo': ((), 'Ready'), 'stop': ((), 'Stopped'), 'apply_stop': ((), 'Stopping'),
+    'ab_compare': (('Two critics on one response', PROMPT, RESPONSE, 'your own words', WORDS, 'your own words', '"the mat" is good.', OWN, None, OWN, None, 'nobody', '', 1., 0, 6, 'reward', 'token'), 'One pays, the other blames'),
+    'ab_stop': ((), 'Stopping'),
     'runs_list': ((), 'demo'), 'runs_metrics': (('demo',), 'step'), 'runs_sample': (('demo', 1, 0), 'token')}
 
 def test_every_named_endpoint_answers(served):
@@ -197,6 +200,9 @@ BAD = {
     'a token that is not there': ('why_token', '[100000, 1, 0.95, 0.05, "advantage"]'),
     'gamma NaN': ('why_sliders', '[0, NaN, 0.95, 0.05, "advantage"]'),
     'a run elsewhere': ('runs_metrics', '["../../etc"]'),
+    'a model elsewhere': ('ab_compare', json.dumps(['Two models read one response', PROMPT, RESPONSE, *[''] * 4, OWN, None, '../../etc', None, 'nobody', '', 1., 0, 6, 'logp', 'token'])),
+    'a comparison of three': ('ab_compare', json.dumps(['Three', PROMPT, RESPONSE, *[''] * 4, OWN, None, OWN, None, 'nobody', '', 1., 0, 6, 'logp', 'token'])),
+    'weights NaN': ('ab_compare', '["Two models read one response", "a", "b", "", "", "", "", "demo", NaN, "demo", 1, "nobody", "", 1, 0, 6, "logp", "token"]'),
     'too few values': ('look', '["reward"]'),
     'no list': ('look', '"reward"'),
     'broken JSON': ('look', '["reward",')}

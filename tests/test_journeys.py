@@ -12,7 +12,7 @@ from text2grad.core import Critique,Example,Span,dumps,loads,read_records
 
 expect.set_options(timeout=30_000)
 SHOTS = Path(os.environ.get('TEXT2GRAD_SHOTS') or Path(__file__).parent.parent/'build'/'screenshots') # a folder that git ignores
-VIEWS = dict(explore='Explore', critique='Your critique', apply='Apply this critique', why='Why this token?', runs='Runs')
+VIEWS = dict(explore='Explore', critique='Critique', apply='Apply', why='Why', runs='Runs', ab='A/B')
 APP = [sys.executable, '-m', 'text2grad.cli.command', 'app']
 RESPONSE = 'Neil Armstrong walked there in 1968. He was an American astronaut, but the Moon is dry and the Moon is grey.'
 
@@ -68,7 +68,7 @@ def server(tiny, run_folder):
     with running(run_folder, '--model', tiny) as s: yield s
 
 @contextmanager
-def opened(browser, server, theme='light', **kw):
+def opened(browser, server, theme='light', at='', **kw):
     "A page of the app; no error in the console and no request to another place until it is closed"
     ctx = browser.new_context(color_scheme=theme, viewport=dict(width=1280, height=900), accept_downloads=True, **kw)
     page,wrong = ctx.new_page(),[]
@@ -76,7 +76,7 @@ def opened(browser, server, theme='light', **kw):
     page.on('console', lambda m: wrong.append(f'console: {m.text}') if m.type=='error' else None)
     page.on('pageerror', lambda e: wrong.append(f'page: {e}'))
     page.on('request', lambda r: None if r.url.startswith((server.url, 'data:', 'blob:')) else wrong.append(f'request: {r.url}'))
-    page.goto(server.url)
+    page.goto(at or server.url)
     page.get_by_role('tab', name=VIEWS['explore']).wait_for()
     try: yield page
     except BaseException:
@@ -124,7 +124,7 @@ def looked_at(page, view, theme):
     axe(page, view)
     narrow(page, view)
 
-# One page a theme goes through the five views in order, as a visitor would: what is generated in the first is explained in the fourth.
+# One page a theme goes through the six views in order, as a visitor would: what is generated in the first is explained in the fourth.
 
 @pytest.fixture(scope='module', params=['light','dark'])
 def theme(request): return request.param
@@ -154,7 +154,7 @@ def test_explore(page, theme):
     at = go(page, 'explore')
     expect(at('note')).to_contain_text('An example')
     expect(at('heat').locator('.t2g-phrase')).to_have_count(2)
-    expect(at('stop')).to_be_disabled()
+    expect(at('stop')).to_be_hidden()
     box(at('prompt')).fill('')
     at('judge').click()
     expect(page.get_by_text('prompt: is empty; type or paste something')).to_be_visible() # said once, and stamped on nothing
@@ -307,6 +307,8 @@ def test_runs(page, server, theme):
     at = go(page, 'runs')
     expect(at('curves').locator('svg')).not_to_have_count(0)
     at('heat').locator('.t2g-u').first.wait_for()
+    at('curves').locator('svg').first.locator('.t2g-at').last.hover()
+    expect(page.locator('#t2g-tip')).to_contain_text('step 2')
     shot(page, 'runs', theme)
     at('side-fold').get_by_text('Side by side').click()
     choose(page, at('run-b'), 'demo')
@@ -325,6 +327,60 @@ def test_runs(page, server, theme):
     with log.open('a') as f: f.write(dumps(last | dict(step=last['step']+1))+'\n')
     expect(at('facts')).to_contain_text(f'step {last["step"]+1}')
     at('live').get_by_role('checkbox').uncheck()
+
+def test_a_against_b(page, theme):
+    at = go(page, 'ab')
+    expect(at('result').locator('.t2g-view')).to_have_count(3) # something is compared from the start
+    box(at('response')).fill(RESPONSE)
+    choose(page, at('critic-a'), 'your own words')
+    box(at('words-a')).fill('It is good that it says "American astronaut".')
+    box(at('words-b')).fill('"American astronaut" is wrong: he was more. "grey" is good.')
+    at('compare').click()
+    expect(at('note')).to_contain_text('A: you. B: you')
+    expect(at('result')).to_contain_text('One pays, the other blames')
+    expect(at('result').locator('.t2g-view')).to_have_count(3)
+    looked_at(page, 'ab', theme)
+    at('kind').get_by_label('Two models read one response').check()
+    expect(at('critic-a')).to_be_hidden()
+    expect(at('result').locator('.t2g-view')).to_have_count(0)
+    choose(page, at('model-b'), 'demo')
+    expect(at('step-b')).to_be_visible()
+    choose(page, at('step-b'), 'step 2')
+    at('compare').click()
+    expect(at('note')).to_contain_text('B: demo, step 2')
+    expect(at('result').locator('.t2g-view')).to_have_count(3)
+    assert len(set(full_colours(at('result'))[:2]))==1
+    axe(page, 'ab')
+
+def test_a_link_brings_the_page_back(browser, server):
+    with opened(browser, server) as page:
+        at = go(page, 'explore')
+        box(at('prompt')).fill('Who walked there?')
+        box(at('response')).fill(RESPONSE)
+        box(at('words')).fill('"in 1968" is <b>wrong</b>.')
+        at('link').click()
+        expect(at('note')).to_contain_text('in the clipboard')
+        page.wait_for_function('location.hash.startsWith("#t2g=")')
+        link = page.url
+    with opened(browser, server, at=link) as page:
+        at = lambda what: page.locator(f'#t2g-explore-{what}')
+        expect(at('note')).to_contain_text('From a link')
+        expect(box(at('prompt'))).to_have_value('Who walked there?')
+        expect(box(at('response'))).to_have_value(RESPONSE)
+        expect(at('heat').locator('.t2g-u')).to_have_count(0)
+        at('judge').click()
+        expect(chip(at, 'in 1968')).to_be_visible()
+    with opened(browser, server, at=link[:-9]) as page:
+        expect(page.get_by_text('link: cannot be read')).to_be_visible()
+
+def test_every_view_can_be_reached_on_a_telephone(browser, server):
+    with opened(browser, server) as page:
+        page.set_viewport_size(dict(width=375, height=800))
+        for view in VIEWS:
+            go(page, view)
+            expect(page.get_by_role('tab', name=VIEWS[view], exact=True)).to_have_attribute('aria-selected', 'true')
+            assert page.evaluate('document.documentElement.scrollWidth')<=375, view
+        assert page.locator('footer').count()==0 or 'API' not in page.locator('footer').inner_text()
 
 def tab_to(page, css, most=250):
     "Press Tab until the focus is there"

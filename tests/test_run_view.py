@@ -19,6 +19,8 @@ from text2grad.span_ppo.config import SpanPPOConfig
 from text2grad.span_ppo.trainer import SpanPPO
 from text2grad.app.view_runs import *
 from text2grad.app.view_runs import TEXTS
+from text2grad.app.models import shelf_of
+from text2grad.viz.plots import Line,curves_svg
 from text2grad.app.workbench import InputError,Workbench
 import text2grad.evaluation.runs as rf, text2grad.evaluation.run_html as rv
 
@@ -349,14 +351,44 @@ def test_curves_keep_spikes_and_gaps():
     assert curve_points(rows, 'absent')==[]
     assert curve_points(rows[:3], 'y')==[(0,0.),(1,0.),(2,0.)]
 
-def test_two_curves_share_axes():
-    assert two_curves_svg([(1,-1.),(2,3.)], [(1,0.)], 'y').count('>0</text>')==1 and '>0</text>' not in two_curves_svg([(1,1.),(2,3.)], [(1,2.)], 'y')
-    a,b = [(1,0.),(2,1.)],[(1,0.),(2,10.)]
-    svg = two_curves_svg(a, b, 'y')
-    assert svg.count('<polyline')==2 and '>10<' in svg and 'stroke-dasharray="5 3"' in svg
+def test_curves_share_axes():
+    draw = lambda *lines: curves_svg([Line(f'run {i}', list(pts)) for i,pts in enumerate(lines)], 'y')
+    assert draw([(1,-1.),(2,3.)], [(1,0.)]).count('>0</text>')==1 and '>0</text>' not in draw([(1,1.),(2,3.)], [(1,2.)])
+    svg = draw([(1,0.),(2,1.)], [(1,0.),(2,10.)])
+    assert svg.count('<polyline')==2 and '>10<' in svg and svg.count('stroke-dasharray="6 3"')==1
     heights = [float(p.split(',')[1]) for p in svg.split('points="')[1].split('"')[0].split()]
     assert heights[0]-heights[1]==pytest.approx(8, abs=.2)          # 1 of 10 on axes of 80 pixels
-    assert 'no numbers' in two_curves_svg([(1,None)], [], '<b>') and '<b>' not in two_curves_svg([(1,None)], [], '<b>')
+    assert 'no numbers' in curves_svg([Line('a', [(1,None)])], '<b>') and '<b>' not in curves_svg([Line('a', [(1,None)])], '<b>')
+
+def test_the_mouse_finds_the_numbers_of_every_curve():
+    a,b = Line('a<', [(i, i*.5) for i in range(1000)]),Line('b', [(i, -1.) for i in range(0, 1000, 7)])
+    svg = curves_svg([a, b], 'y', hover=40)
+    said = re.findall(r'<title>(.*?)</title>', svg, re.S)
+    assert len(said)==40 and all(t.startswith('step ') and 'a&lt;: ' in t and 'b: -1' in t for t in said) and '<title>' not in curves_svg([a, b], 'y')
+    for t in said: # what is said of the curve is true of the step that is named
+        at,v = re.search(r'step (\d+)\na&lt;: ([\d.]+)$', t, re.M).groups()
+        assert float(v)==int(at)*.5
+    edges = [(float(x), float(w)) for x,w in re.findall(r'<rect x="([\d.]+)" y="22" width="([\d.]+)"', svg)]
+    assert edges[0][0]==54 and edges[-1][0]+edges[-1][1]==pytest.approx(54+238, abs=.2) and all(x+w==pytest.approx(y, abs=.2) for (x,w),(y,_) in zip(edges, edges[1:]))
+    assert re.findall(r'<title>(.*?)</title>', curves_svg([Line('a', [(3, .25)])], 'y', hover=40), re.S)==['step 3\n0.25']
+
+def test_seeds_are_one_curve_with_its_range(tmp_path):
+    for i,rows in enumerate(([1.,2.,9.], [3.,4.], [5.,None,7.])): put(tmp_path/f'try-seed{i}', 'metrics.jsonl', [dict(step=s, reward=v) for s,v in enumerate(rows, 1)])
+    put(tmp_path/'other', 'metrics.jsonl', [dict(step=1, reward=0.)])
+    runs = [RunReader(RunBase(tmp_path), n) for n in ('try-seed0','try-seed1','try-seed2','other')]
+    assert run_lines(runs[:2], 'reward', seeds=True)==[Line('try, 2 seeds', [(1, 2.), (2, 3.)], ((1, 1., 3.), (2, 2., 4.)))], 'over the steps that both have'
+    three,other = run_lines(runs, 'reward', seeds=True)
+    assert three==Line('try, 3 seeds', [(1, 3.)], ((1, 1., 5.),)) and other==Line('other', [(1, 0.)])
+    assert [o.name for o in run_lines(runs, 'reward')]==['try-seed0','try-seed1','try-seed2','other']
+    assert curves_html(*runs, seeds=True).count('<polygon')==1 and 'Where they end' in curves_html(*runs) and 'Where they end' not in curves_html(runs[0])
+
+def test_other_runs_on_the_same_axes(bench, runs):
+    assert '>a</span>' in draw_curves(bench, 'b', ['a'])['curves'] and '>b</span>' not in draw_curves(bench, 'b', ['b'])['curves']
+    for bad in ('a', [7], ['../x'], {'a':1}, ['nobody']):
+        with pytest.raises(InputError): draw_curves(bench, 'b', bad)
+    for i in range(6): shutil.copytree(runs/'a', runs/f'more{i}')
+    assert draw_curves(bench, 'b', [f'more{i}' for i in range(5)])
+    with pytest.raises(InputError, match='at most 6 share the axes; take out 1'): draw_curves(bench, 'b', [f'more{i}' for i in range(6)])
 
 def test_a_reward_models_run(tmp_path):
     put(tmp_path/'rm', 'metrics.jsonl', [dict(step=1, epoch=.1, loss=2., grad_norm=1.), dict(step=2, loss=1.), dict(step=2, dev=dict(span_f1=.4, words=dict(auc=.8))), dict(step=3, loss=.5)])
@@ -538,7 +570,7 @@ def bench(runs): return Workbench(toy(), runs=runs)
 def test_first_look(bench, runs, tmp_path):
     page = first_look(bench, None, 'reward', 'raw', 'token')
     assert page['run']['value'] in ('a','b') and page['heat'] and {c for _,c in page['run']['choices']}=={'a','b'}
-    assert set(first_look(bench, 'a', 'reward', 'raw', 'token'))=={'run','run_b'}   # what is shown stays
+    assert set(first_look(bench, 'a', 'reward', 'raw', 'token'))=={'run','run_b','also','seeds'}   # what is shown stays
     bench.run = 'a'
     assert first_look(bench, None, 'reward', 'raw', 'token')['run']['value']=='a'
     (tmp_path/'none').mkdir()
@@ -576,7 +608,7 @@ def test_watching(bench, runs):
     new = look(2, got['seen'])
     assert new['step']['value']==3 and 'step 3' in new['heat']
     assert look(1, got['seen'])['step']==dict(maximum=3) and 'heat' not in look(1, got['seen'])
-    assert 'B, dashed' in look(1, got['seen'], 'a')['curves']
+    assert 'aria-hidden' not in got['curves'] and '>a</span>' in tick(bench, 'b', 1, 0, *view, None, got['seen'], ['a'])['curves']
     (runs/'b/summary.json').write_text('{"task": "birds"}')
     assert 'task birds' in look(3, new['seen'])['facts']
     for seen in (None, [], 'x', [1]*6): assert look(1, seen)=={}

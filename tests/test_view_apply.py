@@ -6,7 +6,7 @@ from text2grad.span_ppo.inspection import measure
 from text2grad.span_ppo.policy import Policy
 from text2grad.span_ppo.one_step import Fork,fingerprint
 from text2grad.pretrained import tiny_lm
-from text2grad.app.view_apply import PRESET,apply_step,diff_html,fork_text,meter_html,shown_step,stop_step,taking_step,undo_step
+from text2grad.app.view_apply import PHASES,PRESET,apply_step,diff_html,fork_text,meter_html,shown_step,stop_step,taking_step,undo_step
 from text2grad.app.workbench import InputError,Workbench
 
 EVIL = '<img src=x onerror=alert(1)>'
@@ -68,20 +68,22 @@ def test_bad_input_is_refused_by_name(bench, args, why):
 def test_nothing_marked_and_nothing_there(bench):
     bench.session('b').hold(measure(bench.policy, Example('Where?', 'There.', Critique('Fine.'))))
     got = shown_step(bench, 'b')
-    assert 'nothing to push' in got['note'] and not got['apply']['interactive'] and not got['undo']['interactive']
+    assert 'nothing to push' in got['note'] and not got['apply']['interactive'] and not got['undo']['visible']
     with pytest.raises(InputError, match='marks nothing'): apply_step(bench, 'b', PRESET, 1, 0, 8)
     assert 'three weeks' in shown_step(bench, 'c')['heat'] and bench.session('c').case is None, 'the example needs no model to be shown'
     got = apply_step(bench, 'c', PRESET, 1, 0, 0)
-    assert 'bit for bit' in got['note'] and got['undo']['interactive'] and len(bench.session('c').case.critique.spans)==2
+    assert 'bit for bit' in got['note'] and got['undo']['visible'] and len(bench.session('c').case.critique.spans)==2
 
 def test_what_can_be_pressed_follows_the_step_and_its_failure(bench):
     bench.session('d').hold(measure(bench.policy, Example('Where?', 'There.', Critique('No.', [Span(0, 5, -1.)]))))
-    able = [{k:got[k]['interactive'] for k in ('apply','undo','stop') if k in got} for got in taking_step(bench, 'd', PRESET, 1, 0, 0)]
-    assert able==[dict(stop=True), dict(undo=True, stop=False)]
+    steps = list(taking_step(bench, 'd', PRESET, 1, 0, 0))
+    able = [{k:got[k]['visible'] for k in ('undo','stop') if k in got} for got in steps]
+    assert all(any(f'{p} ...' in got['note'] for p in PHASES.values()) for got in steps[1:-1]) and 'progress' not in steps[-1]['note']
+    assert able[0]==dict(stop=True) and able[-1]==dict(undo=True, stop=False) and set(map(len, able[1:-1]))<={0}
     failing,able = taking_step(bench, 'd', math.nan, 1, 0, 0),[]
     with pytest.raises(InputError):
         for got in failing: able.append(got.get('stop'))
-    assert able==[dict(interactive=True), dict(interactive=False)]
+    assert able[0]==dict(visible=True) and able[-1]==dict(visible=False)
 
 def test_texts_and_meter_say_what_they_know():
     d = [('equal','The '), ('delete',EVIL), ('insert','dog'), ('equal',' sat.')]

@@ -216,7 +216,7 @@ def test_the_desk_opens_on_the_example_and_gives_way_to_what_is_pasted(bench):
     d = open_case(bench, 's')
     got = render(d, *ALL)
     assert d.draft.response==ANSWER and len(d.theirs.spans)==2 and 'what the critic said' in got['note'] and got['base']==(False, True)
-    assert [got[k]['interactive'] for k in ('good','poor','here','flip','remove','automatic')]==[False]*6, 'nothing is selected and nothing said yet'
+    assert [got[k]['visible'] for k in ('good','poor','here','flip','remove','automatic')]==[False]*6, 'nothing is selected and nothing said yet'
     use_text(bench, 's', 'Who?', R)
     assert open_case(bench, 's').draft.response==R
 
@@ -225,9 +225,9 @@ def test_selected_words_are_good_or_poor_at_one_press(bench):
     for verdict in ('good','poor'):
         with pytest.raises(InputError, match='select some'): mark_picked(bench, 's', verdict)
         d = pick_words(bench, 's', dumps(dict(kind='selection', i=7, start=46, end=65)))
-        assert render(d, verdict)[verdict]==dict(value=f'“American astronaut” is {verdict}', interactive=True) and not render(d, 'flip')['flip']['interactive'] or verdict=='poor'
+        assert render(d, verdict)[verdict]==dict(value=f'“American astronaut” is {verdict}', visible=True) and not render(d, 'flip')['flip']['visible'] or verdict=='poor'
         d = mark_picked(bench, 's', verdict)
-        assert not render(d, verdict)[verdict]['interactive'] and render(d, 'flip')['flip']['interactive']
+        assert not render(d, verdict)[verdict]['visible'] and render(d, 'flip')['flip']['visible']
     assert [(R[m.start:m.end], m.score) for m in d.draft.marks]==[('American astronaut', 1.), ('American astronaut', -1.)]
 
 def test_a_quote_that_is_not_there_is_said_before_anything_is_saved(bench):

@@ -6,7 +6,9 @@ import pytest
 
 from text2grad.app import responses as table_of_responses
 from text2grad.app.responses import response_rows,responses_html
-from text2grad.evaluation.run_html import HeldOut
+from text2grad.evaluation.run_html import HeldOut,legend_of_lines
+from text2grad.app.view_ab import Pair,clashes_html,pair_html
+from text2grad.evaluation.run_html import Sample
 from text2grad.viz import color,plots
 from text2grad.viz import html as show
 from text2grad.viz.channels import TokenTable
@@ -49,7 +51,13 @@ def report(s):
 def responses(s):
     ex,n = Example(s, f'a{s}', crit(s)),(dict(metric='total', before=0., after=1., change=1.),)
     return responses_html(response_rows([HeldOut(ex, ex, n)]), 1)
-SURFACES = dict(heat=heat_surface, responses=responses, critique=lambda s: show.critique_html(f'a{s}', crit(s))+crit(s)._repr_html_(),
+def compared(s):
+    a,b = (Sample(s, 1, s, s, table(s), c) for c in (crit(s), Critique(s, [Span(0, 4, -1., s, s)], source=s)))
+    return pair_html(Pair('critics', a, b, (s, f'{s}?'), clashes_html(a.response, a.critique, b.critique)), 'reward', 'token')
+def curves(s):
+    lines = [plots.Line(s, [(1, .5), (2, 1.)], ((1, 0., 1.), (2, .5, 1.5))), plots.Line(f'{s}!', [(1, .1)])]
+    return legend_of_lines(lines)+plots.curves_svg(lines, s, s, hover=9)
+SURFACES = dict(heat=heat_surface, responses=responses, ab=compared, curves=curves, critique=lambda s: show.critique_html(f'a{s}', crit(s))+crit(s)._repr_html_(),
     table=lambda s: show.table_html([{s: s, 'n': 1}], caption=s)+plots.curve_svg([dict(a=1.), dict(a=2.)], 'a', s, s)+color.legend_html(1., s, s), report=report,
     notebook=lambda s: Example(s, f'a{s}', crit(s), reference=[s])._repr_html_()+Span(0, 1, .5, s, s)._repr_html_()+show.spans_html(f'a{s}', crit(s).spans, numbers=True)+show.token_html(['a', s], [1., -1.], label=s, title=s))
 

@@ -17,11 +17,12 @@ from urllib.parse import urlsplit
 from ..core import MissingExtra,import_extra
 from ..viz.heatmap import CSS,JS
 from .workbench import LaterCritic,NewSession,Workbench
-from .view_explore import explore_view
+from .view_explore import explore_view,opens_links
 from .view_critique import critique_view
 from .view_apply import apply_view
 from .view_why import why_view
 from .view_runs import runs_view
+from .view_ab import ab_view
 
 # %% ../../nbs/app/08_page.ipynb #1bc8747d
 NEEDED = (6, 31)
@@ -59,8 +60,8 @@ def critics_of(
     return {f'reward model {Path(name).name}':LaterCritic(lambda: _reward_model(name, device))}
 
 # %% ../../nbs/app/08_page.ipynb #9cacb001
-VIEWS = {'Explore':explore_view, 'Your critique':critique_view, 'Apply this critique':apply_view,
-         'Why this token?':why_view, 'Runs':runs_view} # Title -> what builds it
+VIEWS = {'Explore':explore_view, 'Critique':critique_view, 'Apply':apply_view,
+         'Why':why_view, 'Runs':runs_view, 'A/B':ab_view} # Title -> what builds it; short, so that a telephone shows all of them
 _welcome = ('# text2grad\nWhich word earned which reward, and why. Begin in Explore: choose an example and press Generate; '
             'the next three views look at the same response.\n\nModel: ')
 
@@ -72,14 +73,15 @@ def page(
     bench, # The workbench
     queue:int=16, # Calls that may wait; further ones are refused
 ):         # `gr.Blocks`, not yet launched
-    "The five views"
+    "The six views"
     with gr.Blocks(analytics_enabled=False, title='text2grad') as demo:
         session = gr.State(NewSession('new'))
         gr.Markdown(_welcome+bench.model_name+(_shared if bench.shared else ''))
         with gr.Tabs():
             for title,view in VIEWS.items():
-                name = title.split()[0].lower()
-                with gr.Tab(title, elem_id=f't2g-tab-{name}') as tab: view(gr, tab, bench, session)
+                name = title.lower().replace('/', '')
+                with gr.Tab(title, elem_id=f't2g-tab-{name}') as tab: ui = view(gr, tab, bench, session)
+                if title=='Explore': opens_links(gr, demo, bench, session, ui)
     return demo.queue(max_size=queue, api_open=False, default_concurrency_limit=4)
 
 # %% ../../nbs/app/08_page.ipynb #0f19686b
@@ -97,6 +99,9 @@ def calm_theme(
 # An error is said once, in words, and not stamped on every part that it left as it was
 _own = ('\n.dark{--color-accent:#60a5fa}'
         '\n[data-testid=status-tracker] :is(.error,.clear-status){display:none}\n')
+# On a telephone all views fit into one line; Gradio keeps the CSS of an app away from the frame of the page, so this goes into its head
+_phone = ('<style>@media (max-width:480px){.gradio-container>.main{padding:12px!important}'
+          '.tab-wrapper .tab-container button{padding:0 5px!important}}</style>')
 
 # %% ../../nbs/app/08_page.ipynb #656250e5
 def loopback(
@@ -233,7 +238,7 @@ def launch_options(
     return dict(server_name=host, server_port=port, auth=user and [user], root_path='', strict_cors=True,
                 share=False, run_history=False, ssr_mode=False, enable_monitoring=False, mcp_server=False, pwa=False,
                 max_file_size='1mb', num_workers=0, inline=False, state_session_capacity=64,
-                show_error=False, quiet=True, footer_links=['api','settings'],
+                show_error=False, quiet=True, footer_links=[],
                 app_kwargs=dict(middleware=[Middleware(Gate, host=host)]))
 
 def serve(
@@ -288,6 +293,7 @@ def app(
     bench.run,bench.shared = first,bool(options['auth'])
     demo = page(gr, bench, queue)
     if not launch: return demo
-    serve(demo, css=CSS+_own, js=JS, theme=calm_theme(gr), **options)
+    words = gr.I18n(en={'common.complete':'Done'}) # Gradio tells screen readers this, and has forgotten to say what it is
+    serve(demo, css=CSS+_own, js=JS, head=_phone, i18n=words, theme=calm_theme(gr), **options)
     if IN_NOTEBOOK: print(f'Open {demo.local_url}')
     return demo

@@ -287,7 +287,7 @@ def _note(d, c):
 def _mark_button(d, verdict):
     "A button that marks what is selected, and says what that is"
     words = d.draft.response[slice(*d.picked)] if d.draft and d.picked else ''
-    return dict(value=f'“{short_words(words, 24)}” is {verdict}' if words else f'Selected words are {verdict}', interactive=bool(words))
+    return dict(value=f'“{short_words(words, 24)}” is {verdict}' if words else f'Selected words are {verdict}', visible=bool(words))
 
 # %% ../../nbs/app/04_view_critique.ipynb #381ef150
 _parts = dict(
@@ -302,14 +302,15 @@ _parts = dict(
     lost=lambda d,c: lost_html(d.draft) if d.draft else '',
     good=lambda d,c: _mark_button(d, 'good'),
     poor=lambda d,c: _mark_button(d, 'poor'),
-    here=lambda d,c: dict(interactive=bool(d.picked and d.key)),
-    **{k:lambda d,c: dict(interactive=bool(d.key)) for k in ('flip','remove','automatic')},
+    here=lambda d,c: dict(visible=bool(d.picked and d.key)),
+    **{k:lambda d,c: dict(visible=bool(d.key)) for k in ('flip','remove','automatic')},
+    exports=lambda d,c: dict(visible=d.draft is not None),
     asked=lambda d,c: prose_html(esc(f'Prompt: {short_words(user_text(d.draft.prompt), 300)}')) if d.draft and d.draft.prompt else '')
 
 def render(
     d:Desk,  # The desk
     *names,  # Of `heat`, `note`, `table`, `phrase`, `places`, `words`, `text`, `base`, `asked`, `lost`,
-              # and of the buttons `good`, `poor`, `here`, `flip`, `remove`, `automatic`
+              # and of the buttons `good`, `poor`, `here`, `flip`, `remove`, `automatic`; `exports`
 )->dict:     # The value of each; `None` for what stays as it is
     "What the page shows of a desk; what cannot be drawn while the text cannot be read stays, and so does a note without news"
     stays = ('heat','table','phrase','places','lost') if d.broken else ()
@@ -362,7 +363,7 @@ def _inspector(gr, at):
     with gr.Row():
         names = dict(here='Put it on the selected words', flip='Flip good and poor', remove='Take it out', automatic='Undo my fix')
         for k,name in names.items():
-            ui[k] = gr.Button(name, size='sm', min_width=120, interactive=False, elem_id=at(k))
+            ui[k] = gr.Button(name, size='sm', min_width=120, visible=False, elem_id=at(k))
     return ui
 
 # %% ../../nbs/app/04_view_critique.ipynb #cca57200
@@ -381,11 +382,11 @@ def critique_view(
             ui['heat'],ui['picked'] = heat(gr, at('heat'), label='Response')
             with gr.Row():
                 for k in ('good','poor'):
-                    ui[k] = gr.Button(f'Selected words are {k}', size='sm', min_width=140, interactive=False, elem_id=at(k))
+                    ui[k] = gr.Button(f'Selected words are {k}', size='sm', min_width=140, visible=False, elem_id=at(k))
         with gr.Column(scale=2, min_width=280): ui |= _own_words(gr, at)
     ui |= _inspector(gr, at)
     ui['save'] = gr.Button('Save as a record', variant='primary', elem_id=at('save'))
-    export_buttons(gr, lambda sid: _export(bench, sid), [session], at('export'))
+    ui['exports'] = export_buttons(gr, lambda sid: _export(bench, sid), [session], at('export'), visible=False)['row']
     with gr.Accordion('Another prompt and response', open=False, elem_id=at('texts')):
         same = 'Leave it empty for the prompt above.'
         ui['prompt'] = gr.Textbox(label='Prompt', info=same, lines=2, max_lines=8, max_length=20_000, elem_id=at('prompt'))
@@ -406,7 +407,7 @@ def _wire(gr, tab, bench, session, ui):
     "Bind every event of the view"
     mends = ['here','flip','remove','automatic']
     live,chosen = ['heat','table','phrase','places','note','lost',*mends],['words','phrase','places','good','poor',*mends]
-    whole = [*live,'words','good','poor','text','base','asked']
+    whole = [*live,'words','good','poor','text','base','asked','exports']
     on = binder(gr, bench, ui, session, put=_updates, show_progress='hidden')
     latest = dict(trigger_mode='always_last')
     on(tab.select, open_case, [], whole)

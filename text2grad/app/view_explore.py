@@ -6,18 +6,21 @@ Docs: https://text2grad.github.io/text2grad/app/view_explore.html.md"""
 
 # %% auto #0
 __all__ = ['CHOICES', 'spans_table', 'drawn', 'judge_response', 'show_again', 'generate_response', 'stop_writing', 'take_starter',
-           'explore_view']
+           'copy_link', 'open_link', 'explore_view', 'opens_links']
 
 # %% ../../nbs/app/03_view_explore.ipynb #208944b4
-import threading
+import threading,time
+from base64 import b64encode
 from dataclasses import replace
+from ..files import dumps
 from ..viz.html import fold_html,span_words,table_html
 from ..viz.channels import CHANNELS
 from ..viz.exports import export_buttons
 from ..viz.heatmap import heat,heat_map
 from ..span_ppo.rollout import Rollout
 from ..span_ppo.inspection import measure,rejudged
-from .workbench import ONE_MODEL,OWN_WORDS,SCALES,as_input_error,binder,counted,status_html
+from .workbench import ONE_MODEL,OWN_WORDS,SCALES,as_input_error,binder,counted,progress_html,status_html
+from .links import LINK,link_of,read_link
 from .ready import ANSWER,FEEDBACK,QUESTION,asked,example_case,starters,user_text,usual_critic
 
 # %% ../../nbs/app/03_view_explore.ipynb #d24904d9
@@ -81,7 +84,8 @@ def judge_response(
 
 def show_again(bench, sid, channel, how, unit)->dict:
     "The same numbers, drawn otherwise"
-    return drawn(bench, bench.session(sid).case, channel, how, unit)
+    s = bench.session(sid)
+    return {} if s.case is None and s.more.get('arrived') else drawn(bench, s.case, channel, how, unit)
 
 # %% ../../nbs/app/03_view_explore.ipynb #14fe2d89
 def generate_response(
@@ -97,14 +101,16 @@ def generate_response(
     bench.unfit(critic, asked(prompt), words)
     drawn(bench, None, channel, how, unit)
     with s.lock: s.stop = stop = threading.Event()
-    got,writing = '',dict(interactive=True)
+    got,begun = '',time.monotonic()
     for got in bench.generate(asked(prompt), temperature, seed, longest, stop=stop):
-        if not isinstance(got, Rollout): yield dict(response=got, note=status_html('Writing ...'), stop=writing)
+        if not isinstance(got, Rollout): yield dict(response=got, note=progress_html('Writing', begun), stop=dict(visible=True))
     ex = got.examples[0]
+    yield dict(response=ex.response, note=progress_html('Measuring every token', begun), stop=dict(visible=False))
     s.hold(_measured(bench, ex, got))
     why = bench.unfit(critic, ex, words)
-    yield dict(response=ex.response, stop=dict(interactive=False)) | drawn(bench, s.case, channel, how, unit, why)
+    yield dict(response=ex.response) | drawn(bench, s.case, channel, how, unit, why)
     if why or not ex.response.strip(): return
+    yield dict(note=progress_html(f'Judging, by {critic}', begun))
     s.hold(rejudged(s.case, bench.judge(critic, ex, words)))
     yield dict(response=ex.response) | drawn(bench, s.case, channel, how, unit)
 
@@ -118,6 +124,26 @@ def take_starter(bench, sid, title)->dict:
     ready = starters()
     e = ready[bench.choice(title, 'example', ready)]
     return dict(prompt=user_text(e.prompt), response='', critic=usual_critic(bench.critics, e))
+
+# %% ../../nbs/app/03_view_explore.ipynb #14fe2d02
+def copy_link(bench, sid, prompt, response, critic, words)->dict:
+    "A link to the page as it is, on its way to the clipboard"
+    some = lambda value,field: bench.text(value, field, empty=True)
+    critic = bench.choice(critic, 'critic', [*bench.critics, OWN_WORDS])
+    link = link_of(some(prompt, 'prompt'), some(response, 'response'), critic, some(words, OWN_WORDS) if critic==OWN_WORDS else '')
+    said = 'The link is in the clipboard, and in the address of this page. It holds the prompt, the response and the critic.'
+    return dict(sent=dumps(dict(copy=True, link=True, data=b64encode(link.encode()).decode())), note=status_html(said))
+
+def open_link(bench, sid, fragment)->dict:
+    "Put on the page what a link holds; without one nothing changes"
+    if not isinstance(fragment, str) or not fragment.startswith(LINK): return {}
+    got,s = read_link(fragment),bench.session(sid)
+    known = got['critic'] if got['critic'] in bench.critics or got['critic']==OWN_WORDS else OWN_WORDS
+    other = '' if known==got['critic'] else f' Its critic, {got["critic"]}, is not one of this app.'
+    s.hold(None)
+    s.more['arrived'] = True
+    said = f'From a link: press “Judge this response” to see who is paid for what.{other}'
+    return got | dict(critic=known, heat='', spans='', note=status_html(said))
 
 # %% ../../nbs/app/03_view_explore.ipynb #14673b0a
 _lens = ['channel','how','unit']
@@ -137,7 +163,9 @@ def _writing(gr, bench, at):
     with gr.Row():
         ui['generate'] = gr.Button('Generate and judge', variant='primary', min_width=150, elem_id=at('generate'))
         ui['judge'] = gr.Button('Judge this response', min_width=150, elem_id=at('judge'))
-        ui['stop'] = gr.Button('Stop', min_width=80, interactive=False, elem_id=at('stop'))
+        ui['stop'] = gr.Button('Stop', min_width=80, visible=False, elem_id=at('stop'))
+        ui['link'] = gr.Button('Copy a link to this', min_width=120, elem_id=at('link'))
+    for k in ('sent','arrived'): ui[k] = gr.Textbox(visible='hidden', label=f'link {k}', elem_id=at(k))
     with gr.Accordion('How it is sampled', open=False, elem_id=at('sampling')), gr.Row():
         slider = lambda what,*ends,**kw: gr.Slider(*ends, elem_id=at(what), **kw)
         ui['temperature'] = slider('temperature', .05, 2, value=.7, step=.05, label='Temperature', min_width=200)
@@ -179,9 +207,25 @@ def _wire(gr, tab, bench, session, ui):
     on = binder(gr, bench, ui, session)
     on(ui['example'].input, take_starter, ['example'], ['prompt','response','critic'])
     asked = ['prompt','temperature','seed','longest','critic','words',*_lens]
-    on(ui['generate'].click, generate_response, asked, out, 'generate', **ONE_MODEL)
+    on(ui['generate'].click, generate_response, asked, out, 'generate', show_progress='hidden', **ONE_MODEL)
     on(ui['stop'].click, stop_writing, [], ['note'], 'stop')
+    sent = on(ui['link'].click, copy_link, ['prompt','response','critic','words'], ['sent','note'])
+    sent.success(None, ui['sent'], None, js='x => window.text2grad.save(x)', api_visibility='private')
     on(ui['judge'].click, judge_response, ['prompt','response','critic','words',*_lens], out[1:4], 'judge',
        concurrency_limit=8)
     for k in _lens: on(ui[k].input, show_again, _lens, out[1:4], 'look' if k=='channel' else None, **latest)
     on(tab.select, show_again, _lens, out[1:4], show_progress='hidden')
+
+# %% ../../nbs/app/03_view_explore.ipynb #c1469e01
+_arrived = '(...xs) => [...xs.slice(0, -1), location.hash.slice(0, 9000)]' # What stands after the address
+
+def opens_links(
+    gr,      # The module `gradio`
+    demo,    # The page
+    bench,   # The workbench
+    session, # `gr.State` that holds the session's id
+    ui:dict, # Of `explore_view`
+):
+    "Let the page begin with what its address holds"
+    binder(gr, bench, ui, session)(demo.load, open_link, ['arrived'], ['prompt','response','critic','words','heat','spans','note'],
+                                   js=_arrived, show_progress='hidden')

@@ -169,11 +169,11 @@ def why_view(
     with gr.Row():
         ui['gamma'] = dial('gamma: what the future is worth', 'gamma', 1.)
         ui['lam'] = dial('lambda: 1 trusts rewards, 0 values', 'lambda', .95)
-        ui['beta'] = dial('beta: price of one nat of KL', 'beta', .05)
+        ui['beta'] = dial('beta: what 1 nat of KL costs', 'beta', .05)
     with gr.Row():
         ui['channel'] = gr.Radio(list(CHANNELS_SHOWN), value='advantage', label='Channel', min_width=260,
                                  elem_id=at('channel'))
-        ui['token'] = gr.Number(0, label='Number of the token, from 0', precision=0, minimum=0, min_width=120,
+        ui['token'] = gr.Number(0, label='Token, counted from 0', precision=0, minimum=0, min_width=120,
                                 elem_id=at('token'))
         ui['reset'] = gr.Button('Reset the sliders', size='sm', min_width=140, elem_id=at('reset'))
     with gr.Row():

@@ -1,4 +1,4 @@
-"""What the five views of the app share: the model, the critics, the sessions, and the checks on everything that a user sends
+"""What the six views of the app share: the model, the critics, the sessions, and the checks on everything that a user sends
 
 Docs: https://text2grad.github.io/text2grad/app/workbench.html.md"""
 
@@ -7,7 +7,7 @@ Docs: https://text2grad.github.io/text2grad/app/workbench.html.md"""
 # %% auto #0
 __all__ = ['ONE_MODEL', 'SCALES', 'OWN_WORDS', 'MOST_SPANS', 'LONGEST', 'InputError', 'as_input_error', 'counted', 'status_html',
            'shown', 'updates', 'binder', 'Session', 'NewSession', 'LaterCritic', 'Workbench', 'load_policy',
-           'few_enough']
+           'few_enough', 'working', 'progress_html', 'sampled']
 
 # %% ../../nbs/app/01_workbench.ipynb #72dd1863
 import html,inspect,logging,math,queue,secrets,threading,time
@@ -16,7 +16,6 @@ from dataclasses import dataclass,field,replace
 from fastcore.basics import patch
 from functools import cached_property,partial
 from pathlib import Path
-from types import SimpleNamespace
 from ..alignment.quotes import TooSlow,time_limit
 from ..core import Critique,Example
 from ..files import UserError
@@ -353,33 +352,75 @@ def judge(self:Workbench,
     if j.error: raise InputError(f'critic {name}: {j.error}')
     return j.critique
 
+# %% ../../nbs/app/01_workbench.ipynb #a71e0102
+def working(
+    work,       # `work(say)`: does something long, and calls `say(x)` as it goes
+    end,        # Called when it is over or nobody waits for it any more, to end what still runs
+    tell=None,  # What is yielded of `x`; `None`: `x` itself
+    every:float|None=None, # Seconds after which that is told again, though nothing was said meanwhile
+):              # Yields what is told, the newest where several things were said; its value is what `work` returned
+    "Do something long, and tell how far it is"
+    q,kind,got = queue.SimpleQueue(),'','nothing yet'
+    def run():
+        try: q.put(('done', work(lambda x: q.put(('said', x)))))
+        except BaseException as e: q.put(('failed', e))
+    threading.Thread(target=run, daemon=True, name='text2grad-work').start()
+    try:
+        while kind not in ('done','failed'):
+            try: kind,got = q.get(timeout=every)
+            except queue.Empty: pass
+            while kind=='said' and not q.empty(): kind,got = q.get()
+            if kind=='said': yield tell(got) if tell else got
+    finally: end()
+    if kind=='failed': raise got
+    return got
+
+def progress_html(
+    what:str,           # What is being done, in a few words
+    begun:float,        # `time.monotonic()` of its beginning
+    left:float|None=None, # Seconds that it will take from now, if that can be told
+)->str:
+    "What is being done, for how long already, and how much longer"
+    gone = time.monotonic()-begun
+    bar = '' if left is None else f'<progress max="1" value="{gone/(gone+left+.01):.2f}" aria-label="done" style="width:12em"></progress> '
+    more = '' if left is None else f', about {max(1, left):.0f} s left'
+    return status_html(f'{what} ...')+f'<div class="t2g-note">{bar}{gone:.0f} s{more}</div>'
+
 # %% ../../nbs/app/01_workbench.ipynb #17057f56
-class _Watched:
-    "A policy that says each token as it samples it; for one prompt at a time"
-    def __init__(self, policy, say): self._policy,self._say,self.model = policy,say,SimpleNamespace(generate=self._generate)
-    def __getattr__(self, name): return getattr(self._policy, name)
-    def _generate(self, input_ids, **kw):
+class _WatchedModel:
+    "A model that says each token as it samples it; for one prompt at a time"
+    def __init__(self, model, say): self._model,self._say = model,say
+    def __getattr__(self, name): return getattr(self._model, name)
+    def generate(self, input_ids, **kw):
         import torch
         from transformers import StoppingCriteriaList
         P = input_ids.shape[1]
         end = lambda ids,scores,**_: torch.full((len(ids),), self._say(ids[0,P:].tolist()), device=ids.device)
-        return self._policy.model.generate(input_ids=input_ids, stopping_criteria=StoppingCriteriaList([end]), **kw)
+        return self._model.generate(input_ids=input_ids, stopping_criteria=StoppingCriteriaList([end]), **kw)
 
-@patch
-def _sampled(self:Workbench, example, temperature, seed, n, stop, say):
-    "Sample one response, and say the ids so far after each token"
+class _Watched:
+    "A policy with such a model"
+    def __init__(self, policy, say): self._policy,self.model = policy,_WatchedModel(policy.model, say)
+    def __getattr__(self, name): return getattr(self._policy, name)
+
+def sampled(
+    policy,          # Of this thread alone meanwhile
+    example:Example, # Its prompt is answered
+    temperature:float, seed:int, n:int, # As for `Workbench.generate`
+    stop,            # An event that ends it after the token in hand
+    say,             # Called with the text so far after each token
+):                   # A `Rollout` of one row; `InputError` for a prompt that is too long
+    "Sample one response, and tell how it grows"
     from text2grad.span_ppo.rollout import sample
     def watch(ids):
-        say(ids)
+        say(policy.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
         return stop.is_set()
-    with self.model_lock:
-        if stop.is_set(): raise InputError('Stopped before the first word.')
-        policy = self.policy
-        policy.model.eval()
-        P = policy.encode([example.prompt])[0].shape[1]
-        if P+n>policy.max_length: raise InputError(f'prompt: has {P} tokens, and {n} more would be '
-                                                   f'{P+n-policy.max_length} over what the model reads; shorten it')
-        return sample(_Watched(policy, watch), [example], max_new_tokens=n, temperature=temperature, seed=seed)
+    if stop.is_set(): raise InputError('Stopped before the first word.')
+    policy.model.eval()
+    P = as_input_error(ValueError, policy.encode, [example.prompt])[0].shape[1]
+    if P+n>policy.max_length: raise InputError(f'prompt: has {P} tokens, and {n} more would be '
+                                               f'{P+n-policy.max_length} over what the model reads; shorten it')
+    return sample(_Watched(policy, watch), [example], max_new_tokens=n, temperature=temperature, seed=seed)
 
 # %% ../../nbs/app/01_workbench.ipynb #c0b7e996
 @patch
@@ -395,18 +436,8 @@ def generate(self:Workbench,
     ex = prompt if isinstance(prompt, Example) else Example(prompt, '')
     how = (number(temperature, 'temperature', .05, 2), number(seed, 'seed', 0, 2**31-1, whole=True),
            number(max_new_tokens, 'longest response', 1, 512, whole=True))
-    stop,q = stop or threading.Event(),queue.SimpleQueue()
-    def work():
-        try: q.put(self._sampled(ex, *how, stop, q.put))
-        except BaseException as e: q.put(e)
-    threading.Thread(target=work, daemon=True, name='text2grad-sample').start()
-    try:
-        while isinstance(got := q.get(), list):
-            while not q.empty() and isinstance(got, list): got = q.get()
-            if not isinstance(got, list): break
-            yield self.policy.tokenizer.decode(got, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    finally: stop.set()
-    if isinstance(got, InputError): raise got
-    if isinstance(got, ValueError): raise InputError(str(got).replace('prompt 0: ', 'prompt: ')) from got
-    if isinstance(got, BaseException): raise got
-    yield got
+    stop = stop or threading.Event()
+    def work(say):
+        with self.model_lock: return sampled(self.policy, ex, *how, stop, say)
+    try: yield (yield from working(work, stop.set))
+    except InputError as e: raise InputError(str(e).replace('prompt 0: ', 'prompt: ')) from e

@@ -113,7 +113,8 @@ window.text2grad = {save: async x => {
   if (!x) return;
   const f = JSON.parse(x), bytes = Uint8Array.from(atob(f.data), c => c.charCodeAt(0));
   if (f.copy) {
-    const text = new TextDecoder().decode(bytes);
+    let text = new TextDecoder().decode(bytes);
+    if (f.link) { history.replaceState(null, '', text); text = location.href; }
     try { await navigator.clipboard.writeText(text); }
     catch {
       const t = document.createElement('textarea');
@@ -154,7 +155,8 @@ def export_buttons(
     get,                       # `get(*inputs)`: a dict for `packed`, or `None` while there is nothing
     inputs=(),                 # Components whose values `get` receives, the session's state first
     elem_id:str='t2g-export',  # Start of every button's id: `t2g-export-png`
-)->dict:                       # `{kind: gr.Button}`
+    visible:bool=True,         # Whether there is something to export from the start
+)->dict:                       # `{kind: gr.Button}`, and under 'row' what holds them
     "Buttons that copy the response or download it with its numbers"
     def made(kind):
         def f(*values):
@@ -165,11 +167,11 @@ def export_buttons(
             return packed(kind, what)
         return f
     names,out = dict(copy='Copy response', html='HTML', png='PNG', svg='SVG', jsonl='JSONL', txt='Text'),{}
-    with gr.Row(elem_classes='t2g-exports'):
+    with gr.Row(elem_classes='t2g-exports', visible=visible) as row:
         for kind,name in names.items():
             out[kind] = gr.Button(name, size='sm', min_width=80, elem_id=f'{elem_id}-{kind}')
     box = gr.Textbox(visible='hidden', elem_id=f'{elem_id}-box', label='download')
     for kind,b in out.items():
         sent = b.click(made(kind), list(inputs), box, api_visibility='private', show_progress='minimal', trigger_mode='once')
         sent.success(None, box, None, js='x => window.text2grad.save(x)', api_visibility='private')
-    return out
+    return out | dict(row=row)

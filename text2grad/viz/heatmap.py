@@ -223,6 +223,9 @@ button.t2g-phrase:hover,button.t2g-phrase.t2g-on{background:rgba(128,128,128,.14
   white-space:pre-wrap;overflow-wrap:anywhere;pointer-events:none}
 .dark .t2g-tip{background:#e6edf3;color:#0d1117}
 .t2g-tip[hidden]{display:none}
+.t2g-at:hover{cursor:crosshair}
+.t2g-at:hover rect{fill:rgba(128,128,128,.18)}
+.t2g-at:hover circle{opacity:1}
 .prose :is(table,tr:not([style])){border:0!important}
 .prose :is(td,th){border-left:0!important;border-right:0!important;border-top:0!important}
 @media print{.t2g-tip{display:none}.t2g-view span{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
@@ -243,13 +246,19 @@ function light(view, nums) {
 const spansOf = el => (el.dataset.span ?? el.dataset.s ?? '').split(' ').filter(x => x);
 function figures(u, view) {
   const phrases = spansOf(u).map(n => view.querySelector(`.t2g-phrase[data-span="${n}"]`)?.ariaLabel).filter(x => x);
-  tip.textContent = [u.dataset.tip ?? u.title, ...phrases].join('\n');
+  say(u, [u.dataset.tip ?? u.title, ...phrases].join('\n'));
+}
+function say(u, words) {
+  tip.textContent = words;
   tip.hidden = false;
   const r = u.getClientRects()[0] ?? u.getBoundingClientRect(), below = r.bottom + 6;
   tip.style.left = Math.max(8, Math.min(r.left, innerWidth - tip.offsetWidth - 8)) + 'px';
   tip.style.top = (below + tip.offsetHeight < innerHeight ? below : Math.max(0, r.top - tip.offsetHeight - 6)) + 'px';
 }
 function enter(e) {
+  const at = near(e.target, '.t2g-at'), name = at?.querySelector('title');
+  if (name?.textContent) { at.dataset.tip = name.textContent; name.textContent = ''; }
+  if (at) return say(at, at.dataset.tip);
   const el = near(e.target, '.t2g-u,.t2g-phrase'), view = near(el, '.t2g-view');
   if (!view) return;
   light(view, spansOf(el));
@@ -408,7 +417,7 @@ def heat(
 
 def read_pick(
     text:str,              # What the hidden text box received
-    table:TokenTable=None, # The response on show; a pick that lies outside it is refused
+    table:TokenTable|None=None, # The response on show; a pick that lies outside it is refused
 )->dict:                   # `kind` ('token', 'selection' or 'phrase'), `i` (token or span), `start`, `end` (characters)
     "A pick, checked; `ValueError` for anything that the script does not send"
     refused = lambda why: ValueError(f'pick: {why}; click a word again')
