@@ -153,10 +153,14 @@ def secrets(self:Combined)->dict:
     "What must not be written anywhere, of all the critics: value -> what to write instead"
     return {v:k for c in self.critics for v,k in getattr(c, 'secrets', dict)().items()}
 
-def _parts(c): return c.critics if type(c) is Weighted and set(c.weights)=={1.} else [c]
+def _weight(c): return getattr(c, 'weight', 1.)
+
+def _parts(c): return c.critics if type(c) is Weighted and c.weights==[*map(_weight, c.critics)] else [c]
 
 @patch
-def __add__(self:(RuleCritic,Combined,LLMCritic,UnitTestCritic), other): return Weighted([*_parts(self), *_parts(other)])
+def __add__(self:(RuleCritic,Combined,LLMCritic,UnitTestCritic), other):
+    parts = [*_parts(self), *_parts(other)]
+    return Weighted(parts, [*map(_weight, parts)])
 
 # %% ../../nbs/critics/07_base.ipynb #e9d9b5d7
 class Majority(Combined):

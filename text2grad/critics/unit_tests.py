@@ -162,7 +162,7 @@ def _taken(p, r, mark):
 # %% ../../nbs/critics/03_unit_tests.ipynb #2eaf6e79
 class UnitTestCritic:
     "Runs the tests of `meta['tests']` on the code of a response, in the sandbox, and says what went wrong where"
-    version = '2'
+    version,weight = '2',2.   # In a sum of critics; a fact counts more than good form
     def __init__(self,
         timeout:float=4.,     # Seconds that a program may take
         memory_mb:int=1024,   # Memory that it may take

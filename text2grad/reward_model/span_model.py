@@ -25,11 +25,11 @@ from ..files import write_file
 from ..critics.local import ModelCritic,model_name
 from ..evaluation.statistics import auroc
 from ..evaluation.span_metrics import TokenScores,carried
-from ..pretrained import LORA,ModelError,check_logits,lm_logits
+from ..pretrained import LORA,check_logits,lm_logits
 from .preprocessing import NEUTRAL,POOR,chat_pieces,fit_prompt,text_offsets,token_labels,unlabelled
 from .base import RewardModel
 from .decoding import calibrated,choose_thresholds,class_weights,fit_temperature,span_decoder
-from .token_head import TokenHead,piece_ids,token_features
+from .token_head import TokenHead,piece_ids,state_widths,token_features
 
 # %% ../../nbs/reward_model/05_span_model.ipynb #4448c248
 @dataclass(frozen=True)
@@ -72,20 +72,6 @@ def _problems(c):
     if len(c.shares)!=3 or min(c.shares)<0: yield wrong('shares', 'three numbers, of poor, neutral and good')
     if len(c.bias)!=2 or not all(b is None or abs(b)<1e3 for b in c.bias): yield wrong('bias', 'two numbers, of poor and good, or None')
 
-# %% ../../nbs/reward_model/05_span_model.ipynb #8d1f8c54
-@torch.no_grad()
-def _widths(lm):
-    "Widths of a language model's embedding and of its states before and after each layer; `ModelError` if it gives none"
-    ids,odd = torch.arange(4, device=next(lm.parameters()).device)[None],''
-    try:
-        out = lm.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, output_hidden_states=True)
-        states = [lm.get_input_embeddings()(ids), *out.hidden_states, out.last_hidden_state]
-    except torch.OutOfMemoryError: raise
-    except (AttributeError, TypeError, ValueError, RuntimeError) as e: states,odd = [],f' ({type(e).__name__}: {e})'
-    if len(states)>3 and all(s.dim()==3 and s.shape[:2]==ids.shape for s in states): return [s.shape[2] for s in states[:-1]]
-    raise ModelError(f'{lm.config.model_type}: this architecture gives no states of its layers for a token head to read{odd}; '
-                     'use a model of another family, or `GenerativeRewardModel`')
-
 # %% ../../nbs/reward_model/05_span_model.ipynb #ada0702c
 class SpanRewardModel(RewardModel):
     "Token rewards from one forward pass, and a critique on demand"
@@ -97,7 +83,7 @@ class SpanRewardModel(RewardModel):
     ):
         super().__init__(model, tokenizer, config)
         if not tokenizer.is_fast: raise ValueError('the tokenizer has no offsets: a fast tokenizer is needed')
-        cfg,widths = self.lm.config.get_text_config(),_widths(self.lm)
+        cfg,widths = self.lm.config.get_text_config(),state_widths(self.lm)
         self.at = [max(1, round(d*(len(widths)-2))) for d in config.depth]
         self.widths = [widths[1+l] for l in self.at]
         self.reader = TokenHead([widths[0], *self.widths], config)
@@ -122,9 +108,8 @@ def _marks(spans, response, most=12):
     shown = sorted(strongest, key=lambda s: s.start)
     return '\n'.join(['These parts of your answer were marked:', *([line(s) for s in shown] or ['(none)']), 'Explain why.'])
 
-def _messages(ex):
-    prompt = [dict(role='user', content=ex.prompt)] if isinstance(ex.prompt, str) else ex.prompt
-    return [*prompt, dict(role='assistant', content=ex.response)]
+def _chat(prompt): return [dict(role='user', content=prompt)] if isinstance(prompt, str) else prompt
+def _messages(ex): return [*_chat(ex.prompt), dict(role='assistant', content=ex.response)]
 
 def _flat(pieces): return [i for ids,_ in pieces for i in ids]
 
@@ -140,10 +125,6 @@ def _tail(self:SpanRewardModel, ex, critique):
     return _flat(after[:-2]),[*after[-2][0], *(end[:end.index(eos)+1] if eos in end else [eos])]
 
 # %% ../../nbs/reward_model/05_span_model.ipynb #4db89dbe
-def _fitted(prompt, n, tok):
-    p = fit_prompt(prompt, n, tok)
-    return [dict(role='user', content=p)] if isinstance(p, str) else p
-
 @patch
 def _no_room(self:SpanRewardModel, room, write):
     said = f'the response{" and its critique" if write else ""} leave{"s"*(not write)} {max(0, room)} of {self.most} tokens for the prompt'
@@ -168,7 +149,7 @@ def encode(self:SpanRewardModel,
     limit = room if c.max_prompt is None else min(room, c.max_prompt)
     if texts>limit:
         if limit<16: raise ValueError(self._no_room(room, write))
-        pieces = chat_pieces(tok, [*_fitted(ex.prompt, limit, tok), msgs[-1]], reply=True)
+        pieces = chat_pieces(tok, [*_chat(fit_prompt(ex.prompt, limit, tok)), msgs[-1]], reply=True)
     ids,n,offsets = _flat(pieces),len(pieces[-1][0]),text_offsets(tok, ex.response)
     features = token_features(tok, self.piece_ids, ex.prompt, ex.response, offsets)
     return SimpleNamespace(ids=ids, before=len(ids)-n, offsets=offsets, features=features, ask=ask, target=target)

@@ -44,6 +44,7 @@ def _data(v, drain=True):
     if isinstance(v, tuple) and isinstance(names := getattr(t, '_fields', None), tuple):
         return 'named',(t.__name__, (*names,), (*tuple.__iter__(v),))
     if _is(v, 'collections', 'deque'): return 'deque',([*v], v.maxlen)
+    if _is(v, 'array', 'array'): return 'array',(v.typecode, [*v])
     if _is(v, 'fractions', 'Fraction'): return 'Fraction',(v.numerator, v.denominator)
     if _is(v, 'datetime', 'timedelta'): return 'timedelta',(v.days, v.seconds, v.microseconds)
     for name in _times:
@@ -81,6 +82,7 @@ def _build(kind, v, stop):
     if kind=='items': return dict(v).items()
     if kind=='named': return collections.namedtuple(v[0], v[1])._make(v[2])
     if kind=='deque': return collections.deque(*v)
+    if kind=='array': return __import__('array').array(*v)
     if kind=='iter': return _replayed(*v, stop)
     if kind=='timedelta' or kind in _times:
         import datetime
@@ -140,13 +142,18 @@ def encode(
     return ''.join(out)
 
 # %% ../../nbs/sandbox/03_worker.ipynb #6e691e44
+def _deepest(e, source):
+    "The deepest line of a source that an exception passed through, `None` if there is none"
+    line,tb = None,e.__traceback__
+    while tb:
+        if tb.tb_frame.f_code.co_filename==source: line = tb.tb_lineno
+        tb = tb.tb_next
+    return line
+
 def _failure(e, phase='run'):
     "What the parent has to know about an exception"
     try:
-        line,column,tb = None,None,e.__traceback__
-        while tb:
-            if tb.tb_frame.f_code.co_filename=='<code>': line = tb.tb_lineno
-            tb = tb.tb_next
+        line,column = _deepest(e, '<code>'),None
         if phase=='syntax': line,column = getattr(e, 'lineno', None) or 1, max(0, (getattr(e, 'offset', None) or 1)-1)
         text = getattr(e, 'msg', None) if phase=='syntax' else str(e)
         bases = [c.__name__ for c in type(e).__mro__ if c.__module__=='builtins']
@@ -177,6 +184,9 @@ def _what(v):
     try: return ['value', encode(v)]
     except NotPlain: return ['function']
 
+def _seed(source):
+    if 'random' in source: __import__('random').seed(0)
+
 def _begin(names, setup, entry):
     exec(compile(setup, '<setup>', 'exec', dont_inherit=True), names)
     names.pop(entry, None)
@@ -185,9 +195,7 @@ def _begin(names, setup, entry):
 def _load(names, code, wanted, main):
     try: program = compile(code, '<code>', 'exec', dont_inherit=True)
     except Exception as e: return _failure(e, 'syntax')
-    if 'random' in code:
-        import random
-        random.seed(0)
+    _seed(code)
     try: exec(program, names)
     finally:
         if main: _end()
@@ -234,17 +242,11 @@ def _mirror(old, new):
         kept = lambda v: next((o for o in known if o==v), None)
         pick = lambda i,v: kept(v) or (_mirror(old[i], v) if i<len(old) else v)
         old[:] = [pick(i, v) if type(v) in (list,dict,set) else v for i,v in enumerate(new)]
-    elif type(old) is dict:
-        fresh = {k: _mirror(old[k], v) if k in old else v for k,v in new.items()}
+    elif type(old) in (dict,set) or type(old).__name__=='deque':
+        fresh = {k: _mirror(old[k], v) if k in old else v for k,v in new.items()} if type(old) is dict else new
         old.clear()
-        old.update(fresh)
-    elif type(old) is set:
-        old.clear()
-        old.update(new)
+        (old.update if hasattr(old, 'update') else old.extend)(fresh)
     elif type(old) is bytearray: old[:] = new
-    elif type(old).__name__=='deque':
-        old.clear()
-        old.extend(new)
     elif type(old) is tuple and len(old)==len(new):
         same = [_mirror(a, b) for a,b in zip(old, new)]
         return old if all(a is b for a,b in zip(old, same)) else tuple(same)
@@ -456,9 +458,7 @@ def _stand_in(run, name, what, *rest):
 
 def _prepare(run, source, setup, known):
     "The names that the tests start with"
-    if 'random' in source:
-        import random
-        random.seed(0)
+    _seed(source)
     if 'pytest' in source: sys.modules['pytest'] = _pytest(run)
     for cls in _askers(source+setup): _asking(run, cls)
     names = dict(__name__='test_solution', __builtins__=__builtins__, _t2g_caught=lambda: _caught(run))
@@ -483,7 +483,7 @@ def _tests(nonce, source, setup, known, units):
             except (_Stop,Unsupported): raise
             except BaseException as e:
                 _caught(run, e)
-                run.aborted.append([unit, *_said(e, run), _line(e)])
+                run.aborted.append([unit, *_said(e, run), _deepest(e, '<tests>') or 0])
                 if not unit: break
             lost = _swallowed(run, before)
             if lost: run.aborted.append([unit, *_said(lost[0], run), lost[2]])
@@ -496,14 +496,6 @@ def _tests(nonce, source, setup, known, units):
     send('{"nonce":"%s",%s}' % (run.nonce, body))
 
 # %% ../../nbs/sandbox/03_worker.ipynb #a5e1907b
-def _line(e):
-    "Line of the tests that raised"
-    line,tb = 0,e.__traceback__
-    while tb:
-        if tb.tb_frame.f_code.co_filename=='<tests>': line = tb.tb_lineno
-        tb = tb.tb_next
-    return line
-
 def serve():
     "What the parent's first message asks for"
     nonce,which,*rest = receive()
