@@ -220,3 +220,19 @@ def test_word_scores_beside_other_marks_or_cut_off_are_refused():
     text = json.dumps(dict(textual_feedback='x', word_score_list=EACH))
     assert all(align(W, text[:n]) is None for n in range(20, len(text)))
     assert placed(align(W, dict(word_score_list=[['dog', -1]], good_spans=[], missing=['the end'])))==[(16, 'dog', -1.), (25, 'dog', -1.)]
+
+# ---- praise that stands there without a key of blame
+
+PRAISE = '"critique": "c", "good_spans": ["%s"]'%GOOD
+
+@pytest.mark.parametrize('key', 'criticised to_fix improvements suggestions red_flags complaints penalties minus - 1 flagged questionable highlights annotations marks notes details comments 不良'.split())
+@pytest.mark.parametrize('value', ['"%s"', '{"%s": "made up"}', '["%s"]', '[{"quote": "%s"}]', '{"quote": "%s"}'])
+def test_what_may_be_blame_under_another_name_is_never_lost(key, value):
+    assert signs('{%s, "%s": %s}'%(PRAISE, key, value%POOR)) in (None, [(GOOD, 1), (POOR, -1)])
+
+@pytest.mark.parametrize('behind', ['However, "%s" is made up.', '- %s (made up)', 'Weaknesses: %s', 'The rest, %s, is wrong.'])
+def test_words_behind_praise_alone_may_be_blame(behind):
+    assert signs('{%s}\n%s'%(PRAISE, behind%POOR)) is None and signs('{%s, "poor_spans": []}\n%s'%(PRAISE, 'I hope this helps.'))==[(GOOD, 1)]
+    assert signs('{%s}'%PRAISE)==signs('```json\n{%s}\n```'%PRAISE)==[(GOOD, 1)]
+
+def test_a_comment_that_names_our_keys_may_be_a_part_of_it(): assert signs('{%s,\n// poor_spans\n"x": 1}'%PRAISE) is None

@@ -400,3 +400,11 @@ def test_the_reader_has_another_version_when_it_reads_otherwise():
     read = [j.critique and {k:v for k,v in to_record(Example('', 'Rain made the captain happy.', j.critique)).items() if k in ('spans','feedback','omissions')} for j in js]
     digest = hashlib.sha256(dumps(read).encode()).hexdigest()[:12]
     assert (READER, digest)==(3, '5797c6abdf47'), 'these replies are read otherwise than before: raise READER in critics/04_llm, so that kept answers are asked for again, and write both here'
+
+@pytest.mark.parametrize('tag', ['<plan>', '<cot>', '<rationale>', '<notes>', '<brainstorm>', '<|plan|>', '<|begin_of_plan|>', '◁plan▷', '<!--', '< think >', '<deliberate time="3">'])
+@pytest.mark.parametrize('finish', ['stop', 'length'])
+def test_a_tag_of_any_name_that_never_closes_may_hold_a_thought(tag, finish):
+    said = lambda text: Fake(lambda a,n: Reply(text, finish=finish), task='summarize', again=False).judgements([example('Rain.')])[0]
+    j = said(f'{tag}Maybe {DRAFT} no')
+    assert j.critique is None and 'without an end' in j.error
+    if finish=='stop': assert said(f'<answer>Here it is: {FINAL}').critique and said(f'<p>Well.</p> {FINAL}').critique

@@ -242,3 +242,31 @@ def test_an_empty_program_blames_what_stands_there(response, tests):
     c, = UnitTestCritic()([ex])
     replace(ex, critique=c)                                                        # refuses a span beyond the response
     assert c.spans and all(s.score<0 and response[s.start:s.end].strip() for s in c.spans)
+
+RIGHT = 'def f(xs):\n    return sorted(xs)'
+fence = lambda code,lang='python': f'```{lang}\n{code}\n```\n'
+
+@pytest.mark.parametrize('code,tests,entry', [
+    ('class P:\n    def __init__(self, x): self.x = x\n    def __eq__(self, o): return self.x==o.x', 'assert P(1) == P(1)\nassert P(1) != P(2)', 'P'),
+    ('class Node:\n    def __init__(self, v, l=None): self.v,self.l = v,l\ndef f(n): return 0 if n is None else 1+f(n.l)', 'assert f(Node(1, Node(2))) == 2\nassert f(None) == 0', 'f'),
+    ('def f():\n    x = yield 1\n    yield x', 'g = f()\nassert next(g) == 1\nassert g.send(5) == 5', 'f'), ('async def f(x): return x+1', 'import asyncio\nassert asyncio.run(f(1)) == 2', 'f'),
+    ('async def f(x): return x+1', 'import asyncio\nasync def main():\n    assert await f(1) == 2\ndef test(): asyncio.run(main())', 'f'),
+    ('from contextlib import contextmanager\n@contextmanager\ndef f(x):\n    yield x+1', 'with f(1) as y:\n    assert y == 2', 'f'), ('def f(a):\n    a.append(1)\n    return a', 'x = []\nassert f(x) is x', 'f'),
+    ('from collections import Counter\ndef f(s): return Counter(s)', 'assert f("aab").most_common(1) == [("a", 2)]', 'f'), ('def f(x): print("hi", x)', 'import io, contextlib\nb = io.StringIO()\nwith contextlib.redirect_stdout(b): f(1)\nassert b.getvalue() == "hi 1\\n"', 'f')])
+def test_a_right_program_is_not_blamed_for_what_cannot_leave_its_box(code, tests, entry):
+    j = critic.judgements([ex(fence(code), tests, entry)])[0]
+    assert j.critique is None and 'an object that cannot leave the box' in j.error
+
+@pytest.mark.parametrize('code,tests,entry', [('def Split(s): return object()', 'assert Split("a b") == ["a", "b"]', 'Split'), ('class Split:\n    def __init__(self, s): pass', 'assert Split("a b") == ["a", "b"]', 'Split'), ('def f(x): return object()', 'assert f(1) is None', 'f'),
+    ('def f(x): return {}', 'assert f(1).get("a") == 1', 'f'), ('async def f(x): return x', 'assert f(1) == 1', 'f'), ('def f(x): raise ValueError', 'import io, contextlib\nwith contextlib.redirect_stdout(io.StringIO()): f(1)', 'f')])
+def test_a_wrong_program_is_blamed_where_the_tests_ask_for_plain_values(code, tests, entry): assert blamed(code, tests, entry)
+
+@pytest.mark.parametrize('r', ['First:\n'+fence('def h(xs):\n    return sorted(xs)')+'Then:\n'+fence('def f(xs):\n    return h(xs)'), fence('import math')+'and\n'+fence('def f(xs):\n    return sorted(xs, key=math.floor)'),
+    fence('def f(xs):\n    return h(xs)')+'where\n'+fence('def h(xs):\n    return k(xs)')+fence('k = sorted'), fence('def f(xs):\n    return g(xs)\ndef g(xs):\n    return xs')+fence(RIGHT.replace('sorted', 'g'))+fence('from builtins import sorted as g'),
+    fence('%%time\n'+RIGHT), fence('!pip install numpy\n%matplotlib inline\n'+RIGHT), fence('\u200b'+RIGHT), fence(RIGHT.replace('return ', 'return\u00a0')), fence('\ufeff'+RIGHT), fence('import sys\nh = print\nprint(h)')+fence(RIGHT)])
+def test_a_right_program_in_pieces_or_with_odd_blanks_passes(r): assert critic.judgements([ex(r)])[0].info['status']=='passed', r
+
+def test_blame_in_a_helper_of_another_block_stands_there():
+    r = 'First:\n'+fence('def h(xs):\n    return xs[9]')+'Then:\n'+fence('def f(xs):\n    return h(xs)')
+    assert blamed(r)==['return xs[9]']
+    assert blamed(fence('x = 1\n!ls\ndef f(xs):\n    return\u00a0xs'))==['return\u00a0xs']

@@ -130,3 +130,53 @@ def test_a_list_has_the_sign_of_what_introduces_it(text, sign):
     ('It could not be less accurate.', -1), ('I have never read a worse summary.', -1), ('I have never seen such a mess.', -1), ('It could not be clearer.', 1), ('It has never been this good.', 1), ('I have never read a better summary.', 1),
     ('It could not be more helpful.', 1), ('It has never been so clear.', 1)])
 def test_a_superlative_by_denial_has_the_sign_of_its_word(text, sign): assert verdict(text)==sign
+
+# ---- kinds of turns, each with several clauses, and what they say of places
+
+by_kind = [(kind, int(l[:2]), l[3:]) for part in (Path(__file__).parent/'clauses_by_kind.txt').read_text('utf-8').split('# ')[1:]
+           for kind,*ls in [part.splitlines()] for l in ls]
+
+@pytest.mark.parametrize('kind', dict.fromkeys(k for k,*_ in by_kind))
+def test_signs_by_kind(kind): assert [(s, t) for k,s,t in by_kind if k==kind]==[(verdict(t), t) for k,_,t in by_kind if k==kind]
+
+R = 'The museum opened in 1931. It has two halls. Entry costs ten euros. It closes on Mondays. Everyone loved the cafe.'
+halls,euros,mondays,cafe = 'It has two halls','Entry costs ten euros','It closes on Mondays','Everyone loved the cafe'
+def marked(text): return {(R[s.start:s.end].rstrip('.'), s.score) for s in align(R, text).spans}
+
+heads = [h.replace('_', ' ').split('/') for h in '''Strengths/Weaknesses PROS/CONS 👍/👎 ✅/❌ What_I_liked/What_I_did_not_like Positive_aspects/Negative_aspects Correct/Incorrect
+    Accurate/Inaccurate True/False Supported/Unsupported Faithful/Hallucinated Keep/Remove Keep/Drop Do_more_of/Do_less_of Highlights/Lowlights Wins/Misses Works/Does_not_work
+    What's_working/What_isn't_working Verified/Unverified Praise/Blame Helpful/Unhelpful Best_part/Worst_part Green_flags/Red_flags Clear/Unclear Positive_feedback/Constructive_criticism
+    Advantages/Disadvantages Well_supported_claims/Hallucinated_claims Supported_by_the_source/Not_supported_by_the_source Passed/Failed OK/Not_OK Correct_statements/Errors
+    Commendable/Questionable Relevant/Irrelevant'''.split()]
+
+@pytest.mark.parametrize('good,bad', heads)
+def test_pairs_of_headings(good, bad):
+    for form in ('{}:\n- "{}"\n\n{}:\n- "{}"', '## {}\n\n"{}"\n\n## {}\n\n"{}"', '**{}**\n1. "{}"\n\n**{}**\n1. "{}"', '{}: "{}"\n{}: "{}"', '**{}:** “{}”\n\n**{}:** “{}”', '* {} - `{}`\n* {} - `{}`', '{}: "{}"; {}: "{}".'):
+        assert marked(form.format(good, halls, bad, mondays))=={(halls, 1.), (mondays, -1.)}, form
+
+@pytest.mark.parametrize('line', ['Clarity: the date', 'Accuracy: "two halls"', 'Relevance: 1931', '**The second sentence is wrong**', '## The ending should be shorter', 'Wrong date: 1926', 'Correct answer: two', 'The awful fire: 1931'])
+def test_a_label_without_a_sign(line): assert not label_of(line)[0]
+
+A,B,C,D = '"It has two halls"','"It closes on Mondays"','"Entry costs ten euros"','"Everyone loved the cafe"'
+apart = [f'| {halls} | correct |\n| {mondays} | wrong |', f'1. {A} ✅\n2. {B} ❌', f'✅ {A}\n❌ {B}', f'(+) {A}\n(-) {B}', f'+ {A}\n- {B}', f'- {A} -> correct\n- {B} -> incorrect', f'- {A} = true\n- {B} = false',
+    f'{A} is right, unlike {B}.', f'Unlike {A}, {B} is not in the source.', f'While {A} is right, {B} is not.', f'Keep {A}, cut {B}.', f'Good: {A}; bad: {B}.', f'Good: {A}. Bad: {B}.',
+    f'> {mondays}\n\nWrong: it is Fridays.\n\n> {halls}\n\nRight.', f'{A}\nCorrect.\n\n{B}\nWrong.', 'The second sentence is right. The fourth sentence is wrong.', 'Sentence 2 is right, sentence 4 is wrong.',
+    'The second sentence is right and the fourth is wrong.', 'Sentence 4: wrong. Sentence 2: right.', '- 2nd sentence: good\n- 4th sentence: bad', f'[correct] {A}\n[hallucination] {B}', f'I liked {A}. I did not like {B}.']
+
+@pytest.mark.parametrize('text', apart)
+def test_each_thing_has_the_sign_that_it_is_given(text): assert marked(text)=={(halls, 1.), (mondays, -1.)}
+
+@pytest.mark.parametrize('text,want', [
+    (f'Correct are {A} and {C}; incorrect is {B}.', {(halls, 1.), (euros, 1.), (mondays, -1.)}), (f'Neither {A} nor {B} is in the source.', {(halls, -1.), (mondays, -1.)}),
+    (f'It says {B} when the source says Fridays.', {(mondays, -1.)}), (f'It says {B} where the source says Fridays.', {(mondays, -1.)}), (f'Everything but {B} is correct.', {(mondays, -1.)}),
+    (f'All correct except {B}.', {(mondays, -1.)}), (f'Apart from {B} it is accurate.', {(mondays, -1.)}), (f'Nothing in it is supported except {A}.', {(halls, 1.)}), (f'Other than that, {A} is fine.', {(halls, 1.)}),
+    (f'Two problems: {B} and "ten euros".', {(mondays, -1.), ('ten euros', -1.)}), (f'{D} is not an exaggeration: the survey says 100%.', {(cafe, 1.)}), ('The last two sentences are unsupported.', {(mondays, -1.), (cafe, -1.)}),
+    ('Sentences 2-3 are right.', {(halls, 1.), (euros, 1.)}), ('Sentences 2 and 4 are wrong.', {(halls, -1.), (mondays, -1.)}), ('Sentence 12 is wrong.', set()), (f'I have one issue with {B}.', {(mondays, -1.)}),
+    (f'I have no issue with {B}.', {(mondays, 1.)}), (f'There is an issue: {B}.', {(mondays, -1.)}), ('It should say "nine euros", not "ten euros".', {('ten euros', -1.)}), (f'Is {B} right? No.', set())])
+def test_what_is_said_of_several_things(text, want): assert marked(text)==want
+
+def test_two_clauses_without_quotations_are_judged_apart():
+    r = 'The date of the trial was May. The place of the trial was Leeds. It rained.'
+    assert {(r[s.start:s.end], s.score) for s in align(r, 'The date is right and the place is wrong.').spans}=={('The date of the trial was May.', 1.), ('The place of the trial was Leeds.', -1.)}
+
+def test_labels_without_end(): assert verdict('[x] '*4000+'it is bad')==-1 and verdict('[]'*4000)==0

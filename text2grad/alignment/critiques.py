@@ -16,7 +16,7 @@ from ..core import Critique,Quote,Span
 from ..files import STRICT_JSON
 from .linking import linked
 from .quotes import find_spans
-from .wire import MAX_TEXT,SPAN_PARTS,bare_key,holds_marks,lifted_keys,part_named,part_of_key,wire_form
+from .wire import BLAMING,MAX_TEXT,SPAN_PARTS,bare_key,holds_marks,lifted_keys,part_named,part_of_key,wire_form
 
 # %% ../../nbs/alignment/05_critiques.ipynb #a6090395
 def _objects(text, tries=32):
@@ -51,6 +51,11 @@ def _left_over(text, found):
     return any(_keys_of_ours(s) or label(s) for s in parts) or any(map(more, parts[1:])) or any(map(within, parts[:-1]))
 
 # %% ../../nbs/alignment/05_critiques.ipynb #7b26b460
+def _praise_alone(d):
+    "Has a critique praise, and no list of blame, not even an empty one?"
+    roles = {part_of_key(k, v) for k,v in lifted_keys(d)}
+    return 'good_spans' in roles and not roles & BLAMING
+
 def _read(text):
     "A critique in the wire format and how it was read; any exception if it cannot be"
     if isinstance(text, dict): return wire_form(text),'json'
@@ -58,6 +63,8 @@ def _read(text):
     found,bare = _objects(text),text.strip('\ufeff \t\r\n')
     if any(o!=found[0][0] for o,*_ in found): raise ValueError('holds two critiques that differ')
     if found and _left_over(text, found): raise ValueError('more keys, quotes or lists stand beside the object; was it closed too early?')
+    if found and re.search(r'\w', text[found[-1][2]:]) and _praise_alone(found[0][0]):
+        raise ValueError('praise alone, and the words behind it may be blame')
     if not found: return wire_form(_repair(text)),'repaired'
     return wire_form(found[0][0]),'json' if bare[:1]+bare[-1:]=='{}' else 'embedded'
 
@@ -263,13 +270,12 @@ def _mend(text, i):
         if tok['key']: named(tok['key'], k)
         elif tok['open']: m.put([] if tok['open']=='[' else {})
         elif tok['value']: m.put(_python[v] if (v := tok['value']) in _python else STRICT_JSON.decode(v))
-        elif tok['note'] and re.search(r'["\[\]{}]', tok['note']): raise ValueError('a comment may be a part of it')
+        elif tok['note'] and re.search(r'["\[\]{}]|(?:good|poor)_spans', tok['note']): raise ValueError('a comment may be a part of it')
         elif tok[0]==',' and m.key is not None: raise ValueError(f'{m.key!r} has no value')
         elif tok['close'] and m.close(tok['close']): break
     cut = m.open and re.search(r'["\[\]{}]', text[k:]) and not m.in_list
     if cut or not m.whole: raise ValueError('breaks off, and what is lost may be all of the blame')
     return m.root,len(text) if m.open and m.in_list else k
-
 
 # %% ../../nbs/alignment/05_critiques.ipynb #c41f0a28
 def _repair(text):

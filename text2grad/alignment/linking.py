@@ -15,7 +15,7 @@ from functools import lru_cache
 from ..core import Quote,Span
 from ..text import STOP,numbers,sentences,stem
 from .quotes import check_time,find_spans
-from .verdicts import QUOTATION,label_of,verdict
+from .verdicts import ASIDE,QUOTATION,label_of,verdict
 
 # %% ../../nbs/alignment/03_linking.ipynb #314d614e
 _talk = set('''summary article source text information info original mention mentioned mentions state stated states
@@ -60,7 +60,7 @@ _orders = [(k, re.compile(r'(?:please |you should |also |and )*'+p, re.I|re.S)) 
     ('replace', r'.*?\b(?:should|must) (?:be|have been|read|say) (?P<instead>.+?),? '
                 rf'(?:instead of|rather than|and not|not) {_about}$'),
     ('replace', rf'{_about} (?:should|must|ought to) (?:be|have been|read|say) (?!{_said}\W*$){_instead}'),
-    ('modify', rf'(?:change|modify|correct|edit|fix|update|revise) {_info}(?P<about>.+)'),
+    ('modify', rf'(?:change|modify|correct|edit|fix|update|revise) (?!(?:is|are|was|were|and|in|as|use)\b){_info}(?P<about>.+)'),
     ('remove', rf'(?:remove|delete|omit|drop|exclude|take out|cut) {_info}(?P<about>.+)'),
     ('add', r'(?:add|include|insert|mention|specify)\b(?P<instead>.+)'),
     ('rewrite', r'(?:rewrite|rephrase) (?:the )?\w+ (?:by|with|to|as)(?: saying)? (?P<instead>.+)'))]
@@ -80,7 +80,7 @@ def _order(sentence):
 # %% ../../nbs/alignment/03_linking.ipynb #63cc3ba3
 _semicolon_re = re.compile(r';\s+(?=[A-Z"“\'])')
 _list_in_re = re.compile(r'([^:]{1,200}):\s*\(?[1ai][).]\s')
-_contrast_re = re.compile(r',? (?:but|while|whereas|however|although|though|when)\b'
+_contrast_re = re.compile(r',? (?:but|while|whereas|however|although|though|when|where(?= (?:\w+ )?(?:source|article|text|passage)))\b'
                           r'(?= .{0,300}\b(?:source|article|text|it|they|he|she|actually|there|the)\b)|[;:] |, actually ', re.I)
 _conj_re = re.compile(r",? (?:and|or)(?: also)? (?=(?:that|the|his|her|its|their|him|it|how|where|when|who|what|an?)\b|\w+['’]s )"
                       r"|, (?=(?:the|his|her|its|their|that|also|neither|nor|how|where)\b)", re.I)
@@ -92,7 +92,8 @@ _source_re = re.compile(r'\b(?:source|article|text|passage|document|story|report
                         r'mentions?|indicates?|refers?|describes?|only|specif\w+|clearly|actually|gives?|just|reads?|reports?|'
                         r'explains?|does|did|is|was|has|lists?|tells?|calls?)\b|according to the (?:source|article|text)'
                         r'|\b(?:was|is|were|are) actually\b|\bactually (?:was|is|were)\b', re.I)
-_except_re = re.compile(r'\b(?:except|apart from|other than|aside from)\b(?: for)?(.+)', re.I|re.S)
+_except_re = re.compile(r'\b(?:except|apart from|other than|aside from|(?:every\w*|all|none|nothing|anything) but)\b(?: for)?'
+                        r'(?! (?:that|this)\b)(.+)', re.I|re.S)
 
 # %% ../../nbs/alignment/03_linking.ipynb #6c8e9022
 def _of_source(clause):
@@ -100,6 +101,14 @@ def _of_source(clause):
     m = _summary_re.search(clause)
     of_summary = m and 'source' not in clause[:m.start()].lower()
     return not _deny_re.search(clause) and not of_summary and bool(_source_re.search(clause))
+
+def _excepts(clause):
+    "Does it say of all but one thing what is not true of that one?"
+    m = _except_re.search(clause)
+    if not m: return False
+    before = clause[:m.start()]
+    if not re.search(r'\w', before) or 'but' in m[0].lower().split()[1:2]: return True
+    return len(before.split())<9 and 'other' not in m[0].lower() and verdict(before)!=0
 
 def _free(clause, instead):
     "The point of a clause that gives no instruction"
@@ -135,9 +144,11 @@ def _lacking(clause):
     return None if kind=='unsaid' and _by_source_re.search(clause) else _Point(kind, lack.strip(' ,.'), '', clause.strip(' ,.'), clause)
 
 # %% ../../nbs/alignment/03_linking.ipynb #5e20a002
+_block_re = re.compile(r'^[ \t]*>[ \t]?([^>\n"“«`]*\w[^>\n"“«`]*)$', re.M)
+
 def _set_aside(text):
     "`(text, quotations)` with one sign for each quotation, and a full stop behind it where it ends a sentence"
-    kept = []
+    kept,text = [],_block_re.sub(lambda m: f'"{m[1].strip()}"', text)
     def sign(m):
         kept.append(m[0])
         ends = re.search(r'[.!?…]\W*$', m[0]) and re.match(r'\s+[^\sa-z]|\s*$', text[m.end():m.end()+80])
@@ -160,60 +171,96 @@ def _judged(clause):
     return verdict(_sign_re.sub(' it ', clause))
 
 # %% ../../nbs/alignment/03_linking.ipynb #5e20a005
-_against_re = re.compile(r'\b(?:but|while|whereas|however|although|though|actually|instead)\b', re.I)
-_between_re = re.compile('(?:[,;]|\\s+and|,\\s+and|\\s+or|\\s+while|\\s+but|,\\s+but)\\s+(?=[^,;\ue000]{0,40}\ue000)')
+_anchor = ('(?:\ue000|\\b(?:line|sentence|paragraph)s? #?\\d|\\b(?:first|opening|second|third|fourth|fifth|sixth|\\d+th|last|final|'
+           'closing) (?:\\w+ )?(?:sentence|line|paragraph))')
+_anchor_re = re.compile(_anchor, re.I)
+_between_re = re.compile(rf'(?:[,;]|\s+and|,\s+and|\s+or|\s+while|\s+but|,\s+but)\s+(?=[^,;\ue000]{{0,40}}{_anchor})', re.I)
+_turn_re = re.compile(r"(?:[,;]|,? (?:and|but|while|whereas|though|yet))\s+(?=(?:the|its|his|her|their)\b)", re.I)
+_subject_re = re.compile(r'\W*(?:(?:while|although|though|whereas) )?(?:the|its|his|her|their)\b', re.I)
+_unlike_re = re.compile('\\W*(?:but |and )?(?:unlike|as opposed to|in contrast to|not)\\W*\ue000', re.I)
 
-def _by_quotation(sentence):
-    "`(piece, score)` of a sentence whose quotations are judged differently; empty if they are not"
-    pieces = _between_re.split(sentence) if sentence.count('\ue000')>1 else []
-    signs = [_judged(p) for p in pieces]
-    if len({s for s in signs if s})<2: return []
+def _by_parts(sentence):
+    "`(piece, score)` of a sentence whose parts are judged differently; empty if they are not"
+    many = len(_anchor_re.findall(sentence))
+    if many==1: return []
+    cut = _between_re if many else _turn_re
+    pieces,by = cut.split(sentence),[bool(re.search(r'\b(?:and|or)\b', m[0])) for m in cut.finditer(sentence)]
+    signs = [0. if _unlike_re.match(p) else _judged(p) for p in pieces]
+    for i,p in enumerate(pieces):
+        if _unlike_re.match(p): signs[i] = -next((s for s in (*signs[max(0, i-1):i], *signs[i+1:]) if s), 0.)
+    if len({*signs}-{0})<2 or not many and not (all(signs) and _subject_re.match(sentence)): return []
+    for i in range(1, len(signs)):                                 # "A" and "B" are right; "C" is wrong
+        if not signs[i] and by[i-1] and by[i:i+1]!=[True]: signs[i] = signs[i-1]
     for i in reversed(range(len(signs)-1)): signs[i] = signs[i] or signs[i+1]
     for i in range(1, len(signs)): signs[i] = signs[i] or signs[i-1]
     return [*zip(pieces, signs)]
 
+# %% ../../nbs/alignment/03_linking.ipynb #5e20a00d
+_against_re = re.compile(r'\b(?:but|while|whereas|however|although|though|actually|instead|'
+                         r'(?:when|where)(?= (?:\w+ )?(?:source|article|text|passage)))\b', re.I)
+_intro_re = re.compile('^([^\ue000:]*): (?=\ue000)')               # "two problems: A and B"
+_other_re = re.compile(r"\b(the (?:first|second|third|fourth|last|other))(?: one)?(?= (?:is|was|are|were|does|has|isn['’]t|should)\b)",
+                       re.I)
+
+def _elided(sentence):
+    "With the noun that \"and the second is wrong\" leaves out"
+    m = re.search(r'\b(?:first|second|third|fourth|last) (sentence|line|paragraph)\b', sentence, re.I)
+    return _other_re.sub(rf'\1 {m[1]}', sentence) if m else sentence
+
 def _sentence_points(sentence):
     "The points of one sentence, their signs as far as it tells"
-    if p := _order(sentence): return [replace(p, score=_judged(sentence) or -1.)]
-    if several := _by_quotation(sentence): return [replace(_free(c, ''), score=s) for c,s in several]
+    if (p := _order(sentence)) and not (_except_re.search(p.about) or p.kind=='modify' and _judged(sentence)>0):
+        return [replace(p, score=_judged(sentence) or -1.)]
+    sentence = ASIDE.sub(lambda m: m[0] if '\ue000' in m[0] else ' ', _elided(_intro_re.sub(r'\1 ', sentence)))
+    if several := _by_parts(sentence): return [replace(_free(c, ''), score=s) for c,s in several]
     lack = _lacking(sentence)                                      # "it does not say when" is one clause
     whole = lack and _asked_re.match(lack.about) and not _against_re.search(sentence)
     clauses = [sentence] if whole else [c for c in _contrast_re.split(sentence) if c.strip()]
     mine = [c for c in clauses if not _of_source(c)]
-    alone = sum('\ue000' in c for c in clauses)==1                 # then what is said after "but" is said of it, too
+    alone = sum(bool(_anchor_re.search(c)) for c in clauses)==1    # then what is said after "but" is said of it, too
     source = ' '.join(o for o in clauses if o not in mine)
     def against(c):                                                # "the summary says A, but the article says B"
         if not _against_re.search(sentence) or not (source or _summary_re.search(c)): return 0.
         return c is not mine[-1] and _judged(mine[-1]) or -1.
-    sign = lambda c: alone and '\ue000' in c and _judged(sentence) or _judged(c) or against(c)
+    sign = lambda c: alone and _anchor_re.search(c) and _judged(sentence) or _judged(c) or against(c)
     def point(c):
         score,lack = sign(c),_lacking(c)
-        return replace(lack, score=-1.) if lack and score<=0 else replace(_free(c, source), score=score)
+        if lack and score<=0: return replace(lack, score=-1.)
+        return replace(_free(c, source), score=-score if _excepts(c) else score)
     return [point(c) for c in mine]
 
 # %% ../../nbs/alignment/03_linking.ipynb #5e20a007
 _url_re = re.compile(r'(?:\b(?:source|see|reference)s?: *)?(?:https?://|www\.)\S+', re.I)
 _item_re = re.compile('\\s*(?:[-*+•]|\\d+[.)]|\ue000)\\s*\\S')
-_anchor_re = re.compile('\ue000|\\blines? \\d|\\b(?:first|opening|second|third|fourth|fifth|last|final) (?:sentence|line)\\b', re.I)
 
 _longest = 2000                                  # Characters of a sentence; patterns would search a longer one for minutes
 _cut_re = re.compile(rf'\S.{{0,{_longest-1}}}(?!\S)|\S{{1,{_longest}}}', re.S)
 
+_inline_re = re.compile('(?<=[;.,])\\s+(?=(?:[^\\W\\d_][\\w ]{0,24}|[^\\w\\s]{1,2}):\\s*\ue000)')
+
 _missing_re = re.compile(r'\W*(?:what is |things? )?(?:missing|omi(?:tted|ssions?)|left out)\b', re.I)
+
+_plus_re = re.compile(r'\s*([+-])\s+(?=\S)')
 
 def _sections(text):
     "`(sign, of what is missing, text)` of the parts of a feedback under each heading"
-    parts,lines = [[0., False, []]],text.split('\n')
+    text = _inline_re.sub(lambda m: '\n' if label_of(text[m.end():m.end()+40])[0] else m[0], text) # "Good: A; bad: B"
+    parts,lines = [[0., False, [], False]],text.split('\n')
+    diff = {m[1] for l in lines if (m := _plus_re.match(l))}=={'+','-'}      # "+" and "-" side by side are pros and cons
     belows = ['']
     for l in lines[:0:-1]: belows.append(l if l.strip() else belows[-1])
     for l,below in zip(lines, reversed(belows)):
+        if not l.strip() and parts[-1][3]: parts.append([0., False, [], False])  # a label in a line speaks of its paragraph
         sign,rest = label_of(l) if len(l)<=_longest else (None, l)
+        if sign is None and diff and (m := _plus_re.match(l)): sign,rest = (1. if m[1]=='+' else -1.),l[m.end():]
         bare = sign is not None and not rest.strip() and not re.search(r'[:#*_：]', l)
         if sign is None or bare and not _item_re.match(below): parts[-1][2].append(l)
-        else: parts.append([sign, bool(_missing_re.match(l)), [rest]])
-    return [(s, lack, '\n'.join(ls)) for s,lack,ls in parts if ''.join(ls).strip()]
+        else: parts.append([sign, bool(_missing_re.match(l)), [rest], bool(rest.strip())])
+    return [(s, lack, '\n'.join(ls)) for s,lack,ls,_ in parts if ''.join(ls).strip()]
 
 # %% ../../nbs/alignment/03_linking.ipynb #051bd5a5
+_alone_re = re.compile('\\W*(?:\\d+[.)]\\s*)?\ue000\\d+\ue001\\W*')
+
 def points_of(
     text:str, # Free-form feedback
 )->list:      # `_Point`s, each with its sign
@@ -230,6 +277,9 @@ def points_of(
             said = intro and verdict(intro[1]) # 'It gets some things wrong: 1) ..., 2) ...': the items are what is wrong
             omit = dict(kind='omit', score=-1.) if lack else {}
             found += [replace(p, **dict(score=said or p.score or sign) | omit) for p in _sentence_points(s)]
+    for i,(p,after) in enumerate(zip(found, found[1:])):             # a quotation alone, and then the verdict on it
+        alone = not p.score and _alone_re.fullmatch(p.reason) and len(after.reason.split())<=8 and '\ue000' not in after.reason
+        if alone: found[i] = replace(p, score=after.score, reason=f'{p.reason} {after.reason}')
     near = next((p.score for p in found if p.score), 0.)
     for i,p in enumerate(found):
         near = p.score or near
@@ -293,9 +343,12 @@ def _named_kind(about, whole, response):
 
 # %% ../../nbs/alignment/03_linking.ipynb #762c13eb
 _code_re = re.compile(r'^\s*(?:def |return\b|import |from \w+ import|class |(?:for|if|while|with) .*:)', re.M)
-_line_re = re.compile(r'\blines? (\d+)(?:\s*(?:-|–|to|through|and)\s*(?:line )?(\d+))?', re.I)
-_nth_re = re.compile(r'\b(first|opening|second|third|fourth|fifth|last|final) (sentence|line)\b', re.I)
-_nth = dict(first=0, opening=0, second=1, third=2, fourth=3, fifth=4, last=-1, final=-1)
+_ref_re = re.compile(r'\b(line|sentence|paragraph)s? #?(\d+)(?:\s*(?:(-|–|to|through)|,|and|&)\s*(?:line |sentence |paragraph )?(\d+))?'
+                     r'(?![\d%])', re.I)
+_nth_re = re.compile(r'\b(first|opening|second|third|fourth|fifth|sixth|last|final|closing|penultimate|(?:second|next)[- ]to[- ]last|'
+                     r'\d{1,2}(?=st |nd |rd |th ))(?:st|nd|rd|th)?(?: (two|three|four|2|3|4))? (line|sentence|paragraph)s?\b', re.I)
+_nth = dict(first=0, opening=0, second=1, third=2, fourth=3, fifth=4, sixth=5, last=-1, final=-1, closing=-1)
+_count = dict(two=2, three=3, four=4)
 
 def _strip(text, a, b):
     "`[a, b)` without the blanks around it"
@@ -304,17 +357,6 @@ def _strip(text, a, b):
 
 @lru_cache(16)
 def _lines(text): return [_strip(text, m.start(), m.end()) for m in re.finditer(r'[^\n]+|(?<=\n)(?=\n)|^(?=\n)', text)]
-
-def _located(about, response, units):
-    "`(start, end)` of lines and sentences that `about` names by their number"
-    lines,found = _lines(response),[]
-    for m in _line_re.finditer(about):
-        i,j = int(m[1]),int(m[2] or m[1])
-        if 1<=i<=j<=len(lines): found += lines[i-1:j]
-    for m in _nth_re.finditer(about):
-        k,xs = _nth[m[1].lower()],lines if m[2].lower()=='line' else units
-        if -len(xs)<=k<len(xs): found.append(xs[k])
-    return [o for o in found if o[0]<o[1]]
 
 @lru_cache(16)
 def _unit_stems(response, units): return [content_stems(response[a:b]) for a,b in units]
@@ -326,6 +368,21 @@ def _nearest(about, response, units):
     rarity = {s:1/sum(s in h for h in has) for s in said if any(s in h for h in has)}
     best,i = max(((sum(rarity[s] for s in h&said)/max(8, len(h))**.5, -i) for i,h in enumerate(has)), default=(0,0))
     return [units[-i]] if best>0 else []
+
+# %% ../../nbs/alignment/03_linking.ipynb #762c13ed
+def _located(about, response, units):
+    "`(start, end)` of lines, sentences and paragraphs that `about` names by their number"
+    paragraphs = lambda: [_strip(response, *m.span()) for m in re.finditer(r'(?:[^\n]|\n(?!\s*\n))+', response)]
+    of = lambda kind: dict(line=lambda: _lines(response), sentence=lambda: units, paragraph=paragraphs)[kind.lower()]()
+    found,number = [],lambda s,known,other: int(s) if s.isdigit() else known.get(s.lower(), other)
+    for m in _ref_re.finditer(about):
+        xs,i,j = of(m[1]),int(m[2]),int(m[4] or m[2])
+        if all(1<=k<=len(xs) for k in (i, j)): found += [xs[k-1] for k in (range(i, j+1) if m[3] else (i, j))]
+    for m in _nth_re.finditer(about):
+        xs,n = of(m[3]),number(m[2] or '1', _count, 1)
+        k = int(m[1])-1 if m[1].isdigit() else _nth.get(m[1].lower(), -2)
+        found += xs[k:k+n] if k>=0 else xs[max(0, len(xs)+k-n+1):len(xs)+k+1]
+    return [o for o in dict.fromkeys(found) if o[0]<o[1]]
 
 # %% ../../nbs/alignment/03_linking.ipynb #9aa89cb4
 def quoted_words(

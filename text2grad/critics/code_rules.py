@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 # %% ../../nbs/critics/02_code_rules.ipynb #026f6252
 from ..core import Example
-from ..data.programs import extract_code,unindented
+from ..data.programs import extract_code,helper_blocks,unindented
 from .text_rules import mark
 from ..text import pieces,short
 
@@ -50,19 +50,34 @@ def _parse(src):
     except (ValueError, RecursionError, MemoryError) as e: return None, (str(e) or 'too deeply nested', 1, 0)
 
 # %% ../../nbs/critics/02_code_rules.ipynb #7f0c3e11
+_odd_blanks = str.maketrans(dict.fromkeys('\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u3000', ' ')
+                            | dict.fromkeys('\u200b\u200c\u200d\u2060\ufeff', '\f'))
+
+def _readable(src):
+    "The same, or, where Python reads only that, with plain blanks and without the orders of a notebook (`%time`, `!pip`); places stay"
+    if not src.strip() or not _parse(src)[1]: return src
+    plain = re.sub(r'^([ \t]*)[%!]', r'\1#', src.translate(_odd_blanks), flags=re.M)
+    return src if _parse(plain)[1] else plain
+
 def program(
     ex:Example, # A response
 )->SimpleNamespace: # `src`, `at(i)` in the response, `start`, `end`, `gaps`, `fenced`, `entry`, `tree`, `problem`, `defs`, `main`
     "The code of a response, read but not run; `defs` are its top-level functions, `main` the one asked for, `None` if it is not there"
     entry = ex.meta.get('entry_point')
     block = extract_code(ex.response, entry)
-    src,lines = unindented(ex.response, block)
+    blocks,src,lines = sorted([block, *helper_blocks(ex.response, block)], key=lambda b: b.start),'',[]
+    for b in blocks:
+        text,starts = unindented(ex.response, b)
+        if src[-1:] not in ('','\n'): src += '\n'
+        lines += [(len(src)+i, j) for i,j in starts]
+        src += text
+    src = _readable(src)
     at = lambda i, starts=[a for a,_ in lines]: i+(k := lines[max(0, bisect_right(starts, i)-1)])[1]-k[0]
     gaps = [(b+j-i, c) for (i,b),(j,c) in zip(lines, lines[1:])]
     tree,problem = _parse(src) if src.strip() else (None, ('there is none', 1, 0))
     defs = [n for n in tree.body if isinstance(n, (ast.FunctionDef,ast.AsyncFunctionDef))] if tree else []
     main = next((d for d in reversed(defs) if d.name==entry), None)
-    place = dict(at=at, start=block.start, end=block.end, gaps=gaps, fenced=block.fenced, entry=entry or '')
+    place = dict(at=at, start=blocks[0].start, end=blocks[-1].end, gaps=gaps, fenced=block.fenced, entry=entry or '')
     return SimpleNamespace(src=src, tree=tree, problem=problem, defs=defs, main=main, **place)
 
 def _node(ex, p, node, mass, reason):

@@ -215,14 +215,14 @@ class LLMCritic:
     kind,quiet = 'llm','take a model that does not think aloud'
     def __init__(self,
         model:str='',         # What the model is called
-        task:str|Path|Prompt=None, # Name or file of the prompt; `None`: that of `meta['task']`, or else the generic one
+        task:str|Path|Prompt|None=None, # Name or file of the prompt; `None`: that of `meta['task']`, or else the generic one
         *,
         limit:float=4.,       # Bound on the total praise and on the total blame of a response, counted in words at full score
         again:bool=True,      # Send a reply back once if it cannot be read, or quotes what is not there
         prose:bool=False,     # Read a reply without JSON as free-form feedback, through `link_phrases`
         min_similarity:float=1., # Below 1, misquoted words count too; at 1 only case, spacing and typography may differ
         tests:bool=False,     # Run the tests of a program in the sandbox, and show the critic what happened
-        fence_seed:int=None,  # Same marks around the same text, for runs that must repeat; `None` draws them anew
+        fence_seed:int|None=None, # Same marks around the same text, for runs that must repeat; `None` draws them anew
     ):
         self.model,self.limit,self.min_similarity = model,limit,min_similarity
         self.again,self.prose,self.tests,self.fence_seed = again,prose,tests,fence_seed
@@ -366,9 +366,22 @@ def without_thoughts(
     return ''.join(said)+text[start:],''
 
 # %% ../../nbs/critics/04_llm.ipynb #f229987b
+_tag = re.compile(r'<[|｜]?\s?(?P<name>[a-z][\w:.-]{2,40})(?:\s[^<>]{0,200})?[|｜]?>|◁(?P<shape>\w{2,40})▷|<(?P<note>!--)', re.I)
+_answering = re.compile(r'(?:json|answer|output|response|critique|final|result|review|verdict|assistant|begin_of_text|details|code)\w*|br|'
+                        'div|bos|pre', re.I)
+
+def _open_tag(text):
+    "A tag of any name before the critique that nothing closes, with words behind it: what it opens may be a thought"
+    head = text[:max(0, text.find('{'))]
+    for m in _tag.finditer(head):
+        name = m['name'] or m['shape'] or '--'
+        closed = re.search(rf'/\s?{re.escape(name)}|end\w*{re.escape(name)}|-->', text, re.I)
+        if not closed and not _answering.fullmatch(name) and re.search(r'\w', head[m.end():]): return m[0]
+
 def _said(reply, quiet):
     "`(answer, problem)` of a reply; `quiet` says how to have less thought"
     text,mark = without_thoughts(reply.text)
+    mark = mark or _open_tag(text)
     how = ('it was cut off, so allow more tokens, or ' if reply.finish=='length' else '')+quiet
     if mark: return '', f'it ends in a thought, {mark} without an end: {how}'
     if not text.strip() and reply.text.strip(): return '', f'it is a thought with no answer after it: {how}'

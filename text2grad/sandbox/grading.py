@@ -13,7 +13,7 @@ from dataclasses import dataclass,replace
 from functools import lru_cache
 
 # %% ../../nbs/sandbox/06_grading.ipynb #5efc3a49
-from .needs import bound_names,called_name,object_uses,program_name,value_uses,wanted_names
+from .needs import bound_names,called_name,handed_objects,object_uses,program_name,value_uses,wanted_names
 from .values import divergence,show
 
 # %% ../../nbs/sandbox/06_grading.ipynb #839e04f0
@@ -181,7 +181,7 @@ class Plan:
     source:str=''     # What the box of the tests runs; '' if the parent can judge by itself
     units:tuple=()    # Test functions, and methods of test classes, to run one by one
     setup:str=''      # What that box runs before it: the setup, with its handlers marked
-    objects:str=''    # Why the tests need an object that cannot leave the box, if they do
+    objects:tuple=()  # `(why the tests need an object that cannot leave the box, what a failure then says)`, if they do
     classes:frozenset=frozenset() # Names of the program that the tests use as classes
     values:frozenset=frozenset() # Names of the program that the tests use as values: they loop over them, compute with them
     problem:str=''    # Why these tests cannot be used
@@ -305,7 +305,7 @@ def _boxed_tests(tree, source, wanted, entry):
 @lru_cache(maxsize=512)
 def plan(
     tests:str,     # Python source: asserts, `def check(candidate)`, pytest or unittest
-    entry:str=None,# The function under test; by default what the tests call
+    entry:str|None=None,# The function under test; by default what the tests call
     setup:str='',  # Source that runs before the program, and whose names are the tests' own
     boxed:bool=False, # The parent cannot judge by values
 )->Plan:           # `Plan.problem` says what is wrong with them, if something is
@@ -316,6 +316,7 @@ def plan(
         wanted,entry = wanted_names(tree, entry, setup)
         if not entry: return Plan(problem='the tests call no function; pass entry_point')
         try:
+            if handed_objects(tree, {*wanted}): raise _NotSimple
             ts = () if boxed else tuple(_simple_tests(tree, tests, wanted, entry))
             if not boxed: return Plan(ts, wanted, entry) if ts else Plan(problem='there are no tests in the tests')
         except _NotSimple: pass

@@ -246,8 +246,9 @@ def _verdict(program, box, p, code, setup, stdin, timeout):
     if classes := [n for n in p.classes if known[n][1]=='function']:
         raise Ours(f'the tests need an object that cannot leave the box: they use {classes[0]} as a class')
     out = _by_box(box, program, p, known | dict(candidate=known.get(p.entry, ['candidate','function'])), timeout)
-    odd = next((f.error for f in program.odd if 'object of type' in f.error), '') if p.objects else ''
-    if odd: raise Ours(f'the tests need an object that cannot leave the box: {p.objects}, and the program {odd}')
+    for why,says in p.objects:
+        met = next((f for f in (*program.odd, *out[0]) if says in f'{f.error} {f.test}' and (says or f.kind=='assertion')), None)
+        if met: raise Ours(f'the tests need an object that cannot leave the box: {why}, and the program {met.error or "failed there"}')
     return out
 
 # %% ../../nbs/sandbox/08_runner.ipynb #e4c7f391
@@ -314,7 +315,7 @@ def run(
     code:str,             # The program, as the model wrote it
     tests:str='',         # Its tests: asserts, `def check(candidate)`, pytest, unittest, or JSON of `stdio`; without them it just runs
     *,
-    entry_point:str=None, # The function under test; by default what the tests call
+    entry_point:str|None=None, # The function under test; by default what the tests call
     setup:str='',         # Trusted source that runs before the program and before the tests: imports, helpers of the tests
     stdin:str='',         # What the program reads from standard input
     timeout:float=4.,     # Seconds that the program may take, of all calls together or for one input; half of that in processor time
@@ -350,7 +351,7 @@ _defaults = dict(tests='', entry_point=None, setup='', stdin='', timeout=4., mem
 
 def run_batch(
     jobs,             # Dicts of `run`'s arguments
-    workers:int=None, # Runs at the same time; by default one a core
+    workers:int|None=None, # Runs at the same time; by default one a core
 )->list[Result]:      # In the order of the jobs; `ValueError` names a job that is no job
     "Run many programs"
     jobs = [dict(j) for j in jobs]

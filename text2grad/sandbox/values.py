@@ -18,7 +18,8 @@ def _keys(vs):
     return vs
 
 # %% ../../nbs/sandbox/04_values.ipynb #4be19a70
-_kinds = ('range','slice','bytearray','keys','values','items','named','deque','iter','Fraction','timedelta','date','datetime','time',
+_kinds = ('range','slice','bytearray','keys','values','items','named','deque','array','iter',
+          'Fraction','timedelta','date','datetime','time',
           'Decimal','UUID','PurePosixPath','PosixPath')
 
 @dataclass(frozen=True)

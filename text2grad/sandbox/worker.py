@@ -44,6 +44,7 @@ def _data(v, drain=True):
     if isinstance(v, tuple) and isinstance(names := getattr(t, '_fields', None), tuple):
         return 'named',(t.__name__, (*names,), (*tuple.__iter__(v),))
     if _is(v, 'collections', 'deque'): return 'deque',([*v], v.maxlen)
+    if _is(v, 'array', 'array'): return 'array',(v.typecode, [*v])
     if _is(v, 'fractions', 'Fraction'): return 'Fraction',(v.numerator, v.denominator)
     if _is(v, 'datetime', 'timedelta'): return 'timedelta',(v.days, v.seconds, v.microseconds)
     for name in _times:
@@ -81,6 +82,7 @@ def _build(kind, v, stop):
     if kind=='items': return dict(v).items()
     if kind=='named': return collections.namedtuple(v[0], v[1])._make(v[2])
     if kind=='deque': return collections.deque(*v)
+    if kind=='array': return __import__('array').array(*v)
     if kind=='iter': return _replayed(*v, stop)
     if kind=='timedelta' or kind in _times:
         import datetime
