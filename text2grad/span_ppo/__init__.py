@@ -41,5 +41,6 @@ _all_ = ['CheckpointError','RunFolderError','StopOnSignal','check_checkpoint','l
          'whiten','Policy','entropy_from_logits','exact_kl','OffPolicyError','Rollout','check_on_policy','judge',
          'make_rollout','response_mask','sample','ProgressBar','RunFolder','sample_rows','NonFiniteError','SpanPPO',
          'SpanPPOConfig','derived_seed','permutation','prompt_rows','scalar_reward','span_reward','Case',
-         'checkpoint_cases','measure','rejudged','apply_critique','ledger','ledger_html','three_rewards',
-         'HeldOut','evaluate','imitate','Callback','Logger','TensorBoardLogger','TrackioLogger','WandbLogger','ARMS','arm_trainer','revise','edit_table']
+         'checkpoint_cases','measure','rejudged','apply_critique','ledger','ledger_html','three_rewards','HeldOut',
+         'evaluate','imitate','Callback','Logger','TensorBoardLogger','TrackioLogger','WandbLogger','ARMS',
+         'arm_trainer','revise','edit_table']
