@@ -98,9 +98,9 @@ def test_marks_are_drawn_anew_and_stand_in_no_answer():
 
 def test_a_long_reply_is_read_at_once():
     import time
-    start = time.time()
-    for s in ('verdict '*50_000, 'Verdict k: '*20_000, ' '*200_000+'x', '*'*200_000, 'Verdict k'+' '*200_000+'first x'): read_verdict(s, 'k')
-    assert time.time()-start<5
+    start = time.process_time()
+    for s in ('\n'*200_000, '*\n'*100_000, 'Verdict k'+'\n'*200_000+'first', 'verdict '*50_000, 'Verdict k: '*20_000, ' '*200_000+'x', '*'*200_000, 'Verdict k'+' '*200_000+'first x'): read_verdict(s, 'k')
+    assert time.process_time()-start<2
 
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match='1 answers of ours, 2 of theirs'): judge_pairs([Example('p', 'a')], [Example('p', 'b')]*2, quality)
@@ -150,7 +150,7 @@ def test_a_server_judges_and_is_asked_for_text(server):
         word = 'first' if 'good' in d['first'] else 'second'
         h.send(envelope(f'They differ.\n**Verdict {mark}: {word}**', finish='length' if 'cut' in d['first'] else 'stop'))
     server.plan = plan
-    critic = ApiCritic('m', server.url, timeout=5., total_timeout=10., max_retries=0)
+    critic = ApiCritic('m', server.url, timeout=60., total_timeout=120., max_retries=0)
     cs = ruled(replies_of(critic), ('good', 'poor'), ('poor', 'good'), ('cut good', 'poor'))
     assert [c.outcome for c in cs]==['won','lost','unreadable'], 'the end of a reply that was cut off may be missing'
     assert all('response_format' not in r for _,_,r in server.seen) and len(server.seen)==6
@@ -188,6 +188,13 @@ def test_the_frontier_is_what_no_other_point_beats():
     rng = np.random.default_rng(0)
     ps = [tuple(p) for p in rng.integers(0, 6, (40, 2)).tolist()]
     for p,b in zip(ps, best_points(ps)): assert b==(p[1]>=max(v for k,v in ps if k<=p[0]) and not any(v==p[1] and k<p[0] for k,v in ps))
+
+def test_a_measurement_shows_the_frontier_of_runs(tmp_path):
+    a = run_folder(tmp_path/'mine', [], [('total', -1., 1.), ('kl', 0., 2.)])
+    found = results([row(0, 1.)], {}, runs=[a])
+    assert [r['best'] for r in found['frontier']]==[True, True]
+    page = results_html(found)
+    assert page.count('<polyline')==2 and 'KL and reward' in page and not Checker(page).bad
 
 def test_a_hostile_run_is_drawn_as_text(tmp_path):
     a = run_folder(tmp_path/'<script>alert(1)<', [dict(step=1, kl='x', heldout_total=2.), dict(step=2, kl=math.inf, heldout_total=1.)],
@@ -242,11 +249,11 @@ def test_the_command_measures_compares_and_judges(tmp_path, tiny, server, monkey
     (tmp_path/'mine.py').write_text("def judge(e): return f'\"{e.response[:3]}\" is wrong.'\ndef size(e): return len(e.response)\n")
     base = f'evaluate --model {tiny} --prompts p.jsonl --critic mine.py:judge --max-new-tokens 6 --device cpu'.split()
     assert main([*base, '--out', 'before.jsonl'])==0
-    more = f'--metric rouge_l --metric chrf --metric mine.py:size --perplexity --against before.jsonl --judge api:m@{server.url} --report out --samples 1'.split()
+    more = f'--metric rouge_l --metric chrf --metric mine.py:size --perplexity --encoder {tiny} --against before.jsonl --judge api:m@{server.url} --report out --samples 1'.split()
     assert main([*base, *more])==0
     found = loads((tmp_path/'out/evaluation.json').read_bytes())
     names = [r['metric'] for r in found['metrics']]
-    assert {'ROUGE-L','chrF','size','perplexity_of_the_reference','critic total a response'}<=set(names) and all(r['diff']==0 for r in found['against'])
+    assert {'ROUGE-L','chrF','size','perplexity_of_the_reference','bert_score','critic total a response'}<=set(names) and all(r['diff']==0 for r in found['against'])
     assert found['judge']['rows'][0]['value']==.5 and not server.seen, 'the same answers are a tie that nobody is asked about'
     assert main([*base, '--judge', f'api:m@{server.url}', '--report', 'refs'])==0
     assert loads((tmp_path/'refs/evaluation.json').read_bytes())['judge']['rows'][0]['value']==0. and len(server.seen)==6

@@ -761,6 +761,66 @@ def test_gradient_checkpointing_works_in_every_mode_and_with_equal_prompts(when,
     for x,y in zip(got, together(q, b)): close(x, y, atol=1e-5, rtol=1e-4)
     with torch.no_grad(): assert torch.equal(p(*b).logps, q(*b).logps), 'without gradients prompts are shared'
 
+def kept_bytes(p, b):
+    "Bytes that a pass with gradients keeps for its backward pass, beside the weights"
+    own,seen = {w.untyped_storage().data_ptr() for w in p.parameters()},{}
+    def pack(t):
+        s = t.untyped_storage()
+        if s.data_ptr() not in own: seen[s.data_ptr()] = (s.nbytes(), t) # held here, so that no address is used twice
+        return t
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): out = p(*b).logps.sum()
+    out.backward()
+    return sum(n for n,_ in seen.values()),[w.grad.clone() for w in p.trainable().values() if w.grad is not None],float(out.detach())
+
+def test_gradient_checkpointing_by_option_keeps_less_and_gives_the_same():
+    plain,less = (stir(Policy.of(tiny_lm(), lora=small, gradient_checkpointing=on)) for on in (False, True))
+    b = batch(plain)
+    (n,grads,v),(m,again,w) = kept_bytes(plain, b),kept_bytes(less, b)
+    assert m<n/2, (n, m)
+    assert abs(v-w)<1e-6*abs(v) and len(grads)==len(again)>4
+    for x,y in zip(grads, again): close(y, x, atol=1e-6, rtol=1e-6)
+
+def test_gradient_checkpointing_of_a_config_trains_the_same_policy():
+    from text2grad.span_ppo import SpanPPO
+    def critic(e): return f'"{e.response[:3]}" is wrong.' if e.response.strip() else 'Nothing is there.'
+    cfg = dict(steps=2, batch_size=2, minibatch_size=2, max_new_tokens=6, lr=1e-3)
+    a,b = (SpanPPO(tiny_lm(), critic, ['Write a letter.','Write two letters.'], cfg | dict(gradient_checkpointing=on)).fit() for on in (False, True))
+    on = lambda t: any(getattr(m, 'gradient_checkpointing', False) for m in t.policy.lm.modules())
+    assert on(b) and not on(a)
+    for x,y in zip(a.policy.state_dict().values(), b.policy.state_dict().values()): close(x, y, atol=1e-6, rtol=1e-5)
+
+def test_an_architecture_without_gradient_checkpointing_is_refused(monkeypatch):
+    model,tok = tiny_lm()
+    monkeypatch.setattr(type(model), 'supports_gradient_checkpointing', False)
+    with pytest.raises(ModelError, match='has no gradient checkpointing; leave it out'): Policy.of((model, tok), gradient_checkpointing=True)
+
+@pytest.mark.parametrize('given,device,says', [('here', 'cpu', 'needs a CUDA device, and this is cpu'), ('here', 'mps', 'this is mps'), ('loaded', None, 'is loaded already; give its name')])
+def test_packing_where_it_cannot_be_is_one_sentence(tmp_path, given, device, says):
+    model,tok = tiny_lm()
+    if given=='here': model.save_pretrained(tmp_path); tok.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=says) as e: Policy.of(tmp_path if given=='here' else (model, tok), device=device, quantize='4bit')
+    assert '\n' not in str(e.value)
+
+def test_packing_without_its_extra_names_it(tmp_path, monkeypatch):
+    from text2grad.core import MissingExtra
+    from text2grad.pretrained import _packing
+    monkeypatch.setitem(sys.modules, 'bitsandbytes', None)
+    with pytest.raises(MissingExtra, match=r'a model in 4 bits needs bitsandbytes .*pip install -e "\.\[quantized\]"'): _packing('4bit', 'cuda:0', torch.bfloat16)
+
+def packed(lm):
+    lm.config.quantization_config = type('Packed', (), dict(load_in_4bit=True))()
+    return lm
+
+def test_a_packed_base_is_known_by_what_is_not_packed_and_neither_merged_nor_trained_whole():
+    model,tok = tiny_lm()
+    p = Policy.create(model, tok, lora=small)
+    was = p.base_id()
+    packed(model)
+    now = p.base_id()
+    assert list(now)==['name','float32 beside 4bit','bfloat16 beside 4bit'] and now['name']==was['name']
+    with pytest.raises(ModelError, match='is packed in 4bit, and a sum with packed weights is rounded'): p.merge()
+    with pytest.raises(ModelError, match='cannot be trained; train an adapter'): Policy.create(packed(tiny_lm()[0]), tok, lora=None)
+
 # ---- odd architectures
 
 def test_the_value_head_is_as_wide_as_what_the_output_layer_reads():

@@ -117,6 +117,26 @@ def test_sidebar_lists_every_notebook():
     missing = [p for f in notebooks if (p := f.relative_to(root/'nbs').as_posix()) not in text]
     assert not missing, f'nbs/sidebar.yml does not list {missing}'
 
+tutorials = sorted((root/'nbs'/'tutorials').glob('*.ipynb'))
+
+@pytest.mark.parametrize('f', tutorials, ids=lambda f: f.stem)
+def test_a_tutorial_reads_as_the_others_do(f):
+    cells = read_nb(f).cells
+    code = [c.source for c in cells if c.cell_type=='code']
+    prose = '\n'.join(c.source for c in cells if c.cell_type=='markdown')
+    assert 'At the end of this page' in prose and '\n## Where next\n' in '\n'+prose
+    assert f'blob/main/nbs/tutorials/{f.name}' in prose or not code # a badge, where there is something to run
+    assert not [l for s in code for l in s.splitlines() if len(l)>130 or 'import *' in l or '.meta|' in l.replace(' ', '')]
+
+def test_a_tutorial_keeps_what_its_slow_cells_showed():
+    for f in tutorials:
+        lost = [c.source for c in read_nb(f).cells if c.source.startswith('#| slow') and re.search(r'\bprint\(|plot_', c.source) and not c.outputs]
+        assert not lost, f'{f.name}: {lost}'
+
+def test_sidebar_lists_the_tutorials_in_their_order():
+    text = (root/'nbs'/'sidebar.yml').read_text()
+    assert re.findall(r'tutorials/(\S+)', text)==[f.name for f in tutorials]
+
 def test_readme_install_command_uses_the_constraints():
     line = next(l for l in (root/'README.md').read_text().splitlines() if l.startswith('pip install'))
     assert '-c constraints.txt' in line

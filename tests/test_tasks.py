@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given,settings,strategies as st
 
 from text2grad.core import RecordError,read_examples,read_jsonl,write_examples,write_jsonl
-from text2grad.data.readers import checked_rows
+from text2grad.data.readers import checked_rows,read_rows
 from text2grad.data.programs import *
 from text2grad.data.tasks import *
 from text2grad.data.tasks import *
@@ -351,7 +351,8 @@ def test_folders(tmp_path):
     assert [e.meta['id'] for e in load_slf5k(tmp_path)]==['t3_1','t3_2'] and len(load_slf5k(tmp_path, limit=1))==1
     assert len(load_slf5k(tmp_path, 'test'))==1 and len(load_slf5k(tmp_path, 'train_extra', limit=3))==3
     (tmp_path/'x.txt').write_text('a')
-    with pytest.raises(ValueError, match='cannot read this kind of file; it must end in .jsonl'): load_slf5k(tmp_path/'x.txt')
+    for read in (load_slf5k, read_rows):   # what a user can mend is said without a traceback
+        with pytest.raises(RecordError, match='(?s)x.txt.*cannot read this kind of file; it must end in .jsonl'): read(tmp_path/'x.txt')
 
 @pytest.mark.parametrize('source', ['nowhere.jsonl','./nowhere','/nowhere/at/all','~/nowhere-at-all/x','one','a/b/c','../x/y', Path('owner/name')])
 def test_paths_are_not_looked_up_on_the_hub(source, monkeypatch):

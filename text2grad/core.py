@@ -329,7 +329,7 @@ EXTRAS = dict( # Name in settings.ini -> the module that it brings, and what for
     constrained=('llguidance', 'constrained decoding'),
     seccomp=('pyseccomp', 'a second lock on the sandbox'), trackio=('trackio', 'logging to trackio'),
     wandb=('wandb', 'logging to Weights & Biases'), tensorboard=('tensorboard', 'logging to TensorBoard'),
-    quantized=('bitsandbytes', 'a model in 4 or 8 bits'))
+    quantized=('bitsandbytes', 'a model in 4 bits'))
 
 def install_extra(
     name:str, # Key of `EXTRAS`

@@ -284,21 +284,20 @@ def best_device()->str:
 # %% ../nbs/03_pretrained.ipynb #baca8f92
 def _packing(quantize, device, dtype):
     "Settings of bitsandbytes; `ModelError` where it cannot be used"
-    if quantize not in ('4bit','8bit'): raise ModelError(f"quantize={quantize!r}: must be '4bit' or '8bit'")
+    if quantize!='4bit': raise ModelError(f"quantize={quantize!r}: must be '4bit'")
     if not str(device).startswith('cuda'):
         raise ModelError(f'quantize={quantize!r}: needs a CUDA device, and this is {device}; leave it out, or take a smaller model')
     import_extra('quantized')
     from transformers import BitsAndBytesConfig
-    if quantize=='8bit': return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
 
 def quantized_as(
     model, # A causal LM, or a `PeftModel` of one
-)->str|None: # '4bit', '8bit' or `None`
+)->str|None: # '4bit' or `None`
     "How a model's weights are packed"
     lm = model.get_base_model() if hasattr(model, 'get_base_model') else model
-    how = getattr(lm.config, 'quantization_config', None)
-    return next((f'{n}bit' for n in (4, 8) if getattr(how, f'load_in_{n}bit', False)), None)
+    how = getattr(getattr(lm, 'config', None), 'quantization_config', None)
+    return '4bit' if getattr(how, 'load_in_4bit', False) else None
 
 # %% ../nbs/03_pretrained.ipynb #679ce39a
 def checkpoint_layers(
@@ -307,9 +306,9 @@ def checkpoint_layers(
 ):               # The same; `ModelError` where the architecture cannot
     "Keep only what enters each layer for the backward pass, and compute the rest again"
     lm = model.get_base_model() if hasattr(model, 'get_base_model') else model
-    if not on: lm.gradient_checkpointing_disable()
-    elif getattr(lm, 'supports_gradient_checkpointing', False):
-        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=dict(use_reentrant=False))
+    call = lambda what: getattr(lm, f'activation_checkpointing_{what}', None) or getattr(lm, f'gradient_checkpointing_{what}')
+    if not on: call('disable')()
+    elif getattr(lm, 'supports_gradient_checkpointing', False): call('enable')(dict(use_reentrant=False))
     else: raise ModelError(f'{lm.config.model_type}: this architecture has no gradient checkpointing; leave it out')
     return model
 
@@ -336,7 +335,7 @@ def load_model(
     name_or_path:str|Path|None=None, # Model folder or Hub name; `None`: `default_model()`
     device:str|None=None,            # `None`: `best_device()`
     dtype:torch.dtype|str|None=None, # `None`: bf16 on a GPU that has it, else fp32
-    quantize:str|None=None,          # '4bit' or '8bit': weights packed by bitsandbytes, which an adapter can be trained on
+    quantize:str|None=None,          # '4bit': weights packed by bitsandbytes, on which an adapter can be trained
 )->tuple:                            # `(model, tokenizer)`, in eval mode, without dropout; `ModelError` says what is wrong
     "Load a causal language model and its tokenizer from safetensors, running no code of theirs"
     path = check_folder(_folder(name_or_path))

@@ -1,4 +1,4 @@
-"""Fail if exporting, cleaning or rewriting the README changes anything: `python tools/gate.py`.
+"""Fail if exporting, cleaning or rewriting the README changes anything, or a type hint is wrong: `python tools/gate.py`.
 
 It works on a copy, so a checkout is never touched, and it needs no git."""
 import filecmp,os,shutil,subprocess,sys,tempfile
@@ -17,5 +17,6 @@ with tempfile.TemporaryDirectory() as tmp:
     files = [p.relative_to(copy) for pat in ('nbs/**/*.ipynb','index.ipynb','text2grad/**/*.py') for p in copy.glob(pat)]
     changed = [str(f) for f in files if not (root/f).exists() or not filecmp.cmp(root/f, copy/f, shallow=False)]
     run(sys.executable, 'tools/readme.py', '--check', cwd=copy)
+    run(sys.executable, '-m', 'ty', 'check', '--python', sys.prefix, cwd=copy)
 if changed: sys.exit(f'{", ".join(sorted(changed))}: not what nbdev-export and nbdev-clean write; run both and commit')
 print(f'{len(files)} notebooks and modules agree')

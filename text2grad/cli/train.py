@@ -113,7 +113,8 @@ def metrics_of(
 # %% ../../nbs/cli/02_train.ipynb #aee9dbe3
 OPTIONS = dict(prompts=None, prompt_field='prompt', critic=None, model=None, heldout='0.1', samples=1, metric=None, log=None)
 FLAGS = dict(steps=positive, batch_size=positive, samples_per_prompt=positive, max_new_tokens=positive, eval_every=int, seed=int,
-             lr=float, kl_coef=float, temperature=float, reward=str, baseline=str) # Fields of the config with an option of their own
+             lr=float, kl_coef=float, temperature=float, reward=str, baseline=str, quantize=str,
+             gradient_checkpointing=bool) # Fields of the config with an option of their own; what is true or false takes no value
 
 def tuned(
     given:dict, # Fields of the config that somebody chose
@@ -219,7 +220,7 @@ def train_command(
     prompts = prompts_of(opts['prompts'], opts['prompt_field'])
     heldout = heldout_of(str(opts['heldout']), prompts, opts['prompt_field'])
     if metrics and not heldout: raise CommandError('--metric: is measured on held-out prompts, and there are none; see --heldout')
-    policy = Policy.of(opts['model'], device=device, seed=cfg.seed, value_head=cfg.baseline=='value')
+    policy = Policy.of(opts['model'], device=device, **cfg.for_policy())
     trainer = SpanPPO(policy, critic, prompts, cfg, heldout=heldout)
     if held := trainer.heldout: held.samples,held.metrics,held.bars = opts['samples'],metrics,True
     again = printable(f'text2grad train --resume --out {out}')
@@ -363,9 +364,18 @@ def evaluate_command(
         print(printable(page))
     return 0
 
-# %% ../../nbs/cli/02_train.ipynb #301f193a
+# %% ../../nbs/cli/02_train.ipynb #5d0e8a17
 _critics = 'rules:TASK, tests, api:MODEL[@URL], model:NAME, the folder of a reward model, or module:function or file.py:function'
+_words = dict(steps='rollout-and-update rounds', batch_size='responses a step', samples_per_prompt='responses to each prompt',
+              max_new_tokens='longest response', seed='of everything random', lr='learning rate',
+              eval_every='steps between measurements on the held-out prompts; the best policy is kept',
+              kl_coef='weight of the KL to the reference', temperature='of sampling and training',
+              reward='span or scalar; sentence, random and sign are controls',
+              baseline='what a token is measured against: group, value or local; or a rival: grpo, best, dpo',
+              quantize='4bit: pack the weights of the base and train an adapter on them (QLoRA; CUDA, needs the extra quantized)',
+              gradient_checkpointing='less memory for about a third more work; the result is the same')
 
+# %% ../../nbs/cli/02_train.ipynb #301f193a
 def train_parser(
     p,    # The parser of `train`
     rates:dict, # Learning rate of each reward
@@ -385,12 +395,9 @@ def train_parser(
                    help='module:function or file.py:function that gives a number for a judged Example; more than one are given one by one')
     p.add_argument('--log', action='append', metavar='trackio|wandb|tensorboard',
                    help='log there too, perhaps with :PROJECT; wandb sends numbers, settings and some responses to its server')
-    words = dict(steps='rollout-and-update rounds', batch_size='responses a step', samples_per_prompt='responses to each prompt',
-                 max_new_tokens='longest response', seed='of everything random', lr='learning rate',
-                 eval_every='steps between measurements on the held-out prompts; the best policy is kept',
-                 kl_coef='weight of the KL to the reference', temperature='of sampling and training',
-                 reward='span or scalar', baseline='group, value or local')
-    for k,kind in FLAGS.items(): p.add_argument('--'+k.replace('_', '-'), type=kind, help=words[k])
+    for k,kind in FLAGS.items():
+        takes = dict(action='store_true', default=None) if kind is bool else dict(type=kind)
+        p.add_argument('--'+k.replace('_', '-'), help=_words[k], **takes)
     p.add_argument('--out', help='folder of the run (default: runs/train-seedN)')
     p.add_argument('--device', help='cpu, cuda, mps (default: the best there is)')
     p.add_argument('--resume', action='store_true', help='go on with the run in --out; a higher --steps makes it longer')

@@ -63,23 +63,23 @@ class ApiCritic(LLMCritic):
              'or extra=dict(reasoning_effort="low")')
     def __init__(self,
         model:str,                # What the server calls the model
-        base_url:str=None,        # As 'http://127.0.0.1:8000/v1'; `None`: the variable `OPENAI_BASE_URL`, else OpenAI
-        api_key:str=None,         # `None`: read from the environment at each call
+        base_url:str|None=None,   # As 'http://127.0.0.1:8000/v1'; `None`: the variable `OPENAI_BASE_URL`, else OpenAI
+        api_key:str|None=None,    # `None`: read from the environment at each call
         task=None,                # As in `LLMCritic`: name, file or `Prompt`
         *,
-        key_env:str=None,         # Variable that holds the key; `None`: `OPENAI_API_KEY`
+        key_env:str|None=None,    # Variable that holds the key; `None`: `OPENAI_API_KEY`
         structured:str='auto',    # How to ask for JSON: 'json_schema', 'json_object', 'none'; 'auto': the first that the server takes
         temperature:float|None=0.,# `None` leaves it to the server, as some reasoning models demand
         max_tokens:int|None=1024, # Longest reply, by the name that the server takes; `None` leaves it to the server
-        seed:int=None,            # Sent to servers that take one
+        seed:int|None=None,       # Sent to servers that take one
         timeout:float=120.,       # Longest wait for one reply, in seconds
         total_timeout:float=300., # Longest time for one question with all its retries, in seconds
         max_retries:int=4,        # Further tries after a failure that may pass
         max_wait:float=60.,       # Longest wait that a server may ask for (`Retry-After`), in seconds
         max_bytes:int=10_000_000, # Longest body that is read
         concurrency:int=8,        # Questions in flight at once
-        prices:tuple=None,        # Price of a million tokens in, and out
-        extra:dict=None,          # Fields of the request, added or in place of ours (`None`: left out), as `dict(top_p=.9)`; no secrets
+        prices:tuple|None=None,   # Price of a million tokens in, and out
+        extra:dict|None=None,     # Fields of the request, added or in place of ours (`None`: left out), as `dict(top_p=.9)`; no secrets
         **kwargs,                 # Of `LLMCritic`: limit, again, prose, min_similarity, tests, fence_seed
     ):
         super().__init__(model, task, **kwargs)

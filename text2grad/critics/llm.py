@@ -215,14 +215,14 @@ class LLMCritic:
     kind,quiet = 'llm','take a model that does not think aloud'
     def __init__(self,
         model:str='',         # What the model is called
-        task:str|Path|Prompt=None, # Name or file of the prompt; `None`: that of `meta['task']`, or else the generic one
+        task:str|Path|Prompt|None=None, # Name or file of the prompt; `None`: that of `meta['task']`, or else the generic one
         *,
         limit:float=4.,       # Bound on the total praise and on the total blame of a response, counted in words at full score
         again:bool=True,      # Send a reply back once if it cannot be read, or quotes what is not there
         prose:bool=False,     # Read a reply without JSON as free-form feedback, through `link_phrases`
         min_similarity:float=1., # Below 1, misquoted words count too; at 1 only case, spacing and typography may differ
         tests:bool=False,     # Run the tests of a program in the sandbox, and show the critic what happened
-        fence_seed:int=None,  # Same marks around the same text, for runs that must repeat; `None` draws them anew
+        fence_seed:int|None=None, # Same marks around the same text, for runs that must repeat; `None` draws them anew
     ):
         self.model,self.limit,self.min_similarity = model,limit,min_similarity
         self.again,self.prose,self.tests,self.fence_seed = again,prose,tests,fence_seed

@@ -52,7 +52,7 @@ class Reread:
     "Rows that can be read as often as needed, though their source is read once: a pipe or a generator goes to a temporary file"
     def __init__(self,
         source,         # What `annotate` takes
-        limit:int=None, # Only the first so many rows
+        limit:int|None=None, # Only the first so many rows
     ):
         self.source,self.limit,self.file = source,limit,None
         path = isinstance(source, (str,Path))
@@ -399,15 +399,15 @@ def _annotate(rows, critic, store, out, concurrency, batch_size, resume, retry_f
 def annotate(
     examples,               # `Example`s, rows as `files.rows` takes them (a list, a DataFrame, a path, a pipe), or a generator of either
     critic,                 # Any critic: a function on lists of examples, or an object with `judgements` or `async ajudge`
-    out:str|Path=None,      # Where to: a `.jsonl` or `.jsonl.gz` file; may be left out for a `Dataset`
+    out:str|Path|None=None, # Where to: a `.jsonl` or `.jsonl.gz` file; may be left out for a `Dataset`
     *,
     concurrency=8,          # Questions on their way at once, for critics with `ajudge`; a number or a function that gives one
-    batch_size:int=None,    # Responses at a time, for other critics; by default the critic's own `batch_size`, or 32
+    batch_size:int|None=None, # Responses at a time, for other critics; by default the critic's own `batch_size`, or 32
     cache:str|Path|None='auto', # Where answers are kept for later runs; 'auto': `cache_file()`; `None`: nowhere
-    limit:int=None,         # Only the first so many rows
+    limit:int|None=None,    # Only the first so many rows
     resume:bool=True,       # Keep the answers that are in `out` already; `False` begins afresh
     retry_failed:bool=False,# Ask again for the rows that failed, and for nothing else
-    give_up:int=None,       # Stop with `AnnotationError` after so many failures in a row
+    give_up:int|None=None,  # Stop with `AnnotationError` after so many failures in a row
     progress:bool=True,     # Show a progress bar
     dry_run:bool=False,     # Print one question and counts; ask nothing and write nothing
 ): # `Annotated`; for a `Dataset` a `Dataset` with the critiques

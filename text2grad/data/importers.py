@@ -68,7 +68,7 @@ _flags = 'has_error','intrinsic_error','extrinsic_error'
 
 def from_defacto(
     source,            # `train.jsonl` and its like, or rows
-    split:str=None,    # Part of the data set; by default from the file's name
+    split:str|None=None, # Part of the data set; by default from the file's name
     strict:bool=False, # Refuse a file with a row that cannot be used
 )->Imported:           # Examples with `report`; `RecordError` if no row can be used
     "DeFacto: summaries with explanations, instructions and corrections (Liu et al. 2023)"
@@ -143,8 +143,8 @@ def _qa_omission(k, m, passages):
 # %% ../../nbs/data/04_importers.ipynb #5177a6bb
 def from_qa_feedback(
     source,            # `train_feedback.json` or `dev_feedback.json`, or rows
-    split:str=None,    # Part of the data set; by default from the file's name
-    scores:dict=None,  # Score of each error type, over the defaults
+    split:str|None=None, # Part of the data set; by default from the file's name
+    scores:dict|None=None, # Score of each error type, over the defaults
     unit:str='auto',   # What offsets were counted in, for `char_offsets`
     strict:bool=False, # Refuse a file with a row that cannot be used
 )->Imported:           # Examples with `report`; `RecordError` if no row can be used
@@ -273,8 +273,8 @@ def _halu_row(r):
 # %% ../../nbs/data/04_importers.ipynb #ad2206f8
 def from_haluquestqa(
     source,            # `complete_data.csv`, or rows with its columns
-    split:str=None,    # Part of the data set, if you have made parts
-    scores:dict=None,  # Score of each aspect, over the defaults
+    split:str|None=None, # Part of the data set, if you have made parts
+    scores:dict|None=None, # Score of each aspect, over the defaults
     strict:bool=False, # Refuse a file with a row that cannot be used
 )->Imported:           # Two examples a row, with `report`; `RecordError` if no row can be used
     "HaluQuestQA: expert marks in long answers, with reasons (Sachdeva et al. 2025)"
@@ -309,7 +309,7 @@ def _linked(response, said):
 
 def from_slf5k(
     source,            # `train.jsonl` and its like, or rows
-    split:str=None,    # Part of the data set; by default from the file's name
+    split:str|None=None, # Part of the data set; by default from the file's name
     strict:bool=False, # Refuse a file with a row that cannot be used
 )->Imported:           # Examples with `report`; without feedback in a row its critique is `None`
     "SLF5K: summaries with free-form feedback and a person's own summary (Scheurer et al. 2023)"
@@ -353,7 +353,7 @@ def _questions(source):
 # %% ../../nbs/data/04_importers.ipynb #82951f03
 def from_squad(
     source,            # `train-v1.1.json`, `dev-v2.0.json` and their like; XQuAD has the same form
-    split:str=None,    # Part of the data set; by default from the file's name
+    split:str|None=None, # Part of the data set; by default from the file's name
     strict:bool=False, # Refuse a file with a question that cannot be used
 )->Imported:           # Prompts of the task 'answer', with `report`
     "SQuAD: questions about a passage (Rajpurkar et al. 2016, 2018)"
@@ -381,7 +381,7 @@ def from_squad(
 # %% ../../nbs/data/04_importers.ipynb #4225a436
 def from_kodcode(
     source,            # A file with KodCode's columns, or rows
-    split:str=None,    # Part of the data set; by default from the file's name
+    split:str|None=None, # Part of the data set; by default from the file's name
     strict:bool=False, # Refuse a file with a row that cannot be used
 )->Imported:           # Prompts of the task 'code', with `report`
     "KodCode: programming questions with a solution and tests (Xu et al. 2025)"
@@ -481,7 +481,7 @@ def _asked(r):
 
 def from_paper(
     source,            # A `.json` or `.jsonl` file of the released code, or rows
-    split:str=None,    # Part of the data set
+    split:str|None=None, # Part of the data set
     strict:bool=False, # Refuse a file with a row that cannot be used
 )->Imported:           # Examples with `report`; `RecordError` if no row can be used
     "Critiques in the three forms of the Text2Grad paper"

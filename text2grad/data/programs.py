@@ -437,7 +437,7 @@ def _among_words(response, start, entry, sure):
 # %% ../../nbs/data/02_programs.ipynb #ce62d950
 def extract_code(
     response:str,         # What the model wrote
-    entry_point:str=None, # Name of the function asked for; without it, or where no block defines it, a whole program is looked for
+    entry_point:str|None=None, # Name of the function asked for; without it, or where no block defines it, a whole program is looked for
 )->CodeBlock:             # Always `response[start:end]==code`
     "The code in a response and its character range"
     thought = _thought.search(response)

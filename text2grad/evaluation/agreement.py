@@ -52,7 +52,7 @@ def _marked(ex, c):
 # %% ../../nbs/evaluation/02_agreement.ipynb #19af226f
 def critic_report(
     examples:list,        # `Example`s that were judged; without `judgements`, with the critiques in them
-    judgements:list=None, # One `Judgement`, `Critique` or `None` for each
+    judgements:list|None=None, # One `Judgement`, `Critique` or `None` for each
     title:str='',         # What the table is called; by default the critic's own name
 )->Report: # 'parse rate', 'quotes found', 'spans per response', 'tokens marked'; failures by kind
     "Whether a critic can be read, quotes what is there, and how much it marks"
@@ -102,7 +102,7 @@ def token_alpha(
     outputs:list,          # For each critic, its `Critique`s, `Judgement`s or `None`s, one per example
     examples:list,         # The `Example`s that all of them judged
     level:str='nominal',   # 'nominal', 'ordinal' or 'interval'
-    offsets:list=None,     # `(start, end)` of the tokens of each example; by default words and punctuation marks
+    offsets:list|None=None, # `(start, end)` of the tokens of each example; by default words and punctuation marks
     draws:int=1000,        # Bootstrap resamples of responses
     seed:int=0,            # Same seed, same interval
 )->Estimate: # `None` where no two critics judged the same response, or all marks are the same

@@ -58,8 +58,9 @@ def read_verdict(
 )->str|None:        # 'first', 'second' or 'tie'; `None` if it says none of them
     "The verdict of a reply"
     from text2grad.critics.llm import without_thoughts
-    said = re.findall(rf'^\W*verdict\W+{re.escape(mark)}\W+(first|second|tie)\W*$', without_thoughts(reply or '')[0], re.I|re.M)
-    return said[-1].lower() if said else None
+    line = re.compile(rf'\W*verdict\W+{re.escape(mark)}\W+(first|second|tie)\W*', re.I)
+    said = [m for l in without_thoughts(reply or '')[0].splitlines() if (m := line.fullmatch(l))]
+    return said[-1][1].lower() if said else None
 
 # %% ../../nbs/evaluation/09_judge.ipynb #f4284d8c
 @dataclass(frozen=True)

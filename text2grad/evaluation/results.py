@@ -64,9 +64,9 @@ def comparison_rows(
 def results(
     rows:list,        # Of `evaluate`
     about:dict,       # What was measured: model, prompts, critic, settings
-    against:list=None,# Rows of the same prompts by another policy
-    comparisons:list=None, # Of `judge_pairs`, ours against the other policy or the references
-    runs:list=(),     # Folders of runs, for the KL and what it bought
+    against:list|None=None,# Rows of the same prompts by another policy
+    comparisons:list|None=None, # Of `judge_pairs`, ours against the other policy or the references
+    runs:list|tuple=(), # Folders of runs, for the KL and what it bought
 )->dict:              # `about, metrics, complaints`, and perhaps `pass_at, against, complaints_against, judge, frontier`
     "What a measurement says, as plain data"
     out = dict(about=about, metrics=metric_rows(rows), complaints=complaint_rates(rows))
@@ -89,8 +89,9 @@ _notes = dict(
     metrics='Means over prompts; low and high are the ends of the 95% bootstrap interval, n the prompts that could be judged.',
     pass_at='Chance that one of k programs passes all tests, without bias; over problems.',
     complaints='What this critic has against the responses: how many complaints a response, and the share with each kind.',
-    against='The same prompts, answered by both. p is that of the paired permutation test, p_holm what is left of it after Holm.',
-    complaints_against='Share of the responses that each complaint was made about, by both.',
+    against='The same prompts; before is the other policy, after is this one. p is that of the paired permutation test, p_holm what is '
+            'left of it after as many questions as there are rows.',
+    complaints_against='Share of the responses that each complaint was made about; before is the other policy.',
     frontier='Each measurement of these runs: how far the policy had moved, and what the critic paid. The dashed line is the frontier.')
 _titles = dict(metrics='Metrics', pass_at='pass@k', complaints='Complaints', against='Against the other policy',
                complaints_against='Complaints, against the other policy', judge='A judge of pairs', frontier='KL and reward')
@@ -98,7 +99,7 @@ _titles = dict(metrics='Metrics', pass_at='pass@k', complaints='Complaints', aga
 def _section(found, key):
     if key=='judge':
         failed = [note_html(f'{k}: {n}') for k,n in found[key]['failures'].items()]
-        note = 'Every pair was put to the judge in both orders. A verdict that flips with the order is half a win for each side.'
+        note = 'A verdict that flips with the order is half a win for each side.'
         return section_html(_titles[key], note_html(f'{found[key]["title"]}. {note}'), table_html(found[key]['rows']), *failed)
     parts = [note_html(_notes[key]), table_html(found[key])]
     return section_html(_titles[key], *([frontier_svg(found[key])] if key=='frontier' else []), *parts)
@@ -114,7 +115,7 @@ def _shown(rows):
 
 def results_html(
     found:dict,   # Of `results`
-    rows:list=(), # Of `evaluate`, for the responses that are shown
+    rows:list|tuple=(), # Of `evaluate`, for the responses that are shown
 )->str:           # A whole page
     "What a measurement says, to look at"
     about = section_html('What was measured', table_html(list(settings_rows(found['about']))))
@@ -125,7 +126,7 @@ def results_html(
 def write_results(
     folder:str|Path, # Made if need be
     found:dict,      # Of `results`
-    rows:list=(),    # Of `evaluate`, for the responses that are shown
+    rows:list|tuple=(), # Of `evaluate`, for the responses that are shown
 )->Path:             # `report.html` in it, beside `evaluation.json`
     "Leave a measurement as JSON and as a page"
     folder = Path(folder)

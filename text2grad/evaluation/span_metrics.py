@@ -301,9 +301,9 @@ def _counts(predicted, gold, scores):
 def span_report(
     predicted:list,    # A `Critique`, or `None` for no judgement, for each example
     gold:list,         # `Example`s with the spans that people marked
-    scores:list=None,  # `TokenScores`, or `None`, for each: then AUROC and reward go by them, and calibration is measured
+    scores:list|None=None, # `TokenScores`, or `None`, for each: then AUROC and reward go by them, and calibration is measured
     title:str='predicted spans against people', # What the table is called
-    offsets:list=None, # `(start, end)` of the tokens of each example; by default words and punctuation marks
+    offsets:list|None=None, # `(start, end)` of the tokens of each example; by default words and punctuation marks
     draws:int=1000,    # Bootstrap resamples of responses
     seed:int=0,        # Same seed, same intervals
 )->Report: # Rows 'parse rate', 'negative recall' and, for 'poor' and 'good', '... token F1', '... span F1@.5' and so on; `None` for 0/0
@@ -339,9 +339,9 @@ def _label_stats(name, label, rows, said, free, toks):
 def label_report(
     predicted:list,    # A `Critique`, or `None` for no judgement, for each example
     gold:list,         # `Example`s whose gold spans have labels in `meta['spans']`
-    scores:list=None,  # `TokenScores`, or `None`, for each
+    scores:list|None=None, # `TokenScores`, or `None`, for each
     title:str='by label', # What the table is called
-    offsets:list=None, # `(start, end)` of the tokens of each example; by default words and punctuation marks
+    offsets:list|None=None, # `(start, end)` of the tokens of each example; by default words and punctuation marks
     draws:int=1000,    # Bootstrap resamples of responses
     seed:int=0,        # Same seed, same intervals
 )->Report: # For each sign and label, the commonest first: '... recall' (tokens), '... span recall@.5', '... AUROC' against unmarked tokens
@@ -381,7 +381,7 @@ class Comparison:
 
 def compare_critics(
     reports:dict,      # Name of a method -> its `Report`, all on the same examples
-    columns:list=None, # Names of rows of the reports; `None`: those of `MAIN` that were measured
+    columns:list|None=None, # Names of rows of the reports; `None`: those of `MAIN` that were measured
     title:str='',      # A line above the table
 )->Comparison: # `ValueError` for reports on different numbers of responses, and for a column that no report has
     "Reports side by side"
@@ -401,9 +401,9 @@ def paired(
     predicted_b:list,   # What another method predicts for the same examples
     gold:list,          # `Example`s with gold spans
     what:str='poor span F1@.5', # A row of `span_report`, other than the parse rate
-    scores_a:list=None, # `TokenScores` of the first method
-    scores_b:list=None, # `TokenScores` of the second
-    offsets:list=None,  # `(start, end)` of the tokens of each example; by default words and punctuation marks
+    scores_a:list|None=None, # `TokenScores` of the first method
+    scores_b:list|None=None, # `TokenScores` of the second
+    offsets:list|None=None, # `(start, end)` of the tokens of each example; by default words and punctuation marks
     draws:int=1000,     # Bootstrap resamples of responses
     seed:int=0,         # Same seed, same interval
 )->Estimate: # Of a minus b; above 0 the first is better, unless `what` is an error

@@ -141,7 +141,7 @@ def coverage(
 # %% ../../nbs/evaluation/04_task_metrics.ipynb #6ba7be8c
 def code_parses(
     preds:list,             # Responses; `None` counts as empty
-    entry_points:list=None, # Name of the function asked for in each, to choose among several blocks of code
+    entry_points:list|None=None, # Name of the function asked for in each, to choose among several blocks of code
 )->list:                    # 1.0 or 0.0 of each
     "Whether the code in a response is Python that does something; it is never run"
     import ast
@@ -256,7 +256,7 @@ def pass_at_k(
 def pass_at(
     examples:list,   # `Example`s with their responses, several to a prompt; `meta` as the code task has it
     ks:tuple=(1,),   # How many one may try
-    passed:list=None,# Whether each is right, as `code_passes` gives it; `None`: run them in the sandbox
+    passed:list|None=None,# Whether each is right, as `code_passes` gives it; `None`: run them in the sandbox
 )->Report:           # One `Estimate` a k, over prompts; a prompt with fewer than k judged programs is left out of pass@k, and counted
     "pass@k of a policy, with its interval over problems"
     counts = [(len(v), int(sum(v))) for v in of_prompts(examples, code_passes(examples) if passed is None else passed).values()]

@@ -324,7 +324,7 @@ def _unread(self:GenerativeRewardModel, ex, question):
 @patch
 def judgements(self:GenerativeRewardModel,
     examples:list,              # Responses to judge; critiques that they have are not looked at
-    constrained:bool|dict=None, # `None`: as the config says
+    constrained:bool|dict|None=None, # `None`: as the config says
 )->list[Judgement]:             # One each, in order; an error where the answer cannot be read
     "Write and read a judgement of each response"
     c,examples = self.config,list(examples)

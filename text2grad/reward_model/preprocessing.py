@@ -24,7 +24,7 @@ _log = logging.getLogger('text2grad')
 
 def read_feedback(
     paths,              # One feedback file or several, or rows, for `files.rows`
-    counts:dict=None,   # Where to add the number of `rows`
+    counts:dict|None=None, # Where to add the number of `rows`
 )->list[Example]:       # The examples with a critique; `RecordError` lists every bad row of a file by its number
     "Read feedback to train on"
     several = isinstance(paths, (list,tuple)) and all(isinstance(p, (str,Path)) for p in paths)

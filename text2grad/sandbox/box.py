@@ -19,8 +19,8 @@ from pathlib import Path
 
 # %% ../../nbs/sandbox/01_box.ipynb #503ce53b
 def python_inside(
-    prefix:str=None, # Installation to use, by default this Python's
-    exe:str=None,    # Its interpreter, by default this Python's
+    prefix:str|None=None, # Installation to use, by default this Python's
+    exe:str|None=None, # Its interpreter, by default this Python's
 )->tuple[Path|None,Path]: # Folder to bind at `/py` (`None`: it is `/usr` or `/usr/local`), and the interpreter's path inside the box
     "Where Python stands in a box"
     prefix = Path(prefix or sys.base_prefix).resolve()
@@ -87,9 +87,9 @@ def _installed(prefix=None):
 
 def bwrap_command(
     bwrap:str,          # Path of bubblewrap
-    info_fd:int=None,   # Where it writes the process id of the box
-    seccomp_fd:int=None,# Where it reads a system call filter from
-    prefix:str=None,    # What to bind at `/py`, if not `sys.base_prefix`
+    info_fd:int|None=None, # Where it writes the process id of the box
+    seccomp_fd:int|None=None,# Where it reads a system call filter from
+    prefix:str|None=None, # What to bind at `/py`, if not `sys.base_prefix`
 )->list[str]:           # Ends where the arguments of Python go on
     "The command that starts Python in a box"
     home,exe = python_inside()

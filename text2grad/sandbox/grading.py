@@ -305,7 +305,7 @@ def _boxed_tests(tree, source, wanted, entry):
 @lru_cache(maxsize=512)
 def plan(
     tests:str,     # Python source: asserts, `def check(candidate)`, pytest or unittest
-    entry:str=None,# The function under test; by default what the tests call
+    entry:str|None=None,# The function under test; by default what the tests call
     setup:str='',  # Source that runs before the program, and whose names are the tests' own
     boxed:bool=False, # The parent cannot judge by values
 )->Plan:           # `Plan.problem` says what is wrong with them, if something is

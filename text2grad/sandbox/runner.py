@@ -315,7 +315,7 @@ def run(
     code:str,             # The program, as the model wrote it
     tests:str='',         # Its tests: asserts, `def check(candidate)`, pytest, unittest, or JSON of `stdio`; without them it just runs
     *,
-    entry_point:str=None, # The function under test; by default what the tests call
+    entry_point:str|None=None, # The function under test; by default what the tests call
     setup:str='',         # Trusted source that runs before the program and before the tests: imports, helpers of the tests
     stdin:str='',         # What the program reads from standard input
     timeout:float=4.,     # Seconds that the program may take, of all calls together or for one input; half of that in processor time
@@ -351,7 +351,7 @@ _defaults = dict(tests='', entry_point=None, setup='', stdin='', timeout=4., mem
 
 def run_batch(
     jobs,             # Dicts of `run`'s arguments
-    workers:int=None, # Runs at the same time; by default one a core
+    workers:int|None=None, # Runs at the same time; by default one a core
 )->list[Result]:      # In the order of the jobs; `ValueError` names a job that is no job
     "Run many programs"
     jobs = [dict(j) for j in jobs]

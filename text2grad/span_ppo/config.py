@@ -13,6 +13,7 @@ import hashlib,json,math
 import numpy as np, torch
 from dataclasses import dataclass,fields
 from difflib import get_close_matches
+from fastcore.basics import patch
 from ..alignment.tokens import token_rewards
 from ..files import UserError
 from .losses import BASELINES,GROUPED,Objective,token_scores
@@ -155,7 +156,8 @@ class SpanPPOConfig(Objective):
     save_every:int=5           # Steps between checkpoints
     keep:int=2                 # Checkpoints kept
     eval_every:int=0           # Steps between measurements on the held-out prompts; 0: before and after only
-
+    gradient_checkpointing:bool=False # Less memory in the update for about a third more work; the result is the same
+    quantize:str|None=None     # '4bit': pack the weights under the adapter (QLoRA); on CUDA, for a model that is loaded by its name
     def __post_init__(self):
         _choices(self, reward=tuple(REWARDS), kl_kind=('k1','k2','k3'), kl_in=('reward','loss'), baseline=BASELINES)
         _at_least(self, 1, 'steps', 'batch_size', 'samples_per_prompt', 'epochs', 'minibatch_size', 'micro_batch_size',
@@ -166,8 +168,16 @@ class SpanPPOConfig(Objective):
             if getattr(self, k)%self.samples_per_prompt:
                 raise ValueError(f'{k}={getattr(self, k)}: must be a multiple of samples_per_prompt={self.samples_per_prompt}')
         _fitting(self)
+        if self.quantize not in (None,'4bit'): raise ValueError(f"quantize={self.quantize!r}: must be '4bit' or None")
         if not self.temperature>0:
             raise ValueError(f'temperature={self.temperature}: must be above 0, a greedy rollout cannot be trained on')
+
+# %% ../../nbs/span_ppo/04_config.ipynb #06564ed4
+@patch
+def for_policy(self:SpanPPOConfig)->dict:
+    "Options of `Policy.of`"
+    return dict(seed=self.seed, value_head=self.baseline=='value', quantize=self.quantize,
+                gradient_checkpointing=self.gradient_checkpointing)
 
 # %% ../../nbs/span_ppo/04_config.ipynb #6737d339
 def _choices(cfg, **allowed):

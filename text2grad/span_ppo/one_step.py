@@ -340,7 +340,7 @@ def apply_critique(
     case:Case,               # A judged response, measured on this policy
     lr:float=5e-4,           # Adam step, from 0 to 10; training's default is 1e-4
     steps:int=1,             # Span-PPO steps, each on this response
-    probe:list=(),           # `Example`s with responses that should not change, e.g. `probe_set()`
+    probe:list|tuple=(),     # `Example`s with responses that should not change, e.g. `probe_set()`
     seed:int=0,              # Of the LoRA and of both regenerations
     max_new_tokens:int=48,   # Of the regenerations; 0: don't regenerate
     temperature:float|None=None, # Of the regenerations; `None`: that of the response; 0 is greedy

@@ -146,7 +146,7 @@ def read_prompts(self:Policy, model,
     ids,  # (B, P) left-padded
     mask, # (B, P)
     always:bool=False, # Read them even if all differ
-)->tuple: # `(cache, hidden, back)`, or `None` if all prompts differ, or this model cannot share them
+)->tuple|None: # `(cache, hidden, back)`, or `None` if all prompts differ, or this model cannot share them
     "Read each different prompt once: their keys and values, last hidden states (U, d), and which of the U prompts each row has (B,)"
     rows,back = torch.cat([ids, mask.long()], 1).unique(dim=0, return_inverse=True)
     if len(rows)==len(ids) and not always or not self.shares: return None
@@ -330,8 +330,10 @@ def load_state_dict(self:Policy,
 @patch
 def base_id(self:Policy)->dict:
     "Name and hashes of the base model that the adapter belongs to, or of the reference of a policy that is trained whole"
-    ref = self.reference_model
-    return dict(name=self.lm.name_or_path) | weights_id(base_tensors(ref if isinstance(ref, nn.Module) else self.model))
+    ref,packed = self.reference_model,quantized_as(self.model)
+    tensors = base_tensors(ref if isinstance(ref, nn.Module) else self.model)
+    if packed: tensors = {k:t for k,t in tensors.items() if t.is_floating_point()} # the packed ones may be laid out anew as they are used
+    return dict(name=self.lm.name_or_path) | {f'{k} beside {packed}' if packed else k:v for k,v in weights_id(tensors).items()}
 
 @patch
 def save_pretrained(self:Policy,
@@ -374,6 +376,9 @@ def merge(self:Policy,
 ):                             # A plain model of transformers; the policy stays as it is
     "The base model with the adapter added to its weights"
     from peft import PeftModel
+    if packed := quantized_as(self.model):
+        raise ModelError(f'the base is packed in {packed}, and a sum with packed weights is rounded: load the policy on its base in full '
+                         'precision, Policy.load(FOLDER, load_model(NAME)[0]), and merge that')
     model = copy.deepcopy(self.model)
     if isinstance(model, PeftModel): model = model.merge_and_unload()
     if folder is not None:
@@ -381,6 +386,7 @@ def merge(self:Policy,
         self.tokenizer.save_pretrained(folder)
     return model.eval()
 
+# %% ../../nbs/span_ppo/02_policy.ipynb #0cd919cd
 @patch
 def push_to_hub(self:Policy,
     repo_id:str,         # 'name/model'
@@ -457,7 +463,9 @@ def of(cls:Policy,
 @patch(cls_method=True)
 def _of(cls:Policy, model, device, quantize, kw):
     named = model is None or isinstance(model, (str,Path))
-    if quantize and not named: raise ModelError(f'quantize={quantize!r}: this model is loaded already; give its name, or load it so')
+    loaded = model[0] if isinstance(model, (tuple,list)) and model else getattr(model, 'model', model)
+    if quantize and not named and quantized_as(loaded)!=quantize:
+        raise ModelError(f'quantize={quantize!r}: this model is loaded already; give its name, or load it so')
     if isinstance(model, (tuple,list)) and len(model)==2: return cls.create(*model, **kw)
     if hasattr(model, 'trainable'): return model
     if named:

@@ -65,7 +65,7 @@ class SpanPPO:
         self.config,self.critic,self.callbacks = config_of(config),critic,list(callbacks)
         self.examples,self.heldout = _split(dataset, heldout, self.config.seed)
         self.task,self.reward,cfg = getattr(dataset, 'name', None),reward or REWARDS[self.config.reward],self.config
-        self.policy = policy = Policy.of(policy, seed=cfg.seed, value_head=cfg.baseline=='value')
+        self.policy = policy = Policy.of(policy, **cfg.for_policy())
         if cfg.baseline=='value' and getattr(policy, 'value_head', True) is None:
             raise ValueError("the policy has no value head, and baseline='value' needs one: make it with "
                              "Policy.create(..., value_head=True), or take baseline='group'")
@@ -413,7 +413,7 @@ def state_files(self:SpanPPO)->dict: # Name -> bytes
 def _other_config(own, was):
     "What differs, but for what changes no number; a run may be made longer"
     longer = type(was.get('steps')) is int and was['steps']<own['steps']
-    free = ('save_every','keep','eval_every', *(['steps'] if longer else []))
+    free = ('save_every','keep','eval_every','gradient_checkpointing', *(['steps'] if longer else []))
     new = [k for k,v in asdict(SpanPPOConfig()).items() if k not in was and own[k]==v] # made by a version that did not have them
     return [f'{k} is {was.get(k)!r} there and {v!r} here' for k,v in own.items() if k not in (*free, *new) and was.get(k)!=v],new
 

@@ -417,7 +417,7 @@ def heat(
 
 def read_pick(
     text:str,              # What the hidden text box received
-    table:TokenTable=None, # The response on show; a pick that lies outside it is refused
+    table:TokenTable|None=None, # The response on show; a pick that lies outside it is refused
 )->dict:                   # `kind` ('token', 'selection' or 'phrase'), `i` (token or span), `start`, `end` (characters)
     "A pick, checked; `ValueError` for anything that the script does not send"
     refused = lambda why: ValueError(f'pick: {why}; click a word again')
