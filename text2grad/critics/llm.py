@@ -260,7 +260,7 @@ def struck(self:LLMCritic,
     return x
 
 # %% ../../nbs/critics/04_llm.ipynb #4e0181ef
-READER = 3 # Changes when the same reply would be read differently
+READER = 4 # Changes when the same reply would be read differently
 
 @patch(as_prop=True)
 def fingerprint(self:LLMCritic)->str:
