@@ -28,8 +28,8 @@ def test_every_task_and_reward(tiny, tmp_path, capsys, task, reward):
     html = (tmp_path/'r/report.html').read_text()
     assert '<script' not in html and not re.search(r'https?:(?!//www\.w3\.org/2000/svg)', html.replace('%3A', ':'))
 
-@pytest.mark.parametrize('task,reward,steps,batch,lr', [('summarize','span',8,16,3e-4), ('summarize','scalar',8,16,9e-4), ('answer','span',8,32,6e-4),
-    ('answer','scalar',8,32,1.8e-3), ('code','span',12,32,3e-4)])
+@pytest.mark.parametrize('task,reward,steps,batch,lr', [('summarize','span',8,16,3e-4), ('summarize','scalar',8,16,9e-4), ('answer','span',8,64,6e-4),
+    ('answer','scalar',8,64,1.8e-3), ('code','span',12,32,3e-4)])
 def test_each_task_has_settings_of_its_own_and_what_is_typed_wins(tmp_path, task, reward, steps, batch, lr):
     import argparse
     from text2grad.cli.quickstart import _defaults,_options
