@@ -7,8 +7,8 @@ Docs: https://text2grad.github.io/text2grad/critics/index.html.md"""
 # %% auto #0
 __all__ = ['Omission', 'mark', 'UnitTestCritic', 'LLMCritic', 'Prompt', 'injection_flags', 'load_prompt', 'ApiCritic', 'ApiError',
            'ModelCritic', 'Combined', 'Majority', 'RandomSpans', 'RuleCritic', 'RuleError', 'Weighted', 'critic_reward',
-           'judgements_of', 'mark_everything', 'mark_nothing', 'mark_sentences', 'replies_of', 'rule_critic',
-           'unshared_words']
+           'judgements_of', 'mark_everything', 'mark_nothing', 'mark_sentences', 'rule_critic', 'unshared_words',
+           'NOISES', 'Noisy', 'replies_of']
 
 # %% ../../nbs/critics/index.ipynb #ca7221f9
 from .text_rules import Omission,mark
@@ -19,8 +19,9 @@ from .local import ModelCritic
 from .base import Combined,Majority,RandomSpans,RuleCritic,RuleError,Weighted
 from ..alignment.asking import judgements_of
 from .base import critic_reward,mark_everything,mark_nothing,mark_sentences,replies_of,rule_critic,unshared_words
+from .noise import NOISES,Noisy
 
 # %% ../../nbs/critics/index.ipynb #25094fa9
 _all_ = ['Omission','mark','UnitTestCritic','LLMCritic','Prompt','injection_flags','load_prompt','ApiCritic','ApiError',
          'ModelCritic','Combined','Majority','RandomSpans','RuleCritic','RuleError','Weighted','critic_reward',
-         'judgements_of','mark_everything','mark_nothing','mark_sentences','replies_of','rule_critic','unshared_words']
+         'judgements_of','mark_everything','mark_nothing','mark_sentences','rule_critic','unshared_words','NOISES','Noisy','replies_of']
