@@ -399,7 +399,7 @@ def test_the_reader_has_another_version_when_it_reads_otherwise():
     js = [Fake(lambda a,n: r, again=False).judgements([example('Rain made the captain happy.')])[0] for r in REPLIES]
     read = [j.critique and {k:v for k,v in to_record(Example('', 'Rain made the captain happy.', j.critique)).items() if k in ('spans','feedback','omissions')} for j in js]
     digest = hashlib.sha256(dumps(read).encode()).hexdigest()[:12]
-    assert (READER, digest)==(3, '5797c6abdf47'), 'these replies are read otherwise than before: raise READER in critics/04_llm, so that kept answers are asked for again, and write both here'
+    assert (READER, digest)==(4, '5797c6abdf47'), 'these replies are read otherwise than before: raise READER in critics/04_llm, so that kept answers are asked for again, and write both here'
 
 @pytest.mark.parametrize('tag', ['<plan>', '<cot>', '<rationale>', '<notes>', '<brainstorm>', '<|plan|>', '<|begin_of_plan|>', '◁plan▷', '<!--', '< think >', '<deliberate time="3">'])
 @pytest.mark.parametrize('finish', ['stop', 'length'])
