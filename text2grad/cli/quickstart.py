@@ -17,7 +17,7 @@ from .train import change_table,run_training,tuned
 
 # %% ../../nbs/cli/03_quickstart.ipynb #f078ab8f
 LR = dict(span=3e-4, scalar=9e-4) # Each reward's own learning rate
-_of_task = dict(answer=dict(batch_size=32, siblings=8, temperature=.7, pace=2), code=dict(batch_size=32, steps=12)) # `pace` times the rate
+_of_task = dict(answer=dict(batch_size=64, siblings=8, temperature=.7, pace=2), code=dict(batch_size=32, steps=12)) # `pace` times the rate
 _defaults = dict(task='summarize', reward='span', model=None, steps=None, seed=0, heldout=40, samples=2, batch_size=None, lr=None,
                  kl_coef=.05, baseline='group', supervised=0)
 _kinds = dict(task=one_of('summarize','answer','code'), reward=one_of('span','scalar'), model=TEXT, steps=WHOLE, seed=INTEGER,
@@ -162,7 +162,7 @@ def quickstart_parser(
     q.add_argument('--model', help='folder or hub name of a chat model (default: SmolLM2-135M-Instruct)')
     q.add_argument('--steps', type=positive, help='rollout-and-update rounds (default: 8, for programs 12)')
     q.add_argument('--batch-size', type=positive,
-                   help='responses a step, four to each prompt (default: 16, for programs 32; for answers 32, eight to each)')
+                   help='responses a step, four to each prompt (default: 16, for programs 32; for answers 64, eight to each)')
     q.add_argument('--heldout', type=positive, help='held-out prompts measured before and after (default: 40)')
     q.add_argument('--samples', type=positive, help='sampled responses to each held-out prompt (default: 2)')
     q.add_argument('--lr', type=float, help='learning rate (default: 3e-4, for the scalar reward 9e-4; for answers twice that)')
