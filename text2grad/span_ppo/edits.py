@@ -38,7 +38,7 @@ def edits(
 def edit_table(
     policy,           # A trained `Policy`
     examples:list,    # As for `edits`
-    probe:list=(),    # Answered examples of another kind; their critiques are not needed
+    probe:list|tuple=(), # Answered examples of another kind; their critiques are not needed
     **kw,             # `batch_size` and `temperature` of `edits`
 )->list:              # Dicts of `tokens, value, low, high, n`: mean change in nats with its 95% interval over `n` responses
     "Where a training has moved a policy"
