@@ -147,3 +147,7 @@ def test_the_details_of_ppo_name_tests_that_exist():
     lost = [(f, t) for f,t in named if f'def {t}(' not in (root/'tests'/f).read_text()]
     rows = [int(n) for n in re.findall(r'^\| (\d+) \|', text, re.M)]
     assert not lost and sorted(rows)==[n for n in range(1, 45) if n!=24]
+
+def test_no_saved_output_names_a_path_of_an_environment():
+    "As warnings of packages do"
+    assert not [f.name for f in notebooks for c in read_nb(f).cells if 'site-packages' in str(c.get('outputs', ''))]
