@@ -142,6 +142,7 @@ def _spelled_out(text):
     for p,r in _short_forms: t = p.sub(r, t)
     return t
 
+# %% ../../nbs/alignment/02_verdicts.ipynb #5e1f00b2
 def _part(p):
     "Verdict of one part of a clause, its phrases already replaced"
     p = _although.sub('', p) or p

@@ -199,6 +199,7 @@ def _checked(bench, held):
         q.longest = bench.number(q.longest, 'longest response', 1, 256, whole=True)
     return q
 
+# %% ../../nbs/app/07_view_ab.ipynb #a8b200b2
 def shown_pair(bench, sid, channel, unit)->dict:
     "What was compared last; the example, judged by two people, to begin with"
     s = bench.session(sid)

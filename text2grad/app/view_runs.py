@@ -100,6 +100,7 @@ def draw_curves(
     "Other curves beside those of the run"
     return dict(curves=_curves(bench, _run(bench, name), also, seeds))
 
+# %% ../../nbs/app/07_view_runs.ipynb #d33920b2
 def open_run(
     bench,         # The workbench
     name,          # Of the run

@@ -333,6 +333,7 @@ def _cuts_among_words(response, block, rows):
         cuts.append(len(row) if not run else s.at-a if s and s.start==a and s.fresh else _inner(row, run.quotes, run.margin))
     return cuts
 
+# %% ../../nbs/data/02_programs.ipynb #fa3180b2
 def unindented(
     response:str,    # What the model wrote
     block:CodeBlock, # What `extract_code` found in it

@@ -15,11 +15,13 @@ __all__ = ['Estimate', 'Report', 'auroc', 'bootstrap', 'holm', 'iqm', 'mean_inte
            'Shelf', 'list_runs', 'read_run', 'compare', 'write_report']
 
 # %% ../../nbs/evaluation/index.ipynb #1a00d462
-from .statistics import Estimate,Report,auroc,bootstrap,holm,iqm,mean_interval,over_seeds,paired_bootstrap,paired_permutation
+from .statistics import Estimate,Report,auroc,bootstrap,holm,iqm,mean_interval
+from .statistics import over_seeds,paired_bootstrap,paired_permutation
 from .statistics import t_interval,wilson
 from .agreement import critic_report,span_agreement,token_alpha
 from .span_metrics import TokenScores,compare_critics,label_report,matched,paired,span_report
-from .task_metrics import RougeTokenizer,bleu,chrf,code_parses,code_passes,corpus_bleu,coverage,exact_match,pass_at,pass_at_k
+from .task_metrics import RougeTokenizer,bleu,chrf,code_parses,code_passes,corpus_bleu,coverage,exact_match
+from .task_metrics import pass_at,pass_at_k
 from .task_metrics import rouge_1,rouge_2,rouge_l,squad_normalize,token_f1
 from .task_metrics import compare_rows,score_responses
 from .model_metrics import BertScore,perplexity

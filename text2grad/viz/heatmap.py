@@ -255,6 +255,10 @@ function say(u, words) {
   tip.style.left = Math.max(8, Math.min(r.left, innerWidth - tip.offsetWidth - 8)) + 'px';
   tip.style.top = (below + tip.offsetHeight < innerHeight ? below : Math.max(0, r.top - tip.offsetHeight - 6)) + 'px';
 }
+"""
+
+# %% ../../nbs/viz/06_heatmap.ipynb #c9bde0b2
+_js_link += r"""
 function enter(e) {
   const at = near(e.target, '.t2g-at'), name = at?.querySelector('title');
   if (name?.textContent) { at.dataset.tip = name.textContent; name.textContent = ''; }
