@@ -50,4 +50,5 @@ class MicroBatches:
                             'max_new_tokens or samples_per_prompt, shorten the prompts, or take a smaller model')
         self.most,self.halved = max(size//2//self.group, 1)*self.group,self.halved+1
         clear_device_cache(garbage_collection=True)
-        _log.warning('memory does not hold a pass over %d responses (%s); from here on it is %d, with the same result', size, why, self.most)
+        _log.warning('memory does not hold a pass over %d responses (%s); from here on it is %d, with the same result',
+                     size, why, self.most)
