@@ -68,7 +68,9 @@ def test_what_was_run_is_not_run_again_and_pilots_choose_the_rate(fast, tmp_path
     ran = []
     def run(base, part, **spec):
         ran.append(spec)
-        return dict(part=part, critic='clean', **spec, seconds=0, curve=[dict(total=spec['lr']*(1 if spec['arm']=='span' else -1), kl=0.)])
+        lr,a = spec['lr'],spec['arm']
+        total = lr if a=='span' else -lr if a=='grpo' else -abs(lr-1e-3)
+        return dict(part=part, critic='clean', **spec, seconds=0, curve=[dict(total=total, kl=lr*(2000 if a=='span' else 1000))])
     monkeypatch.setattr(fast, 'run', run)
     monkeypatch.setattr(fast, 'pretrain', lambda: None)
     monkeypatch.setattr(fast, 'KEPT', tmp_path/'fast.jsonl')
@@ -83,3 +85,5 @@ def test_what_was_run_is_not_run_again_and_pilots_choose_the_rate(fast, tmp_path
     new = ran[n:]
     assert {r['seed'] for r in new if r['arm']=='grpo'}==set(fast.SEEDS) and {r['lr'] for r in new if r['arm']=='grpo'}=={min(fast.RATES)}
     assert not set(fast.SEEDS) & set(fast.PILOTS)
+    far = fast.far_rates(fast.read_jsonl(fast.KEPT)) # the scalar's pilots went to 1; those of spans to .6 and to 2
+    assert far['sentence']==1e-3 and far['span']==pytest.approx(3e-4*(10/3)**(.4/1.4), rel=.02) and 'scalar' not in far

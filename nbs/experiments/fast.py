@@ -3,6 +3,7 @@ seconds, so that ten seeds an arm cost minutes.
 
     python nbs/experiments/fast.py pilot          # a learning rate for each arm, on pilot seeds and validation prompts
     python nbs/experiments/fast.py arms           # ten arms, ten seeds, on test prompts
+    python nbs/experiments/fast.py matched        # four arms again, at rates with which they end as far from the reference as the scalar
     python nbs/experiments/fast.py noise          # critics that err, and that disagree
 
 Each run adds a line to fast.jsonl beside this file; what has a line already is not run again. This is a script and no module of the library:
@@ -10,7 +11,7 @@ nobody who installs text2grad needs it. The model is trained once (about two min
 import json,random,re,sys,tempfile,time
 from dataclasses import replace
 from pathlib import Path
-import torch
+import numpy as np, torch
 from safetensors.torch import load_file,save_file
 from text2grad.core import Critique,Example,Span
 from text2grad.critics import Noisy
@@ -230,11 +231,18 @@ def rates(rows):
         if all(len(v)==len(PILOTS) for v in of.values()): out[arm] = max(of, key=lambda lr: sum(of[lr]))
     return out
 
+def far_rates(rows):
+    "The rate of each arm with which it should end as far from the reference as the scalar: on a line between its pilots, KL over log rate"
+    def ends(arm): return [float(np.mean([r['curve'][-1]['kl'] for r in rows if (r['part'],r['arm'],r['lr'])==('pilot',arm,lr)])) for lr in RATES]
+    far = ends('scalar')[RATES.index(rates(rows)['scalar'])]
+    return {a:float(f'{np.exp(np.interp(far, ends(a), np.log(RATES))):.2g}') for a in MAJOR if a!='scalar'}
+
 def plan(part, rows):
     "Runs of a part, the more important ones first"
     arms = (*MAJOR, *(a for a in ARMS if a not in MAJOR))
     if part=='pilot': return [dict(arm=a, lr=lr, seed=s) for a in arms for lr in RATES for s in PILOTS]
-    lr = rates(rows)
+    lr = far_rates(rows) if part=='matched' else rates(rows)
+    if part=='matched': return [dict(arm=a, lr=lr[a], seed=s) for s in SEEDS for a in lr]
     if part=='arms': return [dict(arm=a, lr=lr[a], seed=s) for s in SEEDS for a in arms if a in lr and (a in MAJOR or s in FEW)]
     return [dict(arm=a, lr=lr[a], seed=s, critic=c) for s in FEW for c in NOISY[1:] for a in ('span','scalar')]
 
@@ -250,4 +258,4 @@ def main(part):
 
 if __name__=='__main__':
     torch.set_num_threads(1)
-    for part in sys.argv[1:] or ('pilot','arms','noise'): main(part)
+    for part in sys.argv[1:] or ('pilot','arms','matched','noise'): main(part)
