@@ -22,7 +22,7 @@ from ..pretrained import progress_bars
 from .config import derived_seed
 from .rollout import Rollout,check_on_policy,make_rollout
 
-# %% ../../nbs/span_ppo/05_server.ipynb #5e7f0007
+# %% ../../nbs/span_ppo/05_server.ipynb #5e7f0008
 class ServerError(UserError): "A rollout server did not give what can be trained on; the message says what, and what to do"
 
 _MODE = 'start vLLM with --logprobs-mode processed_logprobs'
@@ -62,7 +62,7 @@ def _choice(
     if why not in ('stop','length'): raise ServerError(f'a response ends for the reason {why!r:.40}, not for stop or length')
     return ids,[0.]*len(ids) if greedy else _logps_of(choice, len(ids))
 
-# %% ../../nbs/span_ppo/05_server.ipynb #5e7f000a
+# %% ../../nbs/span_ppo/05_server.ipynb #5e7f000b
 class RolloutServer:
     "Samples from a vLLM server, in place of `rollout.sample`"
     def __init__(self,
@@ -91,7 +91,7 @@ class RolloutServer:
         return self._client
     def models(self)->list: return [m.id for m in self.asked(lambda c: c.models.list()).data]
 
-# %% ../../nbs/span_ppo/05_server.ipynb #5e7f000b
+# %% ../../nbs/span_ppo/05_server.ipynb #5e7f000c
 def _said(e):
     "What a server says of its error, short"
     body = getattr(e, 'body', None)
@@ -114,7 +114,7 @@ def asked(self:RolloutServer,
                           'The run goes on from its last checkpoint with --resume') from None
     except (openai.APIError,ValueError) as e: raise ServerError(f'{self.url}: {str(e):.200}; does the address end in /v1?') from None
 
-# %% ../../nbs/span_ppo/05_server.ipynb #5e7f000c
+# %% ../../nbs/span_ppo/05_server.ipynb #5e7f000d
 def _adapter(policy):
     "`(name, tensors)` of what is trained, but for the value head; the name says what the tensors are"
     if not hasattr(policy.model, 'peft_config'):
@@ -155,7 +155,7 @@ def drop(self:RolloutServer,
 
 _log = logging.getLogger('text2grad')
 
-# %% ../../nbs/span_ppo/05_server.ipynb #5e7f000f
+# %% ../../nbs/span_ppo/05_server.ipynb #5e7f0010
 @patch
 def _completion(self:RolloutServer, name, prompt, n, longest, temperature, seed, eos_ids):
     "The choices of one completion, as dicts"
@@ -174,7 +174,7 @@ def _rectangle(rows, fill):
     T = max(map(len, rows))
     return torch.tensor([[*r, *[fill]*(T-len(r))] for r in rows])
 
-# %% ../../nbs/span_ppo/05_server.ipynb #5e7f0010
+# %% ../../nbs/span_ppo/05_server.ipynb #5e7f0011
 @patch
 def __call__(self:RolloutServer,
     policy,                   # `Policy` with an adapter
