@@ -28,6 +28,7 @@ from .config import span_reward
 from .losses import AdaptiveKL,FixedKL,SUMMED,explained_variance,kl_penalty,masked_mean
 from .losses import policy_loss,token_advantages,truncated_weights,value_loss
 from .heldout import HeldOut,Interrupted,means
+from .memory import MicroBatches
 from .policy import Policy
 from .rollout import judge,sample
 
@@ -79,6 +80,7 @@ class SpanPPO:
         self.kl_ctl = FixedKL(cfg.kl_coef) if cfg.kl_target is None else AdaptiveKL(cfg.kl_coef, cfg.kl_target, cfg.kl_horizon)
         self.step,self.stop,self.seconds,self.stats,self.total = 0,False,{},{},cfg.steps
         self.warned = self.parted = self.finished = False
+        self.fits = MicroBatches(cfg.samples_per_prompt)
         self.history,self.alarms = [],[]
 
     @property
@@ -180,9 +182,9 @@ def logps(self:SpanPPO,
     **kw              # For `Policy.forward`
 )->SimpleNamespace:   # What `Policy.forward` returns, (B, T) each, detached
     "Forward passes over a rollout in micro-batches, without gradient"
-    outs,T,parts = [],rollout.mask.shape[1],self.micro_batches(rollout, torch.arange(len(rollout)))
-    for rows in parts:
-        with torch.no_grad(): outs.append(self.policy.forward(*rollout.forward_args(rows), temperature=self.config.temperature, **kw))
+    T,parts = rollout.mask.shape[1],self.micro_batches(rollout, torch.arange(len(rollout)))
+    one = torch.no_grad()(lambda rows: self.policy.forward(*rollout.forward_args(rows), temperature=self.config.temperature, **kw))
+    outs = self.fits.run(parts, lambda parts: [one(rows) for rows in parts])
     pad,back = lambda x: torch.nn.functional.pad(x, (0, T-x.shape[1])),torch.cat(parts).argsort()
     whole = lambda k: None if getattr(outs[0], k) is None else torch.cat([pad(getattr(o, k)) for o in outs])[back]
     return SimpleNamespace(**{k:whole(k) for k in vars(outs[0])})
@@ -297,6 +299,21 @@ def loss(self:SpanPPO,
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #ad0cd873
 @patch
+def backward(self:SpanPPO,
+    x:SimpleNamespace, # From `experience`
+    parts:list,        # Micro-batches
+    n:torch.Tensor,    # Tokens of the minibatch
+)->dict:               # Numbers of the micro-batches, added up
+    "The gradient of a minibatch, begun anew at each call"
+    self.opt.zero_grad(set_to_none=True)
+    x.gaps,sums = x.gaps and [],{}
+    for r in parts:
+        loss,stats = self.loss(x, r, n)
+        loss.backward()
+        for k,v in stats.items(): sums[k] = sums.get(k, 0)+v
+    return sums
+
+@patch
 def minibatch(self:SpanPPO,
     x:SimpleNamespace, # From `experience`
     rows:torch.Tensor, # Which responses
@@ -304,12 +321,8 @@ def minibatch(self:SpanPPO,
     "One optimizer step over those of the responses that have something to teach; no step if none has"
     rows = rows[x.taught[rows]]
     if not len(rows): return {}
-    n,sums = x.mask[rows].sum(),{}
-    self.opt.zero_grad(set_to_none=True)
-    for r in self.micro_batches(x.rollout, rows):
-        loss,stats = self.loss(x, r, n)
-        loss.backward()
-        for k,v in stats.items(): sums[k] = sums.get(k, 0)+v
+    n = x.mask[rows].sum()
+    sums = self.fits.run(self.micro_batches(x.rollout, rows), lambda parts: self.backward(x, parts, n))
     if self.step<self.config.value_warmup:
         for p in self.policy_params: p.grad = None
     norm = torch.nn.utils.clip_grad_norm_([p for g in self.opt.param_groups for p in g['params']], self.config.max_grad_norm)
@@ -349,7 +362,7 @@ def update(self:SpanPPO,
         done += [d for rows in order.split(cfg.minibatch_size) if (d := self.minibatch(x, rows))]
         if cfg.target_kl is not None and done and done[-1]['approx_kl']>cfg.target_kl: break
     means = {k:float(np.mean([d[k] for d in done if k in d])) for k in done[0]} if done else dict.fromkeys(_UPDATE, math.nan)
-    return means | dict(lr=cfg.lr*left, updates=len(done))
+    return means | dict(lr=cfg.lr*left, updates=len(done)) | (dict(halved=self.fits.halved) if self.fits.halved else {})
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #f9e4d521
 @patch
