@@ -69,7 +69,7 @@ def test_what_was_run_is_not_run_again_and_pilots_choose_the_rate(fast, tmp_path
     def run(base, part, **spec):
         ran.append(spec)
         lr,a = spec['lr'],spec['arm']
-        total = lr if a=='span' else -lr if a=='grpo' else -abs(lr-1e-3)
+        total = 100*(lr if a=='span' else -lr if a=='grpo' else -abs(lr-1e-3)) # the price of the KL is small beside it
         return dict(part=part, critic='clean', **spec, seconds=0, curve=[dict(total=total, kl=lr*(2000 if a=='span' else 1000))])
     monkeypatch.setattr(fast, 'run', run)
     monkeypatch.setattr(fast, 'pretrain', lambda: None)
