@@ -73,7 +73,7 @@ def _dataset(where, split):
 DATASETS = dict(slf5k='load_slf5k', kodcode='load_kodcode', ultrafeedback='load_ultrafeedback') # Name -> loader in `data.tasks`
 
 def prompts_of(
-    name:str,            # A file; one of `DATASETS`, perhaps with `:FILE`; a folder of `save_to_disk`; a name on the Hub, perhaps with `:split`
+    name:str,            # A file; one of `DATASETS`, perhaps with `:FILE`; a folder of `save_to_disk`; a Hub name; perhaps with `:split`
     field:str='prompt',  # Field of a row that holds the prompt
 )->list:                 # `Example`s
     "Prompts from a file, a folder or the Hub"
