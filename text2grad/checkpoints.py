@@ -202,6 +202,8 @@ def compare_identity(
         names = f'{w.get("name")!r} there and {h["name"]!r} here'
         if odd: differ[what] = f'{what} is {names} ({odd} {w[odd]!s:.16} and {h[odd]!s:.16})'
         elif not kinds: unknown[what] = f'{what} ({names}, with nothing to compare them by)'
+    gone = {k:w for k,w in was.items() if k not in here and isinstance(w, dict)}
+    unknown |= {k:f'{k} ({w.get("name")!r} there and none here)' for k,w in gone.items()}
     return differ,unknown
 
 # %% ../nbs/05_checkpoints.ipynb #3b769197
