@@ -413,6 +413,22 @@ def test_a_manifest_that_is_json_and_no_manifest_is_passed_over(tmp_path, text):
     path,skipped = latest_checkpoint(tmp_path, ('state.json',))
     assert path.name=='ckpt-000001' and 'ckpt-000002: ' in skipped[0]
 
+def test_what_is_not_a_checkpoints_own_stays_whatever_it_is_called(tmp_path, caplog):
+    for i in (1, 2): write_checkpoint(tmp_path, i, {'a':b'x'})
+    for name in ('ckpt-000000','ckpt-000005'): (tmp_path/name).mkdir(); (tmp_path/name/'mine').write_text('work')
+    (tmp_path/'ckpt-000001/notes').write_text('mine')
+    for i in range(3, 9): write_checkpoint(tmp_path, i, {'a':b'y'}, keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir())==['ckpt-000000','ckpt-000001','ckpt-000005.aside-1','ckpt-000007','ckpt-000008']
+    assert all((tmp_path/p).exists() for p in ('ckpt-000000/mine','ckpt-000001/notes','ckpt-000005.aside-1/mine'))
+    assert 'ckpt-000005: is no whole checkpoint' in caplog.text and 'ckpt-000005.aside-1 now' in caplog.text
+
+def test_a_pipe_in_place_of_a_manifest_is_passed_over(tmp_path):
+    for i in (1, 2): write_checkpoint(tmp_path, i, {'a':b'x'})
+    (tmp_path/'ckpt-000002/MANIFEST.json').unlink()
+    os.mkfifo(tmp_path/'ckpt-000002/MANIFEST.json')
+    at,skipped = latest_checkpoint(tmp_path)
+    assert at.name=='ckpt-000001' and 'is no file' in skipped[0]
+
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(names=st.lists(st.sampled_from(['ckpt-best','ckpt-old','ckpt-','ckpt-000002-copy','ckpt-copy','ckpt-1x','ckpt-²','ckpt.best','ckpt.tmp-mine','best','ckpt-000002.bak','~ckpt-000001']), unique=True), keep=st.integers(1, 4), steps=st.lists(st.integers(1, 3_000_000), min_size=1, max_size=6, unique=True))
 def test_a_save_deletes_nothing_but_older_checkpoints(names, keep, steps):
