@@ -26,8 +26,9 @@ from ..loaded import settings_of_model,tokenizer_id,weights_id
 from .config import REWARDS,SpanPPOConfig,config_of,derived_seed,permutation,prompt_rows,rollout_scores,score_bound
 from .config import span_reward
 from .losses import AdaptiveKL,FixedKL,SUMMED,explained_variance,kl_penalty,masked_mean
-from .losses import policy_loss,token_advantages,value_loss
+from .losses import policy_loss,token_advantages,truncated_weights,value_loss
 from .heldout import HeldOut,Interrupted,means
+from .memory import MicroBatches
 from .policy import Policy
 from .rollout import judge,sample
 
@@ -61,8 +62,9 @@ class SpanPPO:
         reward=None,        # Callable `(rollout, config) -> list`; `None`: the one that `config.reward` names
         callbacks=(),       # Called after each step and at both ends of a run
         heldout=None,       # Prompts to measure with, a share of the data set such as .1, a `HeldOut`; `True`: those of the task
+        sampler=None,       # Callable as `rollout.sample`, such as a `server.RolloutServer`; `None`: the policy samples itself
     ):
-        self.config,self.critic,self.callbacks = config_of(config),critic,list(callbacks)
+        self.config,self.critic,self.callbacks,self.sampler = config_of(config),critic,list(callbacks),sampler or sample
         self.examples,self.heldout = _split(dataset, heldout, self.config.seed)
         self.task,self.reward,cfg = getattr(dataset, 'name', None),reward or REWARDS[self.config.reward],self.config
         self.policy = policy = Policy.of(policy, **cfg.for_policy())
@@ -78,6 +80,7 @@ class SpanPPO:
         self.kl_ctl = FixedKL(cfg.kl_coef) if cfg.kl_target is None else AdaptiveKL(cfg.kl_coef, cfg.kl_target, cfg.kl_horizon)
         self.step,self.stop,self.seconds,self.stats,self.total = 0,False,{},{},cfg.steps
         self.warned = self.parted = self.finished = False
+        self.fits = MicroBatches(cfg.samples_per_prompt)
         self.history,self.alarms = [],[]
 
     @property
@@ -159,7 +162,7 @@ def rollout(self:SpanPPO):
     cfg = self.config
     rows = prompt_rows(len(self.examples), self.step, cfg.batch_size//cfg.samples_per_prompt, cfg.seed)
     exs = [self.examples[i] for i in rows for _ in range(cfg.samples_per_prompt)]
-    return sample(self.policy, exs, cfg.max_new_tokens, cfg.temperature, seed=self.seed('rollout'))
+    return self.sampler(self.policy, exs, cfg.max_new_tokens, cfg.temperature, seed=self.seed('rollout'))
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #fba1605f
 @patch
@@ -179,9 +182,9 @@ def logps(self:SpanPPO,
     **kw              # For `Policy.forward`
 )->SimpleNamespace:   # What `Policy.forward` returns, (B, T) each, detached
     "Forward passes over a rollout in micro-batches, without gradient"
-    outs,T,parts = [],rollout.mask.shape[1],self.micro_batches(rollout, torch.arange(len(rollout)))
-    for rows in parts:
-        with torch.no_grad(): outs.append(self.policy.forward(*rollout.forward_args(rows), temperature=self.config.temperature, **kw))
+    T,parts = rollout.mask.shape[1],self.micro_batches(rollout, torch.arange(len(rollout)))
+    one = torch.no_grad()(lambda rows: self.policy.forward(*rollout.forward_args(rows), temperature=self.config.temperature, **kw))
+    outs = self.fits.run(parts, lambda parts: [one(rows) for rows in parts])
     pad,back = lambda x: torch.nn.functional.pad(x, (0, T-x.shape[1])),torch.cat(parts).argsort()
     whole = lambda k: None if getattr(outs[0], k) is None else torch.cat([pad(getattr(o, k)) for o in outs])[back]
     return SimpleNamespace(**{k:whole(k) for k in vars(outs[0])})
@@ -192,7 +195,7 @@ def old_and_ref(self:SpanPPO,
     rollout, # A `Rollout`
 )->tuple:    # What `Policy.forward` returns for the policy that sampled and for its reference, (B, T) each
     "No pass that is not needed: none for what the sampler said, none for a reference that the policy has not left yet"
-    if self.config.baseline=='value' or rollout.logps is None:
+    if self.config.baseline=='value' or rollout.foreign or rollout.logps is None or rollout.entropy is None:
         old = self.logps(rollout, with_entropy=True, with_values=self.config.baseline=='value')
     else: old = SimpleNamespace(logps=rollout.logps, values=None, entropy=rollout.entropy)
     return old,self.logps(rollout, ref=True, with_values=False) if self.policy.moved else old
@@ -208,12 +211,31 @@ def experience(self:SpanPPO,
     kl = kl_penalty(old.logps, ref.logps, cfg.kl_kind)*m
     a = token_advantages(scores, kl, old.values, rollout.finished, rollout.blank&judged, m, cfg, self.kl_ctl.coef, judged=judged,
                          siblings=cfg.samples_per_prompt)
+    weights,far = self.corrected(old.logps, rollout)
     x = SimpleNamespace(rollout=rollout, mask=m, scores=scores, judged=judged, taught=a.taught, kl=kl, rewards=a.rewards,
-                        logps=old.logps, ref=ref.logps, values=a.baseline, entropy=old.entropy, advantages=a.advantages, returns=a.returns,
-                        gaps=None if rollout.logps is None else [])
-    x.stats = _experience_stats(x, self.kl_ctl.coef) | dict(reward_clipped=self.clipped(x))
+                        logps=old.logps, ref=ref.logps, values=a.baseline, entropy=old.entropy, advantages=a.advantages*weights,
+                        returns=a.returns, gaps=None if rollout.logps is None or rollout.foreign else [])
+    x.stats = _experience_stats(x, self.kl_ctl.coef) | dict(reward_clipped=self.clipped(x)) | far
     self.kl_ctl.update(x.stats['kl'], len(rollout))
     return x
+
+# %% ../../nbs/span_ppo/05_trainer.ipynb #d9aee059
+@patch
+def corrected(self:SpanPPO,
+    logps:torch.Tensor, # (B, T) under the policy
+    rollout,            # A `Rollout`
+)->tuple:               # `(weights, stats)`: (B, T) or 1, by which advantages are multiplied
+    "What corrects for a sampler that is not quite the policy; `UserError` if it is another model"
+    if not rollout.foreign or rollout.logps is None: return 1,{}
+    w,stats = truncated_weights(logps, rollout.logps, rollout.mask, self.config.sampler_limit, self.config.weight_cap)
+    gap = stats['sampler_gap']
+    why = (f'{self.sampler!r}: its log-probabilities are {gap:.2f} nats a token from those of the policy: another precision or base model, '
+           'or log-probabilities before the temperature (vLLM: --logprobs-mode processed_logprobs)')
+    if gap>1: raise UserError(why)
+    if gap>self.config.sampler_limit and not self.parted:
+        self.parted = True
+        _log.warning('step %d: %s. Corrected by truncated importance weights', self.step, why)
+    return w,stats
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #98ba86d4
 @patch
@@ -277,6 +299,21 @@ def loss(self:SpanPPO,
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #ad0cd873
 @patch
+def backward(self:SpanPPO,
+    x:SimpleNamespace, # From `experience`
+    parts:list,        # Micro-batches
+    n:torch.Tensor,    # Tokens of the minibatch
+)->dict:               # Numbers of the micro-batches, added up
+    "The gradient of a minibatch, begun anew at each call"
+    self.opt.zero_grad(set_to_none=True)
+    x.gaps,sums = x.gaps and [],{}
+    for r in parts:
+        loss,stats = self.loss(x, r, n)
+        loss.backward()
+        for k,v in stats.items(): sums[k] = sums.get(k, 0)+v
+    return sums
+
+@patch
 def minibatch(self:SpanPPO,
     x:SimpleNamespace, # From `experience`
     rows:torch.Tensor, # Which responses
@@ -284,12 +321,8 @@ def minibatch(self:SpanPPO,
     "One optimizer step over those of the responses that have something to teach; no step if none has"
     rows = rows[x.taught[rows]]
     if not len(rows): return {}
-    n,sums = x.mask[rows].sum(),{}
-    self.opt.zero_grad(set_to_none=True)
-    for r in self.micro_batches(x.rollout, rows):
-        loss,stats = self.loss(x, r, n)
-        loss.backward()
-        for k,v in stats.items(): sums[k] = sums.get(k, 0)+v
+    n = x.mask[rows].sum()
+    sums = self.fits.run(self.micro_batches(x.rollout, rows), lambda parts: self.backward(x, parts, n))
     if self.step<self.config.value_warmup:
         for p in self.policy_params: p.grad = None
     norm = torch.nn.utils.clip_grad_norm_([p for g in self.opt.param_groups for p in g['params']], self.config.max_grad_norm)
@@ -329,7 +362,7 @@ def update(self:SpanPPO,
         done += [d for rows in order.split(cfg.minibatch_size) if (d := self.minibatch(x, rows))]
         if cfg.target_kl is not None and done and done[-1]['approx_kl']>cfg.target_kl: break
     means = {k:float(np.mean([d[k] for d in done if k in d])) for k in done[0]} if done else dict.fromkeys(_UPDATE, math.nan)
-    return means | dict(lr=cfg.lr*left, updates=len(done))
+    return means | dict(lr=cfg.lr*left, updates=len(done)) | (dict(halved=self.fits.halved) if self.fits.halved else {})
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #f9e4d521
 @patch
