@@ -216,8 +216,9 @@ def weights_id(
     try: return {own:_hashed(tensors)} | ({'bfloat16':_hashed(tensors, torch.bfloat16)} if own=='float32' else {})
     except (RuntimeError,TypeError): return {}
 
-_no_number = re.compile(r'_?name_or_path|name|.*(version|dtype|cache|attn_implementation|token_id|drop(out)?|layerdrop|quant\w*)|architectures'
-                        r'|output_\w+|return_dict|id2label|label2id|problem_type|chunk_size_feed_forward|is_\w+|tie_\w+|initializer_\w+'
+_no_number = re.compile(r'_?name_or_path|name|.*(version|dtype|cache|attn_implementation|token_id|drop(out)?|layerdrop|quant\w*)'
+                        r'|architectures|output_\w+|return_dict|id2label|label2id|problem_type'
+                        r'|chunk_size_feed_forward|is_\w+|tie_\w+|initializer_\w+'
                         r'|pretraining_tp|use_bfloat16|transformers_\w+|experts_implementation|auto_map|tokenizer_class', re.I)
 
 def settings_of_model(
@@ -231,7 +232,8 @@ def tokenizer_id(
 )->dict: # Kind -> hash, as `weights_id`
     "What tells a tokenizer from another: its tokens, its chat template, how it ends and pads; and the rules that it cuts text by"
     hashed = lambda x: hashlib.sha256(dumps(x).encode()).hexdigest()[:16]
-    out = dict(vocabulary=hashed([sorted(tok.get_vocab().items()), tok.chat_template, tok.bos_token_id, tok.eos_token_id, tok.pad_token_id]))
+    ends = tok.bos_token_id,tok.eos_token_id,tok.pad_token_id
+    out = dict(vocabulary=hashed([sorted(tok.get_vocab().items()), tok.chat_template, *ends]))
     if not getattr(tok, 'is_fast', False): return out
-    rules = {k:v for k,v in json.loads(tok.backend_tokenizer.to_str()).items() if k not in ('truncation','padding')} # those change with a call
+    rules = json.loads(tok.backend_tokenizer.to_str()) | dict(truncation=None, padding=None) # those change with a call
     return out | {f'rules of tokenizers {tokenizers.__version__}':hashed(rules)}

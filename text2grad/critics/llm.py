@@ -402,7 +402,8 @@ def _unreadable(text, finish):
 # %% ../../nbs/critics/04_llm.ipynb #26ea0b01
 _word_of = rf'{_full}(?: (?:process|content|steps?|out loud|aloud))?|思考(?:过程|過程)?|推理(?:过程|過程)?|思维'
 _side = r'(?:&[lg]t;|\\?[^\w\s"\'`“”]){0,8}'
-_label = re.compile(rf'^[ \t]{{0,12}}(?:>[ \t]){{0,4}}(?P<a>{_side})[ \t]{{0,3}}(?P<name>{_word_of})[ \t]?(?P<b>{_side})(?P<alone>[ \t]{{0,12}}$)?', re.I|re.M)
+_label = re.compile(rf'^[ \t]{{0,12}}(?:>[ \t]){{0,4}}(?P<a>{_side})[ \t]{{0,3}}'
+                    rf'(?P<name>{_word_of})[ \t]?(?P<b>{_side})(?P<alone>[ \t]{{0,12}}$)?', re.I|re.M)
 _aloud = re.compile(r"^[^\w\n]{0,9}(?:let(?:['’]s| me| us) (?:\w+ )?think\b|hmm+\b|ok(?:ay)?,? (?:so|let)\b"
                     r'|(?:(?:first|rough|initial|second) )?(?:attempt|draft|try)(?: \d)?[^\w\n]{0,9}(?:\n|:)'
                     rf'|```[ \t]*(?:{_word_of})|[^\n]{{0,80}}>\s{{0,9}}(?:{_word_of})\s{{0,9}}<)', re.I|re.M)
