@@ -256,6 +256,7 @@ def lock_folder(
 # %% ../nbs/04_checkpoints.ipynb #d76ed0dd
 class StopOnSignal:
     "Ctrl-C or SIGTERM ends the run after the step in hand, a second one at once; nothing outside the main thread, which alone gets signals"
+    everywhere = True # in every process of a run
     def before_fit(self, t):
         self.signal,self.old = None,{}
         if threading.current_thread() is not threading.main_thread(): return

@@ -29,6 +29,7 @@ from .losses import AdaptiveKL,FixedKL,SUMMED,explained_variance,kl_penalty,mask
 from .losses import policy_loss,token_advantages,value_loss
 from .heldout import HeldOut,Interrupted,means
 from .policy import Policy
+from .processes import processes,seed_all
 from .rollout import judge,sample
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #a012f480
@@ -61,11 +62,13 @@ class SpanPPO:
         reward=None,        # Callable `(rollout, config) -> list`; `None`: the one that `config.reward` names
         callbacks=(),       # Called after each step and at both ends of a run
         heldout=None,       # Prompts to measure with, a share of the data set such as .1, a `HeldOut`; `True`: those of the task
+        accelerator=None,   # `accelerate.Accelerator`, for processes and precision; `None`: as this process was started
     ):
         self.config,self.critic,self.callbacks = config_of(config),critic,list(callbacks)
         self.examples,self.heldout = _split(dataset, heldout, self.config.seed)
         self.task,self.reward,cfg = getattr(dataset, 'name', None),reward or REWARDS[self.config.reward],self.config
-        self.policy = policy = Policy.of(policy, **cfg.for_policy())
+        self.procs = processes(accelerator)
+        self.policy = policy = Policy.of(policy, device=self.procs.device, **cfg.for_policy())
         if cfg.baseline=='value' and getattr(policy, 'value_head', True) is None:
             raise ValueError("the policy has no value head, and baseline='value' needs one: make it with "
                              "Policy.create(..., value_head=True), or take baseline='group'")
@@ -79,12 +82,23 @@ class SpanPPO:
         self.step,self.stop,self.seconds,self.stats,self.total = 0,False,{},{},cfg.steps
         self.warned = self.parted = self.finished = False
         self.history,self.alarms = [],[]
+        self.begin()
 
     @property
     def reward_name(self)->str: return self.config.reward if self.reward in REWARDS.values() else name_of_critic(self.reward)
     def seed(self, *what)->int: return derived_seed(self.config.seed, self.step, *what)
     def call(self, event):
-        for c in self.callbacks: getattr(c, event, lambda _: None)(self)
+        for c in self.callbacks:
+            if self.procs.first or getattr(c, 'everywhere', False): getattr(c, event, lambda _: None)(self)
+
+# %% ../../nbs/span_ppo/05_trainer.ipynb #3a41ea55
+@patch
+def begin(self:SpanPPO):
+    "Where there are several processes: on one device each, with the same weights, settings and prompts"
+    if self.procs.count==1: return
+    if str(self.policy.device)!=self.procs.device: self.policy.to(self.procs.device)
+    facts = dict(config=asdict(self.config), data=_data_id(self.examples), held_out=self.heldout and _data_id(self.heldout.examples))
+    self.procs.begin(self.policy.trainable().values(), self.seed('process', self.procs.rank), **facts)
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #35985538
 @patch
@@ -92,7 +106,7 @@ def one_step(self:SpanPPO)->dict:
     "Sample, critique, align, update once; what happened, for the log"
     self.seconds = {}
     with self.phase('rollout'): r = self.rollout()                       # y ~ pi(.|x)
-    with self.phase('critic'):  judge(r, self.critic)                    # critique -> spans of y
+    with self.phase('critic'):  judge(r, self.critic, self.procs)                    # critique -> spans of y
     with self.phase('forward'): x = self.experience(r)                   # spans -> delta_t -> A_t
     with self.phase('update'):  stats = self.update(x)                   # A_t -> grad log pi(y_t | x, y_<t)
     self.batch,self.stats = x,x.stats | stats
@@ -120,14 +134,14 @@ def fit(self:SpanPPO,
     except Interrupted: return self
     try:
         if self.step==0 or hasattr(self, 'run_dir'): self.measure('before')
-        while self.step<(steps or self.config.steps) and not self.stop:
+        while self.step<(steps or self.config.steps) and not self.procs.anyone(self.stop):
             self.one_step()
             self.step += 1
             if every and self.step%every==0: self.measure(f'step {self.step}')
             self.watch()
             self.call('after_step')
         if self.step>=self.total: self.measure('after')
-        self.finished = self.step>=self.total and not self.stop
+        self.finished = self.step>=self.total and not self.procs.anyone(self.stop)
     except Interrupted: _log.warning('step %d: a measurement was stopped, and is made again when the run goes on', self.step)
     finally: self.call('after_fit')
     return self
@@ -159,7 +173,8 @@ def rollout(self:SpanPPO):
     cfg = self.config
     rows = prompt_rows(len(self.examples), self.step, cfg.batch_size//cfg.samples_per_prompt, cfg.seed)
     exs = [self.examples[i] for i in rows for _ in range(cfg.samples_per_prompt)]
-    return sample(self.policy, exs, cfg.max_new_tokens, cfg.temperature, seed=self.seed('rollout'))
+    how = dict(seed=self.seed('rollout'), procs=self.procs, siblings=cfg.samples_per_prompt)
+    return sample(self.policy, exs, cfg.max_new_tokens, cfg.temperature, **how)
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #fba1605f
 @patch
@@ -171,7 +186,13 @@ def micro_batches(self:SpanPPO,
     k,n = self.config.samples_per_prompt,(rollout.prompt_mask.sum(1)+rollout.lengths).cpu()
     one = (rows.cpu()//k).unique_consecutive(return_counts=True)[1].tolist()
     groups = sorted(rows.cpu().split(one), key=lambda g: int(n[g].max()))
-    return list(torch.cat(groups).to(rows.device).split(max(1, self.config.micro_batch_size//k)*k))
+    size = self.procs.part_size(len(rows), self.config.micro_batch_size)
+    return list(torch.cat(groups).to(rows.device).split(max(1, size//k)*k))
+
+@patch
+def forward(self:SpanPPO, *args, **kw): # As for `Policy.forward`
+    "A forward pass, at the temperature of the sampler"
+    with self.procs.autocast(): return self.policy.forward(*args, temperature=self.config.temperature, **kw)
 
 @patch
 def logps(self:SpanPPO,
@@ -179,12 +200,13 @@ def logps(self:SpanPPO,
     **kw              # For `Policy.forward`
 )->SimpleNamespace:   # What `Policy.forward` returns, (B, T) each, detached
     "Forward passes over a rollout in micro-batches, without gradient"
-    outs,T,parts = [],rollout.mask.shape[1],self.micro_batches(rollout, torch.arange(len(rollout)))
-    for rows in parts:
-        with torch.no_grad(): outs.append(self.policy.forward(*rollout.forward_args(rows), temperature=self.config.temperature, **kw))
-    pad,back = lambda x: torch.nn.functional.pad(x, (0, T-x.shape[1])),torch.cat(parts).argsort()
-    whole = lambda k: None if getattr(outs[0], k) is None else torch.cat([pad(getattr(o, k)) for o in outs])[back]
-    return SimpleNamespace(**{k:whole(k) for k in vars(outs[0])})
+    T,parts = rollout.mask.shape[1],self.micro_batches(rollout, torch.arange(len(rollout)))
+    @torch.no_grad()
+    def mine(): return [(rows, vars(self.forward(*rollout.forward_args(rows), **kw))) for rows in self.procs.deal(parts)]
+    done = [o for outs in self.procs.shared(mine) for o in outs]
+    pad,back = lambda x: torch.nn.functional.pad(x, (0, T-x.shape[1])),torch.cat([rows for rows,_ in done]).argsort()
+    whole = lambda k: None if done[0][1][k] is None else torch.cat([pad(o[k]) for _,o in done])[back].to(rollout.mask.device)
+    return SimpleNamespace(**{k:whole(k) for k in done[0][1]})
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #bc4950e1
 @patch
@@ -204,7 +226,7 @@ def experience(self:SpanPPO,
     "Everything the update needs, frozen"
     cfg,m = self.config,rollout.mask
     old,ref = self.old_and_ref(rollout)
-    scores,judged = rollout_scores(rollout, cfg, self.reward)
+    scores,judged = (v.to(m.device) for v in self.procs.once(lambda: rollout_scores(rollout, cfg, self.reward)))
     kl = kl_penalty(old.logps, ref.logps, cfg.kl_kind)*m
     a = token_advantages(scores, kl, old.values, rollout.finished, rollout.blank&judged, m, cfg, self.kl_ctl.coef, judged=judged,
                          siblings=cfg.samples_per_prompt)
@@ -260,7 +282,7 @@ def loss(self:SpanPPO,
     "The part of a minibatch's loss that some of its responses have"
     cfg,args = self.config,x.rollout.forward_args(r)
     cut = lambda t: t[r,:args[3].shape[1]]
-    out = self.policy.forward(*args, temperature=cfg.temperature, with_entropy=cfg.entropy_coef>0, with_values=cfg.baseline=='value')
+    out = self.forward(*args, with_entropy=cfg.entropy_coef>0, with_values=cfg.baseline=='value')
     if x.gaps is not None: x.gaps.append((out.logps.detach()-cut(x.rollout.logps)).abs()[args[3].bool()])
     loss,stats = policy_loss(out.logps, cut(x.logps), cut(x.advantages), args[3], cfg.clip, denom=n)
     stats['policy_loss'] = loss.detach()
@@ -277,6 +299,19 @@ def loss(self:SpanPPO,
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #ad0cd873
 @patch
+def backward(self:SpanPPO,
+    x:SimpleNamespace, # From `experience`
+    rows:torch.Tensor, # Which responses: a minibatch
+)->dict:
+    "This process's part of a minibatch: its gradients, and the numbers of its micro-batches"
+    n,sums = x.mask[rows].sum(),{}
+    for r in self.procs.deal(self.micro_batches(x.rollout, rows)):
+        loss,stats = self.loss(x, r, n)
+        loss.backward()
+        for k,v in stats.items(): sums[k] = sums.get(k, 0)+v
+    return sums
+
+@patch
 def minibatch(self:SpanPPO,
     x:SimpleNamespace, # From `experience`
     rows:torch.Tensor, # Which responses
@@ -284,16 +319,13 @@ def minibatch(self:SpanPPO,
     "One optimizer step over those of the responses that have something to teach; no step if none has"
     rows = rows[x.taught[rows]]
     if not len(rows): return {}
-    n,sums = x.mask[rows].sum(),{}
     self.opt.zero_grad(set_to_none=True)
-    for r in self.micro_batches(x.rollout, rows):
-        loss,stats = self.loss(x, r, n)
-        loss.backward()
-        for k,v in stats.items(): sums[k] = sums.get(k, 0)+v
+    sums,params = self.procs.total(lambda: self.backward(x, rows)),[p for g in self.opt.param_groups for p in g['params']]
+    self.procs.add_gradients(params)
     if self.step<self.config.value_warmup:
         for p in self.policy_params: p.grad = None
-    norm = torch.nn.utils.clip_grad_norm_([p for g in self.opt.param_groups for p in g['params']], self.config.max_grad_norm)
-    if not torch.isfinite(norm): self.save_nonfinite(x, rows, f'the gradient norm is {float(norm)}')
+    norm = torch.nn.utils.clip_grad_norm_(params, self.config.max_grad_norm)
+    if not torch.isfinite(norm): self.procs.once(lambda: self.save_nonfinite(x, rows, f'the gradient norm is {float(norm)}'))
     self.opt.step()
     return sums | dict(grad_norm=float(norm)) | self.sampler_gap(x)
 
@@ -304,8 +336,8 @@ def sampler_gap(self:SpanPPO,
 )->dict:               # `sampler_gap` and `sampler_gap_max`, nats a token; empty but after the first step of a batch
     "How far the sampler's log-probabilities are from those of training"
     gaps,x.gaps = x.gaps,None
-    if not gaps: return {}
-    d = torch.cat(gaps)
+    if gaps is None: return {}
+    d = torch.cat([g for gs in self.procs.gather(gaps) for g in gs])
     if d.mean()>.05 and not self.parted:
         self.parted = True
         _log.warning('step %d: the sampler and the trainer disagree by %.3f nats a token, %.2f at most: ratios and KL are wrong by as '
@@ -400,15 +432,19 @@ def check_identity(self:SpanPPO,
     if unknown: _log.warning('%s: resumed without comparing %s', where, '; '.join(unknown.values()))
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #18e5c6a9
+def _rng_file(rank): return f'rng-{rank}.safetensors' if rank else 'rng.safetensors'
+
 @patch
 def state_files(self:SpanPPO)->dict: # Name -> bytes
-    "The whole state of a run"
+    "The whole state of a run, in the first process; called in all of them"
     from safetensors.torch import save
+    rngs = self.procs.gather(rng_tensors())
+    if not self.procs.first: return {}
     state = dict(step=self.step, total=self.total, kl=self.kl_ctl.state_dict(), config=asdict(self.config), torch=torch.__version__,
                  identity=self.identity())
     return {'policy.safetensors':save({k:v.detach().cpu().contiguous() for k,v in self.policy.state_dict().items()}),
-            'optimizer.safetensors':save(optimizer_tensors(self.opt)), 'rng.safetensors':save(rng_tensors()),
-            'state.json':dumps(state).encode()}
+            'optimizer.safetensors':save(optimizer_tensors(self.opt)), 'state.json':dumps(state).encode(),
+            **{_rng_file(i):save(r) for i,r in enumerate(rngs)}}
 
 def _other_config(own, was):
     "What differs, but for what changes no number; a run may be made longer"
@@ -419,18 +455,28 @@ def _other_config(own, was):
 
 @patch
 def load_state(self:SpanPPO,
-    path:Path, # A folder `ckpt-000123`
+    path:Path, # A folder `ckpt-000123`, read by the first process
 ):
     "Put the state of a run back; `CheckpointError` if it is of another config, model or data, or cannot be read"
+    state,tensors,rngs = self.procs.once(lambda: self.read_checkpoint(path))
+    self.check_identity(state.get('identity'), path)
+    with putting_back(path):
+        self.policy.load_state_dict(tensors['policy'])
+        load_optimizer(self.opt, tensors['optimizer'])
+        self.kl_ctl.load_state_dict(state['kl'])
+        if self.procs.rank<len(rngs): load_rng(rngs[self.procs.rank])
+        else: seed_all(derived_seed(self.config.seed, state['step'], 'process', self.procs.rank)) # there were fewer processes
+    self.step,self.total = state['step'],max(self.total, state['total'])
+
+@patch
+def read_checkpoint(self:SpanPPO, path):
+    "`(state, tensors, generators)` of a checkpoint of this config"
     from safetensors.torch import load_file
     state = read_state(path, step=int, total=int, kl=dict, config=dict)
     differ,new = _other_config(asdict(self.config), state['config'])
     if differ: raise CheckpointError(f'{path}: made by a run with another config: {"; ".join(differ)}. Resume with the same options')
     if new: _log.warning('%s: resumed without comparing what its version did not have: %s', path, ', '.join(new))
-    self.check_identity(state.get('identity'), path)
     with putting_back(path):
-        self.policy.load_state_dict(load_file(path/'policy.safetensors'))
-        load_optimizer(self.opt, load_file(path/'optimizer.safetensors'))
-        self.kl_ctl.load_state_dict(state['kl'])
-        load_rng(load_file(path/'rng.safetensors'))
-    self.step,self.total = state['step'],max(self.total, state['total'])
+        tensors = {k:load_file(path/f'{k}.safetensors') for k in ('policy','optimizer')}
+        rngs = [load_file(path/_rng_file(i)) for i in range(len([path/'rng.safetensors', *path.glob('rng-*.safetensors')]))]
+    return state,tensors,rngs
