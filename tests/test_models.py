@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM
 from text2grad import pretrained
 from text2grad.span_ppo.losses import gae,policy_loss,value_loss
 from text2grad.span_ppo.policy import *
-from text2grad.pretrained import ModelError,check_folder,default_model,lm_logits,lm_states,load_model,tiny_lm
+from text2grad.pretrained import ModelError,check_folder,default_model,load_model,tiny_lm
+from text2grad.loaded import lm_logits,lm_states
 
 close = torch.testing.assert_close
 small = dict(r=4, alpha=8)

@@ -11,7 +11,7 @@ from text2grad.core import Critique,Example,Span,loads
 from text2grad.reward_model.decoding import class_weights
 from text2grad.evaluation.span_metrics import span_f1
 from text2grad.reward_model.preprocessing import text_ids,text_offsets,token_labels
-from text2grad.pretrained import lm_logits
+from text2grad.loaded import lm_logits
 from text2grad.pretrained import ModelError,tiny_lm
 from text2grad.reward_model.token_head import copy_features,piece_ids,token_features
 from text2grad.reward_model.base import RewardModel

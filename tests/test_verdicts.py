@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given,settings,strategies as st
 from text2grad.alignment import align,link_phrases
-from text2grad.alignment.linking import UNTOLD,linked,points_of
+from text2grad.alignment.linking import UNTOLD,linked
+from text2grad.alignment.points import points_of
 from text2grad.alignment.verdicts import label_of,outside_quotes,polarity,verdict
 from text2grad.core import Critique
 

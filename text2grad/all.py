@@ -12,6 +12,7 @@ from .files import *
 from .core import *
 from .text import *
 from .pretrained import *
+from .loaded import *
 from .checkpoints import *
 from .alignment import *
 from .viz import *

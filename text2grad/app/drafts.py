@@ -22,7 +22,8 @@ from ..alignment.critiques import quotes_of,align,parse_critique,why_unreadable
 from ..core import Critique,Example,Quote,Span,from_record,problems,read_records,to_record
 from ..files import dumps,loads,write_jsonl
 from ..text import sentences
-from ..alignment.linking import UNTOLD,content_stems,linked,places_of,points_of,quoted_words
+from ..alignment.points import points_of
+from ..alignment.linking import UNTOLD,content_stems,linked,places_of,quoted_words
 from ..alignment.quotes import SearchText,best_window,find_spans,fold,locate_quote,snap_to_words,time_limit
 from .workbench import LONGEST,few_enough
 

@@ -73,7 +73,7 @@ def _build(opts, device):
     "A new reward model of the kind that was asked for"
     import torch
     from text2grad.reward_model.generative import GenerativeRewardModel
-    from text2grad.pretrained import LORA
+    from text2grad.loaded import LORA
     from text2grad.pretrained import load_model
     from text2grad.reward_model.span_model import SpanRewardModel
     cls = dict(span=SpanRewardModel, generative=GenerativeRewardModel)[opts['kind']]

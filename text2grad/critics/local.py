@@ -104,7 +104,7 @@ def _ready(self:ModelCritic, model, tok):
                          'use an instruction-tuned one')
     if tok.eos_token_id is None: raise ValueError(f'{type(tok).__name__}: has no end token, so no reply could end')
     if self.template:
-        from text2grad.pretrained import template_options
+        from text2grad.loaded import template_options
         template_options(tok, self.template)
     return model, tok
 
@@ -159,7 +159,7 @@ def _reply_ids(self:ModelCritic, prompts, responses):
     "What the model writes after each prompt, as lists of ids, and the mask that it wrote under"
     import torch
     from transformers import GenerationConfig
-    from text2grad.pretrained import plain_generation
+    from text2grad.loaded import plain_generation
     (model,tok),n = self.loaded,max(map(len, prompts))
     x = torch.tensor([[tok.eos_token_id]*(n-len(p))+p for p in prompts])
     mask = torch.tensor([[0]*(n-len(p))+[1]*len(p) for p in prompts])

@@ -20,7 +20,7 @@ from torch import nn
 from ..core import Critique,Example,Judgement
 from ..files import dumps,write_file
 from ..data.store import code_digest
-from ..pretrained import LORA,base_lm,load_trained,lora_config,peft_quietly,trained,trained_tensors
+from ..loaded import LORA,base_lm,load_trained,lora_config,peft_quietly,trained,trained_tensors
 from ..pretrained import ModelError,check_safetensors,load_model,no_dropout,progress_bars,read_json
 from ..span_ppo.model_card import public_base,reward_card
 

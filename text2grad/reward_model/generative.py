@@ -24,7 +24,7 @@ from ..alignment.grammar import grammar_tokenizer
 from ..core import Critique,Example,Judgement,prompt_text
 from .preprocessing import chat_pieces,fit_prompt,text_ids,text_offsets
 from ..critics.local import ModelCritic,model_name
-from ..pretrained import LORA,check_logits,lm_logits,lm_states
+from ..loaded import LORA,check_logits,lm_logits,lm_states
 from ..critics.llm import Ask,CONTROL,UNSEEN
 from ..alignment.quotes import WORD,find_spans
 from ..alignment.tokens import missing_things

@@ -25,7 +25,7 @@ from ..files import write_file
 from ..critics.local import ModelCritic,model_name
 from ..evaluation.statistics import auroc
 from ..evaluation.span_metrics import TokenScores,carried
-from ..pretrained import LORA,check_logits,lm_logits
+from ..loaded import LORA,check_logits,lm_logits
 from .preprocessing import NEUTRAL,POOR,chat_pieces,fit_prompt,text_offsets,token_labels,unlabelled
 from .base import RewardModel
 from .decoding import calibrated,choose_thresholds,class_weights,fit_temperature,span_decoder

@@ -21,7 +21,7 @@ from ..checkpoints import lock_folder,numbered,putting_back,read_state,trim_log
 from ..checkpoints import load_optimizer,load_rng,optimizer_tensors,rng_tensors,write_checkpoint
 from ..core import prompt_text,to_record,versions,write_examples
 from ..files import UserError,dumps,is_number,loads,read_jsonl,write_file
-from ..pretrained import base_tensors,tokenizer_id,weights_id
+from ..loaded import base_tensors,tokenizer_id,weights_id
 from ..viz.html import columns_html,fold_html,note_html,page_html,section_html,spans_html,table_html
 from ..viz.plots import curve_svg
 from ..evaluation.run_html import clipped

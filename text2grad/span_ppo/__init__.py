@@ -17,7 +17,7 @@ __all__ = ['CheckpointError', 'RunFolderError', 'StopOnSignal', 'check_checkpoin
 
 # %% ../../nbs/span_ppo/index.ipynb #dab82754
 from ..checkpoints import CheckpointError,RunFolderError,StopOnSignal,check_checkpoint,latest_checkpoint
-from ..pretrained import LORA,lm_logits
+from ..loaded import LORA,lm_logits
 from .losses import AdaptiveKL,FixedKL,Objective,explained_variance,gae,kl_penalty,last_token,masked_mean
 from .losses import masked_sum,missing_eos,policy_loss,shape_rewards,token_advantages,token_scores,value_loss,whiten
 from .policy import Policy,entropy_from_logits,exact_kl

@@ -18,9 +18,12 @@ from safetensors.torch import load_file,save_file
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from ..files import dumps,write_file
-from ..pretrained import LORA,ModelError,base_lm,base_tensors,check_logits,template_options
-from ..pretrained import check_safetensors,checkpoint_layers,lm_logits,lm_states,load_model,load_trained,quantized_as
-from ..pretrained import lora_config,no_dropout,peft_quietly,progress_bars,read_json,trained,trained_tensors,weights_id
+from ..pretrained import ModelError
+from ..loaded import LORA,base_lm,base_tensors,check_logits,template_options
+from ..pretrained import check_safetensors,load_model
+from ..loaded import checkpoint_layers,lm_logits,lm_states,load_trained,quantized_as
+from ..pretrained import no_dropout,progress_bars,read_json
+from ..loaded import lora_config,peft_quietly,trained,trained_tensors,weights_id
 from ..checkpoints import compare_identity
 from .model_card import model_card,public_base
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 from fastcore.basics import patch
 from ..alignment.asking import judgements_of
 from ..files import UserError
-from ..pretrained import plain_generation
+from ..loaded import plain_generation
 from .processes import ALONE
 from ..alignment.tokens import decode_with_offsets
 from ..critics.base import held_to_limit

@@ -22,7 +22,7 @@ from ..files import UserError,dumps,write_file
 from ..data.readers import examples_from
 from ..data.store import code_text
 from ..evaluation.alarms import alarms
-from ..pretrained import tokenizer_id,weights_id
+from ..loaded import tokenizer_id,weights_id
 from .config import REWARDS,SpanPPOConfig,config_of,derived_seed,permutation,prompt_rows,rollout_scores,score_bound
 from .config import span_reward
 from .losses import AdaptiveKL,FixedKL,SUMMED,explained_variance,kl_penalty,masked_mean
