@@ -54,12 +54,13 @@ class RunFolder(Callback):
     def take(self): self.lock = None if self.held else lock_folder(self.path)
 
     def after_step(self, t):
-        t.procs.once(lambda: self.log(t))
+        with t.procs.whole(t.policy): t.procs.once(lambda: self.write_step(t))
         if t.step%t.config.save_every==0 or t.procs.anyone(t.stop) or t.step>=t.total: self.save(t)
 
     def after_fit(self, t):
         try:
-            if getattr(t, 'finished', False): t.procs.once(lambda: self.finish(t))
+            if getattr(t, 'finished', False):
+                with t.procs.whole(t.policy): t.procs.once(lambda: self.finish(t))
         finally:
             if getattr(self, 'lock', None): self.lock.close()
     def save(self, t):
@@ -76,7 +77,7 @@ def begin(self:RunFolder,
     at,unmeasured = t.procs.once(self.newest)
     if at and unmeasured: t.measure('before')   # of the policy as it was
     if at: t.load_state(at)
-    t.procs.once(lambda: self.open(t, again=bool(at)))
+    t.procs.once(lambda: self.prepare(t, again=bool(at)))
     if not at: self.save(t)
 
 @patch
@@ -93,7 +94,7 @@ def newest(self:RunFolder)->tuple: # `(checkpoint to go on from, or `None`; whet
     return at,not (self.path/'heldout-before.jsonl').exists()
 
 @patch
-def open(self:RunFolder, t,
+def prepare(self:RunFolder, t,
     again:bool, # A checkpoint was put back
 ):
     "Settings and logs, cut back to the step in hand"
@@ -102,7 +103,7 @@ def open(self:RunFolder, t,
     self.best = self.best_so_far()
 
 @patch
-def log(self:RunFolder, t):
+def write_step(self:RunFolder, t):
     "What the step was, and its policy if it is the best so far"
     append_log(self.path/'samples.jsonl', sample_rows(t))
     known = {k:None if isinstance(v, float) and not math.isfinite(v) else v for k,v in t.stats.items()}

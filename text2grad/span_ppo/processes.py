@@ -13,6 +13,7 @@ import numpy as np, torch
 from contextlib import contextmanager,nullcontext
 from fastcore.basics import patch
 from ..files import UserError
+from ..loaded import quantized_as
 
 # %% ../../nbs/span_ppo/02_processes.ipynb #c90662a6
 class ProcessError(UserError): "Another process of the run has failed, has ended, or does not answer"
@@ -21,8 +22,9 @@ class Processes:
     "The processes that train one policy together, seen from one of them"
     def __init__(self,
         accelerator=None, # An `accelerate.Accelerator`; `None`: this process is alone
+        sharded=None,     # Cut the weights over the processes, and join a layer `True`: once a pass, `False`: once an optimizer step
     ):
-        self.accelerator,a = accelerator,accelerator
+        self.accelerator,self.sharded,a = accelerator,sharded,accelerator
         self.count,self.rank = (1,0) if a is None else (a.num_processes,a.process_index)
         self.device = None if a is None else str(a.device) # `None`: the best there is
         self.parts = self.count*(1 if a is None else a.gradient_accumulation_steps)
@@ -66,7 +68,7 @@ def _linked(p):
     except RuntimeError as e:
         raise ProcessError(f'process {p.rank} of {p.count}: another process of this run has ended or does not answer, so the run ends here. '
                            'What that process said stands above, or in its own log. Start the run again with --resume, on as many '
-                           f'processes as there are ({str(e).strip().splitlines()[0][:200]})') from e
+                           f'processes as there are ({str(e).strip().splitlines()[0][:120]})') from e
 
 @patch
 def gather(self:Processes,
@@ -139,7 +141,7 @@ def add_gradients(self:Processes,
     params:list, # Parameters, in the same order in every process
 ):
     "Gradients summed over all processes; what has none anywhere keeps none"
-    if self.count==1: return
+    if self.count==1 or self.sharded is not None: return # FSDP has added them up
     there = torch.tensor(self.gather([p.grad is not None for p in params])).any(0).tolist()
     with _linked(self):
         for p in (p for p,t in zip(params, there) if t):
@@ -170,8 +172,70 @@ def seed_all(
     np.random.seed(seed%2**32)
     torch.manual_seed(seed)
 
+# %% ../../nbs/span_ppo/02_processes.ipynb #8c4e98ca
+def _units(policy):
+    from torch.distributed.fsdp import FSDPModule
+    return [m for m in policy.modules() if isinstance(m, FSDPModule)]
+
+@patch
+def shard(self:Processes,
+    policy, # `policy.Policy`; changed in place, before an optimizer is made of its parameters
+):
+    "Cut its weights over the processes, where that is asked for"
+    if self.sharded is None: return
+    if packed := quantized_as(policy.model): raise UserError(f'the model is packed in {packed} and cannot be cut into shards; take MULTI_GPU')
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    mesh = init_device_mesh(torch.device(self.device).type, (self.count,))
+    base,layers = policy.base_id(),set(policy.lm._no_split_modules or ())
+    for m in [m for m in policy.modules() if type(m).__name__ in layers]: fully_shard(m, mesh=mesh, reshard_after_forward=bool(self.sharded))
+    fully_shard(policy, mesh=mesh)
+    policy.in_shards = base
+    for m in _units(policy):
+        m.set_gradient_divide_factor(1.)
+        m.set_force_sum_reduction_for_comms(True)
+    one = torch.full((1, 1), policy.pad_id, device=policy.device)
+    with torch.no_grad(): policy(one, there := torch.ones_like(one).bool(), one, there, with_values=False) # says which unit is the outermost
+    policy.reshard()
+
+# %% ../../nbs/span_ppo/02_processes.ipynb #47ef3549
+@patch
+@contextmanager
+def whole(self:Processes,
+    policy, # `policy.Policy`
+):
+    "Within the `with` block, its weights are plain tensors in every process; what is written to them is lost"
+    units = [] if self.sharded is None else _units(policy)
+    for m in units:
+        if m is not policy: m.set_reshard_after_forward(False, recurse=False)
+        m.unshard()
+    try: yield
+    finally:
+        for m in units:
+            m.reshard()
+            if m is not policy: m.set_reshard_after_forward(bool(self.sharded), recurse=False)
+
+@patch
+def idle(self:Processes,
+    parts:list, # As for `deal`
+)->int:
+    "Passes that this process has to make only because another makes them"
+    return 0 if self.sharded is None else math.ceil(len(parts)/self.count)-len(self.deal(parts))
+
 # %% ../../nbs/span_ppo/02_processes.ipynb #a6069242
 _log = logging.getLogger('text2grad')
+
+def _sharded(accelerator):
+    "What an accelerator says of shards; `UserError` for an engine that is not understood"
+    kind = accelerator.distributed_type.value
+    if kind=='NO' or kind.startswith('MULTI_'): return None
+    if kind!='FSDP': raise UserError(f'{kind}: is no engine that text2grad trains with; take MULTI_GPU, or FSDP of version 2')
+    plugin = accelerator.state.fsdp_plugin
+    if plugin.fsdp_version!=2: raise UserError(f'FSDP of version {plugin.fsdp_version}: set fsdp_version: 2')
+    from torch.distributed.fsdp import CPUOffloadPolicy
+    if isinstance(plugin.cpu_offload, CPUOffloadPolicy): raise UserError('fsdp_offload_params: set it to false; nothing is kept in the memory of the CPU')
+    if plugin.cpu_ram_efficient_loading: raise UserError('fsdp_cpu_ram_efficient_loading: set it to false; each process loads the model')
+    return bool(plugin.reshard_after_forward)
 
 def processes(
     accelerator=None, # An `accelerate.Accelerator`, `Processes`, or `None`: as this process was started
@@ -183,7 +247,7 @@ def processes(
         if size==1 and 'ACCELERATE_MIXED_PRECISION' not in os.environ: return ALONE
         from accelerate import Accelerator
         accelerator = Accelerator(cpu=not torch.accelerator.is_available())
-    p = Processes(accelerator)
+    p = Processes(accelerator, _sharded(accelerator))
     if p.count<size: raise UserError(f'{size} processes were started, and this one knows of {p.count}: start them by accelerate launch or torchrun')
     if accelerator.mixed_precision not in ('no','bf16'):
         raise UserError(f'mixed_precision: {accelerator.mixed_precision} needs its loss scaled, which is not done here; take bf16, or no')

@@ -73,6 +73,7 @@ class SpanPPO:
             raise ValueError("the policy has no value head, and baseline='value' needs one: make it with "
                              "Policy.create(..., value_head=True), or take baseline='group'")
         if cfg.kl_kind!='k1' and cfg.kl_coef>0 and cfg.kl_in=='reward': _log.warning(_NO_PENALTY, cfg.kl_kind)
+        self.begin()
         named = policy.trainable()
         value = [p for n,p in named.items() if n.startswith('value_head')]
         self.policy_params = [p for n,p in named.items() if not n.startswith('value_head')]
@@ -82,7 +83,6 @@ class SpanPPO:
         self.step,self.stop,self.seconds,self.stats,self.total = 0,False,{},{},cfg.steps
         self.warned = self.parted = self.finished = False
         self.history,self.alarms = [],[]
-        self.begin()
 
     @property
     def reward_name(self)->str: return self.config.reward if self.reward in REWARDS.values() else name_of_critic(self.reward)
@@ -98,7 +98,9 @@ def begin(self:SpanPPO):
     if self.procs.count==1: return
     if str(self.policy.device)!=self.procs.device: self.policy.to(self.procs.device)
     facts = dict(config=asdict(self.config), data=_data_id(self.examples), held_out=self.heldout and _data_id(self.heldout.examples))
-    self.procs.begin(self.policy.trainable().values(), self.seed('process', self.procs.rank), **facts)
+    self.procs.begin(self.policy.trainable().values(), derived_seed(self.config.seed, 'process', self.procs.rank), **facts)
+    if self.procs.sharded is not None: self.identity() # while the weights are whole
+    self.procs.shard(self.policy)
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #35985538
 @patch
@@ -153,7 +155,7 @@ def measure(self:SpanPPO,
 ):
     "Measure on the held-out prompts, where there are some"
     if self.heldout is None: return
-    rows = self.heldout.measure(self, when)
+    with self.procs.whole(self.policy): rows = self.heldout.measure(self, when)
     if when in ('before','after'): setattr(self.heldout, when, rows)
     else: self.stats |= means(rows['heldout'])
 
@@ -174,7 +176,7 @@ def rollout(self:SpanPPO):
     rows = prompt_rows(len(self.examples), self.step, cfg.batch_size//cfg.samples_per_prompt, cfg.seed)
     exs = [self.examples[i] for i in rows for _ in range(cfg.samples_per_prompt)]
     how = dict(seed=self.seed('rollout'), procs=self.procs, siblings=cfg.samples_per_prompt)
-    return sample(self.policy, exs, cfg.max_new_tokens, cfg.temperature, **how)
+    with self.procs.whole(self.policy): return sample(self.policy, exs, cfg.max_new_tokens, cfg.temperature, **how)
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #fba1605f
 @patch
@@ -192,7 +194,7 @@ def micro_batches(self:SpanPPO,
 @patch
 def forward(self:SpanPPO, *args, **kw): # As for `Policy.forward`
     "A forward pass, at the temperature of the sampler"
-    with self.procs.autocast(): return self.policy.forward(*args, temperature=self.config.temperature, **kw)
+    with self.procs.autocast(): return self.policy(*args, temperature=self.config.temperature, **kw)
 
 @patch
 def logps(self:SpanPPO,
@@ -225,7 +227,7 @@ def experience(self:SpanPPO,
 )->SimpleNamespace: # Tensors (B, T): scores, kl, rewards, logps, values, advantages, returns, mask; (B,): judged, taught; `stats`
     "Everything the update needs, frozen"
     cfg,m = self.config,rollout.mask
-    old,ref = self.old_and_ref(rollout)
+    with self.procs.whole(self.policy): old,ref = self.old_and_ref(rollout)
     scores,judged = (v.to(m.device) for v in self.procs.once(lambda: rollout_scores(rollout, cfg, self.reward)))
     kl = kl_penalty(old.logps, ref.logps, cfg.kl_kind)*m
     a = token_advantages(scores, kl, old.values, rollout.finished, rollout.blank&judged, m, cfg, self.kl_ctl.coef, judged=judged,
@@ -304,11 +306,12 @@ def backward(self:SpanPPO,
     rows:torch.Tensor, # Which responses: a minibatch
 )->dict:
     "This process's part of a minibatch: its gradients, and the numbers of its micro-batches"
-    n,sums = x.mask[rows].sum(),{}
-    for r in self.procs.deal(self.micro_batches(x.rollout, rows)):
+    n,sums,parts = x.mask[rows].sum(),{},self.micro_batches(x.rollout, rows)
+    for r in self.procs.deal(parts):
         loss,stats = self.loss(x, r, n)
         loss.backward()
         for k,v in stats.items(): sums[k] = sums.get(k, 0)+v
+    for _ in range(self.procs.idle(parts)): (self.loss(SimpleNamespace(**vars(x) | dict(gaps=None)), parts[0], n)[0]*0).backward()
     return sums
 
 @patch
@@ -325,6 +328,7 @@ def minibatch(self:SpanPPO,
     if self.step<self.config.value_warmup:
         for p in self.policy_params: p.grad = None
     norm = torch.nn.utils.clip_grad_norm_(params, self.config.max_grad_norm)
+    norm = getattr(norm, 'full_tensor', lambda: norm)()
     if not torch.isfinite(norm): self.procs.once(lambda: self.save_nonfinite(x, rows, f'the gradient norm is {float(norm)}'))
     self.opt.step()
     return sums | dict(grad_norm=float(norm)) | self.sampler_gap(x)
@@ -438,12 +442,12 @@ def _rng_file(rank): return f'rng-{rank}.safetensors' if rank else 'rng.safetens
 def state_files(self:SpanPPO)->dict: # Name -> bytes
     "The whole state of a run, in the first process; called in all of them"
     from safetensors.torch import save
-    rngs = self.procs.gather(rng_tensors())
+    rngs,moments = self.procs.gather(rng_tensors()),optimizer_tensors(self.opt)
+    with self.procs.whole(self.policy): weights = {k:v.detach().to('cpu', copy=True).contiguous() for k,v in self.policy.state_dict().items()}
     if not self.procs.first: return {}
     state = dict(step=self.step, total=self.total, kl=self.kl_ctl.state_dict(), config=asdict(self.config), torch=torch.__version__,
                  identity=self.identity())
-    return {'policy.safetensors':save({k:v.detach().cpu().contiguous() for k,v in self.policy.state_dict().items()}),
-            'optimizer.safetensors':save(optimizer_tensors(self.opt)), 'state.json':dumps(state).encode(),
+    return {'policy.safetensors':save(weights), 'optimizer.safetensors':save(moments), 'state.json':dumps(state).encode(),
             **{_rng_file(i):save(r) for i,r in enumerate(rngs)}}
 
 def _other_config(own, was):
