@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given,settings,strategies as st
 from text2grad.data.annotation import AnnotationError,Stopped,annotate
+from text2grad.data.shards import Questions,Shard,merge_shards
 from text2grad.data.store import AnswerCache,Journal,annotated_row,cache_file,pack,question_key,redact,secrets_here,shown
 from text2grad.critics.api import ApiError
 from text2grad.core import Critique,Example,Judgement,Quote,SCHEMA,Span,from_record,read_examples,to_record
@@ -548,3 +549,112 @@ def test_full_cache_is_fast_and_memory_is_flat(tmp_path):
 def test_composed_critics_add_up_their_cost(tmp_path):
     s = go(rows(4), lambda exs: [Judgement(Critique(''), info=dict(critics=[dict(tokens_in=3, cost=.1), dict(tokens_in=4)], judged=2)) for _ in exs], tmp_path/'o.jsonl')
     assert (s.tokens_in, round(s.cost, 6), s.tokens_out)==(28, .4, 0)
+
+# many machines
+
+def shards(tmp_path, n, examples=None, critic=Fake, **kw):
+    "The merged file's name, with all `n` shards of `examples` beside it"
+    for k in range(1, n+1): go(examples or rows(20), critic(), tmp_path/'o.jsonl', shard=f'{k}/{n}', **kw)
+    return tmp_path/'o.jsonl'
+
+@pytest.mark.parametrize('end', ['.jsonl','.jsonl.gz'])
+def test_shards_merge_to_the_bytes_of_one_machine(tmp_path, end):
+    odd = [r | dict(id=f's{i}', note='half an emoji \ud83d, 1e-7, ☃', w=1e-7) for i,r in enumerate(rows(9))]
+    data = rows(12)+odd+rows(5)                                                # the last five ask again what the first five asked
+    bad = lambda: Fake(lambda e: '7' in e.response)
+    for n in (1,3,7):
+        out,seen = tmp_path/f'{n}{end}',[]
+        for k in range(n, 0, -1):
+            seen.append(go(iter(data), bad(), out, shard=f'{k}/{n}').asked)
+        assert sum(seen)==21 and max(seen)-min(seen)<=1                        # by turns, and each question once
+        assert merge_shards(out)==merge_shards(out)==dict(shards=n, rows=26, failed=2)
+        go(data, bad(), tmp_path/f'one{end}')
+        assert out.read_bytes()==(tmp_path/f'one{end}').read_bytes()
+        assert not list(tmp_path.glob('.*.tmp')) and not list(tmp_path.glob('*.part'))
+    assert go(data, Fake(), out, retry_failed=True).failed==0                   # the merged file is an output like any other
+
+def test_a_stopped_shard_goes_on_where_it_was(tmp_path):
+    whole = shards(tmp_path, 4)
+    part = tmp_path/'o.2-of-4.jsonl'
+    before = part.read_bytes()
+    part.unlink()
+    class Stops(Fake):
+        def one(self, e):
+            if len(self.seen)==3: raise ImportError('no such package')
+            return super().one(e)
+    with pytest.raises(ImportError): go(rows(20), Stops(), whole, shard='2/4', batch_size=1)
+    with pytest.raises(AnnotationError, match=r'shard 2/4 is not finished .*run annotate with shard 2/4 again, it goes on where it was'): merge_shards(whole)
+    c = Fake()
+    s = go(rows(20), c, whole, shard='2/4')
+    assert (s.resumed, s.asked, s.rows)==(3, 2, 5) and part.read_bytes()==before and merge_shards(whole)['rows']==20
+
+def spoilt(tmp_path, how):
+    "Four shards of which the third is spoilt"
+    out,third = shards(tmp_path, 4),tmp_path/'o.3-of-4.jsonl'
+    lines = third.read_text().splitlines(True)
+    class Two(Fake): fingerprint = 'fake/2'
+    def anew(critic, data): third.unlink(); go(data, critic, out, shard='3/4')
+    dict(missing=third.unlink, doubled=lambda: third.write_bytes((tmp_path/'o.2-of-4.jsonl').read_bytes()), cut=lambda: third.write_text(''.join(lines[:-1])),
+         torn=lambda: third.write_text(''.join(lines)[:-9]), twice=lambda: third.write_text(''.join(lines+lines[-1:])), empty=lambda: third.write_text(''),
+         swapped=lambda: third.write_text(''.join(lines[1::-1]+lines[2:])), mixed=lambda: third.write_text(''.join(lines[:2]+(tmp_path/'o.1-of-4.jsonl').read_text().splitlines(True)[2:3]+lines[3:])),
+         foreign=lambda: third.write_text('{"my":"data"}\n'), critic=lambda: anew(Two(), rows(20)), data=lambda: anew(Fake(), rows(19)+rows(1, 99)),
+         hidden=lambda: anew(Fake(), [r | dict(reference=['other']) for r in rows(20)]), longer=lambda: anew(Fake(), rows(21)),
+         others=lambda: go(rows(20), Fake(), out, shard='1/2'), there=lambda: out.write_text('{"mine":1}\n'), none=lambda: [p.unlink() for p in tmp_path.glob('*.jsonl')])[how]()
+    return out
+
+@pytest.mark.parametrize('how,says', [('missing', 'shard 3/4 is missing: .*o.3-of-4.jsonl is not there; copy it here, or run annotate with shard 3/4 again'),
+    ('doubled', 'o.3-of-4.jsonl holds shard 2/4, which is there twice then, and shard 3/4 is missing'), ('cut', '4 of its 5 rows; copy it anew, or run annotate with shard 3/4'),
+    ('torn', 'row 5 is damaged .*not valid JSON.*shard 3/4'), ('twice', 'row 6 is damaged .*shard 3/4'), ('swapped', 'row 2 is damaged .*shard 3/4'), ('mixed', 'row 3 is damaged .*shard 3/4'),
+    ('empty', 'o.3-of-4.jsonl is not what annotate with a shard writes'), ('foreign', 'o.3-of-4.jsonl is not what annotate with a shard writes'),
+    ('critic', r'shard 3/4 .* is of another critic, .* than shard 1/4; run annotate for both'), ('data', 'shard 3/4 .* is of other data than shard 1/4'),
+    ('hidden', 'shard 3/4 .* is of other data'), ('longer', 'shard 3/4 .* is of other data'), ('others', 'shards of 2 and of 4 lie beside it'),
+    ('there', 'is there already and holds something else; move it away'), ('none', 'none of its shards is beside it; annotate with shard 1/16 writes o.1-of-16.jsonl')])
+def test_shards_that_do_not_belong_together_are_named_and_nothing_is_written(tmp_path, how, says):
+    out = spoilt(tmp_path, how)
+    before = out.read_text() if out.exists() else None
+    with pytest.raises(AnnotationError, match=says): merge_shards(out)
+    assert (out.read_text() if out.exists() else None)==before and not list(tmp_path.glob('.*.tmp'))
+
+def test_shards_are_refused_where_they_make_no_sense(tmp_path):
+    from datasets import Dataset
+    with pytest.raises(AnnotationError, match='too few questions for shard 4/4; 3 shards at most'): go(rows(3), Fake(), tmp_path/'o.jsonl', shard='4/4')
+    with pytest.raises(ValueError, match='dataset.shard'): annotate(Dataset.from_list(rows(3)), Fake(), shard='1/2', cache=None)
+    go(rows(9), Fake(), tmp_path/'o.jsonl', shard='1/2')
+    (tmp_path/'o.1-of-2.jsonl').rename(tmp_path/'o.2-of-2.jsonl')
+    with pytest.raises(AnnotationError, match='5 answers that this run would not write'): go(rows(9), Fake(), tmp_path/'o.jsonl', shard='2/2')
+
+@given(st.lists(st.integers(0, 8), max_size=30), st.integers(1, 5))
+@settings(max_examples=100, deadline=None)
+def test_every_question_is_in_one_shard(asked, n):
+    name = lambda i: bytes([i])+bytes(31-i%2)+b'\x01'*(i%2)                    # names that end in zeros, too
+    qs = Questions(b''.join(map(name, asked)))
+    mine = [set(qs.mine(Shard(k, n)).nonzero()[0].tolist()) for k in range(1, n+1)]
+    first = sorted({asked.index(i) for i in asked})
+    assert sorted(i for m in mine for i in m)==first and max(map(len, mine))-min(map(len, mine))<=1
+    assert all(qs.find(name(i).hex())==(asked.index(i) if i in asked else -1) for i in range(9))
+
+def test_fifty_thousand_questions_take_a_hundred_bytes_each():
+    "Python's own dicts and strings would take 440 bytes for the name of a question and the place of its answer"
+    n,keys = 50_000,[question_key(dict(prompt='p', response=str(i)), 'c') for i in range(50_000)]
+    names = bytes.fromhex(''.join(keys))
+    tracemalloc.start()
+    qs = Questions(names)
+    for i in range(0, n, 5): qs[keys[i]] = 2**40+i,300,'judged'
+    most = tracemalloc.get_traced_memory()[1]+len(names)
+    tracemalloc.stop()
+    assert len(qs)==n//5 and qs[keys[15]]==(2**40+15, 300, 'judged') and most<130*n, f'{most/n:.0f} bytes each'
+
+def test_fifty_thousand_rows_are_read_at_flat_memory(tmp_path):
+    import pyarrow as pa, pyarrow.parquet as pq
+    data = [r | dict(document='x'*500) for r in rows(50_000)]
+    write_jsonl(tmp_path/'in.jsonl', data)
+    pq.write_table(pa.Table.from_pylist(data), tmp_path/'in.parquet')
+    code = """if 1:
+        import sys,pyarrow.parquet
+        from text2grad.files import rows
+        most = lambda: next(int(l.split()[1]) for l in open('/proc/self/status') if l.startswith('VmHWM'))/1024
+        before,n = most(),sum(1 for _ in rows(sys.argv[1]))
+        print(n, most()-before)"""
+    for name,mb in (('in.jsonl', 4), ('in.parquet', 70)):                      # of 30 MB; all rows of a row group at once took 135
+        n,grew = subprocess.run([sys.executable,'-c',code,str(tmp_path/name)], capture_output=True, text=True, check=True, cwd=root).stdout.split()
+        assert int(n)==50_000 and float(grew)<mb, f'{name}: {grew} MB'

@@ -172,6 +172,15 @@ def test_annotate_failures_give_exit_code_1_and_are_retried_alone(tmp_path, caps
     assert '1 row failed' in err and 'document' in err and '--retry-failed' in err and 'Traceback' not in err
     assert annotate(*args, '--retry-failed', '--json')==1 and json.loads(capsys.readouterr().out)['asked']==1
 
+def test_annotate_in_shards_and_merge(tmp_path, capsys):
+    args = responses(tmp_path/'in.jsonl'),'--critic','rules','--no-cache','--out'
+    for k in (1,2): assert annotate(*args, tmp_path/'o.jsonl', '--shard', f'{k}/2')==0
+    assert 'o.2-of-2.jsonl' in capsys.readouterr().out
+    assert main(['merge', str(tmp_path/'o.jsonl'), '--json'])==0 and json.loads(capsys.readouterr().out)['shards']==2
+    assert annotate(*args, tmp_path/'one.jsonl')==0 and (tmp_path/'one.jsonl').read_bytes()==(tmp_path/'o.jsonl').read_bytes()
+    assert main(['merge', str(tmp_path/'one.jsonl')])==1 and 'none of its shards is beside it' in capsys.readouterr().err
+    assert annotate(*args, tmp_path/'o.jsonl', '--shard', '3/2')==2 and 'must be like 3/16' in capsys.readouterr().err
+
 def test_annotate_dry_run(tmp_path, capsys):
     assert annotate(responses(tmp_path/'in.jsonl'), '--critic', 'api', '--model', 'm', '--base-url', 'http://127.0.0.1:9/v1', '--out', tmp_path/'o.jsonl', '--dry-run')==0
     out = capsys.readouterr().out

@@ -2,6 +2,7 @@
 import hashlib,json,os,random,re,shutil,signal,subprocess,sys,tempfile,time
 from dataclasses import asdict,replace
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np, pytest, torch
 from hypothesis import HealthCheck,given,settings,strategies as st
 from safetensors.torch import save as save_tensors
@@ -13,6 +14,7 @@ from text2grad.pretrained import ModelError,tiny_lm
 from text2grad.span_ppo.rollout import judge
 from text2grad.span_ppo.config import *
 from text2grad.span_ppo.trainer import *
+from text2grad.files import UserError
 from text2grad.checkpoints import CheckpointError,StopOnSignal,check_checkpoint,latest_checkpoint
 from text2grad.span_ppo.callbacks import RunFolder
 from text2grad.checkpoints import clear_leftovers,trim_log,write_checkpoint
@@ -112,6 +114,54 @@ def grads(cfg, seed=0):
     t.opt.step = lambda: None
     t.minibatch(x, torch.arange(cfg.batch_size))
     return [p.grad.clone() for g in t.opt.param_groups for p in g['params']]
+
+@pytest.mark.parametrize('where', ['forward','backward'])
+@pytest.mark.parametrize('error', [torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.'), RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+                                   RuntimeError('DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.')], ids=['cuda','linux','windows'])
+def test_a_micro_batch_that_does_not_fit_is_halved_and_the_gradient_is_the_same(monkeypatch, caplog, where, error):
+    "The error comes in the second micro-batch, when the first has added its gradients already"
+    cfg = replace(small, batch_size=8, minibatch_size=8, epochs=1)
+    whole,halves,t = (make(replace(cfg, micro_batch_size=k)) for k in (4,2,4))
+    grads = lambda t: {n:p.grad.clone() for n,p in t.policy.trainable().items() if p.grad is not None}
+    x = experience(whole)
+    xs = [SimpleNamespace(**vars(x) | dict(gaps=[])) for _ in range(3)]
+    real,calls = t.policy.forward,[]
+    def tight(*args, **kw):
+        out = real(*args, **kw)
+        calls.append(len(args[0]))
+        if len(args[0])>2 and calls.count(4)>1:
+            if where=='forward': raise error
+            def fail(g): raise error
+            out.logps.register_hook(fail)
+        return out
+    monkeypatch.setattr(t.policy, 'forward', tight)
+    stats = []
+    for o,x in zip((whole, halves, t), xs):
+        o.opt.step = lambda: None
+        stats.append(o.minibatch(x, torch.arange(8)))
+    a,b,c = map(grads, (whole, halves, t))
+    assert calls==[4,4,2,2,2,2] and t.fits.most==2 and t.fits.halved==1 and equal(b, c) and stats[1]==stats[2]
+    for k in a: torch.testing.assert_close(a[k], c[k], rtol=1e-4, atol=1e-6)
+    t.logps(xs[2].rollout)                                                     # the size is kept
+    assert calls[6:]==[2,2,2,2] and len([r for r in caplog.records if 'memory does not hold' in r.message])==1
+    assert t.update(xs[2])['halved']==1 and 'halved' not in halves.update(xs[1])
+
+def test_scoring_is_halved_down_to_the_siblings_of_one_prompt_and_then_says_what_to_do(monkeypatch):
+    cfg = replace(small, batch_size=8, samples_per_prompt=2, micro_batch_size=8, minibatch_size=8, baseline='group')
+    t = make(cfg, value_head=False)
+    r = t.rollout()
+    want,real,limit = t.logps(r, with_values=False).logps,t.policy.forward,2
+    def tight(*args, **kw):
+        if len(args[0])>limit: raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')
+        return real(*args, **kw)
+    monkeypatch.setattr(t.policy, 'forward', tight)
+    torch.testing.assert_close(t.logps(r, with_values=False).logps, want)
+    assert (t.fits.most, t.fits.halved)==(2, 2)
+    limit = 1
+    with pytest.raises(UserError, match='no pass over 2 responses .*set gradient_checkpointing, lower max_new_tokens'): t.logps(r)
+    def broken(*args, **kw): raise RuntimeError('shapes differ')
+    monkeypatch.setattr(t.policy, 'forward', broken)
+    with pytest.raises(RuntimeError, match='shapes differ'): t.logps(r)
 
 def test_row_27_micro_batches_give_the_gradient_of_the_whole_minibatch():
     base = replace(small, batch_size=7, minibatch_size=7, max_grad_norm=1e9)

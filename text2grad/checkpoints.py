@@ -147,6 +147,7 @@ def load_optimizer(
         d['state'].setdefault(int(i), {})[name] = in_shards_of(ps[int(i)], v)
     opt.load_state_dict(d)
 
+# %% ../nbs/05_checkpoints.ipynb #c197a357
 def rng_tensors()->dict: # 'torch', 'numpy', 'python', and 'cuda' where there is one
     "State of every generator of this process"
     name,keys,pos,_,_ = np.random.get_state()

@@ -7,7 +7,7 @@ Docs: https://text2grad.github.io/text2grad/files.html.md"""
 # %% auto #0
 __all__ = ['STRICT_JSON', 'MAX_ROW', 'MAX_FILE', 'UserError', 'SetupError', 'RecordError', 'loads', 'open_bytes', 'read_text',
            'json_rows', 'iter_jsonl', 'read_jsonl', 'file_kind', 'file_rows', 'plain', 'held_rows', 'held_row', 'rows',
-           'name_of', 'is_number', 'not_json', 'dumps', 'check_out', 'write_file', 'write_jsonl']
+           'name_of', 'is_number', 'not_json', 'dumps', 'check_out', 'whole_file', 'write_file', 'write_jsonl']
 
 # %% ../nbs/00_files.ipynb #6be5db3c
 import csv,errno,gzip,io,json,math,os,stat,tempfile,zlib
@@ -209,7 +209,7 @@ def _arrow(t):
 def _parquet(path):
     import pyarrow as pa, pyarrow.parquet as pq
     with _open(path) as f:
-        try: batches = pq.ParquetFile(f).iter_batches()
+        try: batches = pq.ParquetFile(f).iter_batches(1000)
         except pa.ArrowInvalid as e: raise RecordError(path, [f'not a whole Parquet file: {e}; copy it again']) from None
         yield from ((i, r, '') for i,r in enumerate((r for b in batches for r in _arrow(b)), 1))
 
@@ -384,17 +384,21 @@ def check_out(
     return path
 
 # %% ../nbs/00_files.ipynb #fa57f8bf
-def write_file(
-    path:str|Path, # Where to; its folder is made if it is not there
-    data:bytes,    # All of it
-):
-    "Write `data` to `path` as a whole or not at all; an `OSError`, as of a full disk, names `path`"
+@contextmanager
+def whole_file(
+    path:str|Path,     # Where to; its folder is made if it is not there
+    zipped:bool=False, # Pack with gzip what is written
+    alone:bool=False,  # Nobody else writes there, so what a killed process left half-written is written over
+):                     # A binary file; an `OSError`, as of a full disk, names `path`
+    "A file to write to that takes the place of `path` once it is whole, or not at all"
     path = check_out(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd,tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+    tmp = path.with_name(f'.{path.name}.tmp')
+    if alone: fd = os.open(tmp, os.O_WRONLY|os.O_CREAT|os.O_TRUNC, 0o600)
+    else: fd,tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
     try:
         with os.fdopen(fd, 'wb') as f:
-            f.write(data)
+            with gzip.GzipFile('', 'wb', fileobj=f, mtime=0) if zipped else nullcontext(f) as z: yield z
             f.flush()
             os.fsync(f.fileno())
         os.chmod(tmp, 0o644)
@@ -404,11 +408,18 @@ def write_file(
         if isinstance(e, OSError) and e.filename is None: raise OSError(e.errno, e.strerror, str(path)) from None
         raise
 
+def write_file(
+    path:str|Path, # Where to
+    data:bytes,    # All of it
+):
+    "Write `data` to `path` as a whole or not at all"
+    with whole_file(path) as f: f.write(data)
+
+
 # %% ../nbs/00_files.ipynb #52473fb8
 def write_jsonl(
     path:str|Path,      # A `.jsonl` or `.jsonl.gz` file
     rows:Iterable[dict],# What to write, one row a line
 ):
-    "Write `rows` as JSON Lines, whole or not at all"
-    data = ''.join(dumps(r)+'\n' for r in rows).encode('utf-8')
-    write_file(path, gzip.compress(data, mtime=0) if Path(path).suffix=='.gz' else data)
+    "Write `rows` as JSON Lines, whole or not at all, one row at a time"
+    with whole_file(path, zipped=Path(path).suffix=='.gz') as f: f.writelines((dumps(r)+'\n').encode() for r in rows)

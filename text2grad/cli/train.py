@@ -111,7 +111,8 @@ def metrics_of(
     return {n.rpartition(':')[2]:own_function(n, '--metric') for n in several(names)}
 
 # %% ../../nbs/cli/02_train.ipynb #aee9dbe3
-OPTIONS = dict(prompts=None, prompt_field='prompt', critic=None, model=None, heldout='0.1', samples=1, metric=None, log=None)
+OPTIONS = dict(prompts=None, prompt_field='prompt', critic=None, model=None, heldout='0.1', samples=1, metric=None, log=None,
+               sampler=None)
 FLAGS = dict(steps=positive, batch_size=positive, samples_per_prompt=positive, max_new_tokens=positive, eval_every=int, seed=int,
              lr=float, kl_coef=float, temperature=float, reward=str, baseline=str, quantize=str,
              gradient_checkpointing=bool) # Fields of the config with an option of their own; what is true or false takes no value
@@ -158,7 +159,7 @@ def settings_of(
     from text2grad.span_ppo.config import config_of
     typed = {k:getattr(args, k) for k in (*OPTIONS, *FLAGS) if getattr(args, k) is not None} | dict(args.set or ())
     if kept is not None:
-        odd = {k:v for k,v in typed.items() if k not in ('steps','eval_every','log') and kept.get(k)!=v}
+        odd = {k:v for k,v in typed.items() if k not in ('steps','eval_every','log','sampler') and kept.get(k)!=v}
         odd = [f'{k} is {kept.get(k)!r} there and {v!r} here' for k,v in odd.items()]
         if odd: raise CommandError(f'{"; ".join(odd)}. A run is resumed with the options it was started with: leave these out')
         said = kept | typed
@@ -201,7 +202,7 @@ def run_training(
     if next_: print(printable('\n  '.join(['Next, to see which word earned what, and what holds:', *next_])))
     return 0
 
-# %% ../../nbs/cli/02_train.ipynb #2208256b
+# %% ../../nbs/cli/02_train.ipynb #a6ebfd28
 def _folder(args):
     "Folder of a run, and its settings if it is resumed"
     out = run_folder(args.out, f'train-seed{args.seed or 0}', args.resume)
@@ -211,6 +212,13 @@ def _folder(args):
         raise CommandError(f'{out}: no run to resume here (config.json is missing); name its folder with --out')
     return out,read_settings(str(out/'config.json')) if args.resume else None
 
+def _sampler(url, out):
+    "A rollout server, whose adapters lie in the folder of the run"
+    if url is None: return None
+    from text2grad.span_ppo.server import RolloutServer
+    return RolloutServer(url, out/'adapters')
+
+# %% ../../nbs/cli/02_train.ipynb #2208256b
 def train_command(
     args,  # As the parser of `train` reads them
     rates, # Learning rate of each reward, if none is given
@@ -229,7 +237,7 @@ def train_command(
     heldout = heldout_of(str(opts['heldout']), prompts, opts['prompt_field'])
     if metrics and not heldout: raise CommandError('--metric: is measured on held-out prompts, and there are none; see --heldout')
     policy = Policy.of(opts['model'], device=device, **cfg.for_policy())
-    trainer = SpanPPO(policy, critic, prompts, cfg, heldout=heldout, accelerator=procs)
+    trainer = SpanPPO(policy, critic, prompts, cfg, heldout=heldout, sampler=_sampler(opts['sampler'], out), accelerator=procs)
     if held := trainer.heldout: held.samples,held.metrics,held.bars = opts['samples'],metrics,True
     again = printable(f'text2grad train --resume --out {out}')
     code = run_training(trainer, out, args.resume, dict(train=opts), again, loggers=loggers)
@@ -406,6 +414,7 @@ def train_parser(
     for k,kind in FLAGS.items():
         takes = dict(action='store_true', default=None) if kind is bool else dict(type=kind)
         p.add_argument('--'+k.replace('_', '-'), help=_words[k], **takes)
+    p.add_argument('--sampler', metavar='URL', help='a vLLM server that samples, as http://127.0.0.1:8000/v1 (needs the extra api)')
     p.add_argument('--out', help='folder of the run (default: runs/train-seedN)')
     p.add_argument('--device', help='cpu, cuda, mps (default: the best there is)')
     p.add_argument('--resume', action='store_true', help='go on with the run in --out; a higher --steps makes it longer')

@@ -11,7 +11,7 @@ __all__ = ['ImportReport', 'Imported', 'char_offsets', 'diff_spans', 'import_row
            'from_kodcode', 'from_paper', 'from_qa_feedback', 'from_slf5k', 'from_squad', 'word_spans', 'to_dataset',
            'to_defacto', 'to_haluquestqa', 'to_kodcode', 'to_paper_code', 'to_paper_text', 'to_paper_words',
            'to_preference', 'to_prompt_completion', 'to_qa_feedback', 'to_slf5k', 'to_squad', 'to_unpaired',
-           'write_rows', 'AnswerCache', 'Journal', 'Annotated', 'AnnotationError', 'annotate']
+           'write_rows', 'AnswerCache', 'Journal', 'Annotated', 'AnnotationError', 'annotate', 'merge_shards']
 
 # %% ../../nbs/data/index.ipynb #79369f78
 from .readers import ImportReport,Imported,char_offsets,diff_spans,import_rows,read_rows
@@ -23,6 +23,7 @@ from .importers import word_spans
 from .exporters import to_dataset,to_defacto,to_haluquestqa,to_kodcode,to_paper_code,to_paper_text,to_paper_words
 from .exporters import to_preference,to_prompt_completion,to_qa_feedback,to_slf5k,to_squad,to_unpaired,write_rows
 from .store import AnswerCache,Journal
+from .shards import merge_shards
 from .annotation import Annotated,AnnotationError,annotate
 
 # %% ../../nbs/data/index.ipynb #73216080
@@ -32,4 +33,4 @@ _all_ = ['ImportReport','Imported','char_offsets','diff_spans','import_rows','re
          'from_defacto','from_haluquestqa','from_kodcode','from_paper','from_qa_feedback','from_slf5k','from_squad','word_spans',
          'to_dataset','to_defacto','to_haluquestqa','to_kodcode','to_paper_code','to_paper_text','to_paper_words',
          'to_preference','to_prompt_completion','to_qa_feedback','to_slf5k','to_squad','to_unpaired','write_rows',
-         'AnswerCache','Journal','Annotated','AnnotationError','annotate']
+         'AnswerCache','Journal','Annotated','AnnotationError','annotate','merge_shards']

@@ -205,8 +205,9 @@ class Journal:
     "Answers of one run, on disk as they come"
     def __init__(self,
         path:str|Path, # `OUT.part`
+        at=None,       # Where it is noted which answer stands where; a dict, or `Questions` for many
     ):
-        self.path,self.at,self.synced,self.end = Path(path),{},time.monotonic(),0
+        self.path,self.at,self.synced,self.end = Path(path),{} if at is None else at,time.monotonic(),0
         self.fd = os.open(self.path, os.O_RDWR|os.O_CREAT, 0o644)
         with open(self.path, 'rb') as f:
             for line in f:

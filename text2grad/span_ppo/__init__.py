@@ -13,7 +13,8 @@ __all__ = ['CheckpointError', 'RunFolderError', 'StopOnSignal', 'check_checkpoin
            'sample_rows', 'NonFiniteError', 'SpanPPO', 'SpanPPOConfig', 'derived_seed', 'permutation', 'prompt_rows',
            'scalar_reward', 'span_reward', 'Case', 'checkpoint_cases', 'measure', 'rejudged', 'apply_critique',
            'ledger', 'ledger_html', 'three_rewards', 'HeldOut', 'evaluate', 'imitate', 'Callback', 'Logger',
-           'TensorBoardLogger', 'TrackioLogger', 'WandbLogger', 'ARMS', 'arm_trainer', 'revise', 'edit_table']
+           'TensorBoardLogger', 'TrackioLogger', 'WandbLogger', 'ARMS', 'arm_trainer', 'revise', 'edit_table',
+           'RolloutServer', 'ServerError']
 
 # %% ../../nbs/span_ppo/index.ipynb #dab82754
 from ..checkpoints import CheckpointError,RunFolderError,StopOnSignal,check_checkpoint,latest_checkpoint
@@ -26,6 +27,7 @@ from .rollout import OffPolicyError,Rollout,check_on_policy,judge,make_rollout,r
 from .heldout import HeldOut,evaluate
 from .callbacks import Callback,ProgressBar,RunFolder,sample_rows
 from .loggers import Logger,TensorBoardLogger,TrackioLogger,WandbLogger
+from .server import RolloutServer,ServerError
 from .config import SpanPPOConfig,derived_seed,permutation,prompt_rows,scalar_reward,span_reward
 from .trainer import NonFiniteError,SpanPPO
 from .inspection import Case,checkpoint_cases,measure,rejudged
@@ -44,4 +46,4 @@ _all_ = ['CheckpointError','RunFolderError','StopOnSignal','check_checkpoint','l
          'SpanPPOConfig','derived_seed','permutation','prompt_rows','scalar_reward','span_reward','Case',
          'checkpoint_cases','measure','rejudged','apply_critique','ledger','ledger_html','three_rewards','HeldOut',
          'evaluate','imitate','Callback','Logger','TensorBoardLogger','TrackioLogger','WandbLogger','ARMS',
-         'arm_trainer','revise','edit_table']
+         'arm_trainer','revise','edit_table','RolloutServer','ServerError']

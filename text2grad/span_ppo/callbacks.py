@@ -59,8 +59,7 @@ class RunFolder(Callback):
 
     def after_fit(self, t):
         try:
-            if getattr(t, 'finished', False):
-                with t.procs.whole(t.policy): t.procs.once(lambda: self.finish(t))
+            if getattr(t, 'finished', False): self.finish(t)
         finally:
             if getattr(self, 'lock', None): self.lock.close()
     def save(self, t):
@@ -80,6 +79,7 @@ def begin(self:RunFolder,
     t.procs.once(lambda: self.prepare(t, again=bool(at)))
     if not at: self.save(t)
 
+# %% ../../nbs/span_ppo/04_callbacks.ipynb #4c9dcdcc
 @patch
 def newest(self:RunFolder)->tuple: # `(checkpoint to go on from, or `None`; whether the held-out prompts are still to be measured)`
     "Where the run stands"
@@ -164,6 +164,10 @@ def finish(self:RunFolder,
     t, # The trainer, after its last step
 ):
     "Write the policy, `summary.json` and `report.html`"
+    with t.procs.whole(t.policy): t.procs.once(lambda: self.write_end(t))
+
+@patch
+def write_end(self:RunFolder, t):
     summary = self.facts(t) | (t.heldout.summary() if t.heldout else {}) | dict(alarms=[str(a) for a in t.alarms])
     t.policy.save_pretrained(self.path/'policy', summary)
     write_file(self.path/'summary.json', dumps(summary).encode())

@@ -147,6 +147,8 @@ class SpanPPOConfig(Objective):
     micro_batch_size:int=4     # Responses a forward pass: memory only, the result is the same [27]
     max_new_tokens:int=48      # Longest response, in tokens
     temperature:float=1.       # Of sampling and of training alike [1]
+    sampler_limit:float=.02    # Nats a token that another engine's log-probabilities may be off in the mean before weights correct it
+    weight_cap:float=2.        # Largest of these weights
     lr:float=1e-4              # Adam step for the policy
     value_lr:float=1e-3        # Adam step for the value head
     value_warmup:int=0         # First steps in which only the value head learns [35]
@@ -161,9 +163,9 @@ class SpanPPOConfig(Objective):
     def __post_init__(self):
         _choices(self, reward=tuple(REWARDS), kl_kind=('k1','k2','k3'), kl_in=('reward','loss'), baseline=BASELINES)
         _at_least(self, 1, 'steps', 'batch_size', 'samples_per_prompt', 'epochs', 'minibatch_size', 'micro_batch_size',
-                  'max_new_tokens', 'save_every', 'keep')
+                  'max_new_tokens', 'save_every', 'keep', 'weight_cap')
         _at_least(self, 0, 'lr', 'value_lr', 'kl_coef', 'entropy_coef', 'value_coef', 'empty_penalty', 'missing_eos_penalty',
-                  'value_warmup', 'log_samples', 'eval_every')
+                  'value_warmup', 'log_samples', 'eval_every', 'sampler_limit')
         for k in ('batch_size','minibatch_size'):
             if getattr(self, k)%self.samples_per_prompt:
                 raise ValueError(f'{k}={getattr(self, k)}: must be a multiple of samples_per_prompt={self.samples_per_prompt}')

@@ -7,8 +7,8 @@ Docs: https://text2grad.github.io/text2grad/span_ppo/losses.html.md"""
 # %% auto #0
 __all__ = ['BASELINES', 'ONE_NUMBER', 'GROUPED', 'SUMMED', 'masked_sum', 'masked_mean', 'last_token', 'token_scores',
            'missing_eos', 'kl_penalty', 'FixedKL', 'AdaptiveKL', 'shape_rewards', 'whitening', 'whiten', 'gae',
-           'group_baseline', 'agreeing', 'Objective', 'token_advantages', 'policy_loss', 'value_loss',
-           'explained_variance']
+           'group_baseline', 'agreeing', 'Objective', 'token_advantages', 'policy_loss', 'truncated_weights',
+           'value_loss', 'explained_variance']
 
 # %% ../../nbs/span_ppo/01_losses.ipynb #394956c3
 import math
@@ -356,6 +356,22 @@ def policy_loss(
     mean = lambda x: masked_mean(x, m, denom)
     stats = dict(approx_kl=mean(ratio-1-lr), clipfrac=mean((clipped>plain).to(lr.dtype)), ratio=mean(ratio))
     return mean(torch.maximum(plain, clipped)),{k:v.detach() for k,v in stats.items()}
+
+# %% ../../nbs/span_ppo/01_losses.ipynb #d7047332
+def truncated_weights(
+    logps:torch.Tensor,   # (B, T) under the policy that samples were asked of
+    sampler:torch.Tensor, # (B, T) under which they were drawn
+    mask:torch.Tensor,    # (B, T)
+    limit:float=.02,      # Nats a token, in the mean, up to which nothing is corrected
+    cap:float=2.,         # Largest weight
+)->tuple:                 # `(weights, stats)`: (B, T), 1 where masked; `sampler_gap`, `sampler_gap_max` in nats, share `weights_cut`
+    "What corrects a batch that another engine sampled"
+    m = mask.bool()
+    d = torch.where(m, logps-sampler, 0.)
+    mean = float(masked_mean(d.abs(), m))
+    far = mean>limit
+    w = _bounded(d).exp().clamp(max=cap) if far else torch.ones_like(d)
+    return w,dict(sampler_gap=mean, sampler_gap_max=float(d.abs().max()), weights_cut=float(masked_mean((d.exp()>cap).float(), m))*far)
 
 # %% ../../nbs/span_ppo/01_losses.ipynb #d17debc0
 def value_loss(

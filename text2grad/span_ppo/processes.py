@@ -22,7 +22,7 @@ class Processes:
     "The processes that train one policy together, seen from one of them"
     def __init__(self,
         accelerator=None, # An `accelerate.Accelerator`; `None`: this process is alone
-        sharded=None,     # Cut the weights over the processes, and join a layer `True`: once a pass, `False`: once an optimizer step
+        sharded=None,     # Cut the weights over the processes; from the forward to the backward pass free them (`True`) or not (`False`)
     ):
         self.accelerator,self.sharded,a = accelerator,sharded,accelerator
         self.count,self.rank = (1,0) if a is None else (a.num_processes,a.process_index)
@@ -66,8 +66,8 @@ def _linked(p):
     "What goes wrong between processes, in words"
     try: yield
     except RuntimeError as e:
-        raise ProcessError(f'process {p.rank} of {p.count}: another process of this run has ended or does not answer, so the run ends here. '
-                           'What that process said stands above, or in its own log. Start the run again with --resume, on as many '
+        raise ProcessError(f'process {p.rank} of {p.count}: another process of this run has ended or does not answer, so the run ends '
+                           'here. What that process said stands above, or in its own log. Start the run again with --resume, on as many '
                            f'processes as there are ({str(e).strip().splitlines()[0][:120]})') from e
 
 @patch
@@ -108,10 +108,12 @@ def shared(self:Processes,
     "What it returns in each of them"
     if self.count==1: return [f()]
     x,wrong,e = _attempt(f)
+    if e and self.sharded is not None: raise e # the others may be within a pass, where they cannot be told
     got = self.gather((x, wrong))
     _raise([(i,s) for i,(_,s) in enumerate(got)], e)
     return [x for x,_ in got]
 
+# %% ../../nbs/span_ppo/02_processes.ipynb #cbde172b
 @patch
 def once(self:Processes,
     f, # Called without arguments, in the first process
@@ -183,19 +185,19 @@ def shard(self:Processes,
 ):
     "Cut its weights over the processes, where that is asked for"
     if self.sharded is None: return
-    if packed := quantized_as(policy.model): raise UserError(f'the model is packed in {packed} and cannot be cut into shards; take MULTI_GPU')
+    if packed := quantized_as(policy.model): raise UserError(f'a model packed in {packed} cannot be cut into shards; take MULTI_GPU')
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     mesh = init_device_mesh(torch.device(self.device).type, (self.count,))
     base,layers = policy.base_id(),set(policy.lm._no_split_modules or ())
-    for m in [m for m in policy.modules() if type(m).__name__ in layers]: fully_shard(m, mesh=mesh, reshard_after_forward=bool(self.sharded))
+    for m in [m for m in policy.modules() if type(m).__name__ in layers]: fully_shard(m, mesh=mesh, reshard_after_forward=self.sharded)
     fully_shard(policy, mesh=mesh)
     policy.in_shards = base
     for m in _units(policy):
         m.set_gradient_divide_factor(1.)
         m.set_force_sum_reduction_for_comms(True)
     one = torch.full((1, 1), policy.pad_id, device=policy.device)
-    with torch.no_grad(): policy(one, there := torch.ones_like(one).bool(), one, there, with_values=False) # says which unit is the outermost
+    with torch.no_grad(): policy(one, one>=0, one, one>=0, with_values=False) # the first pass says which unit is the outermost
     policy.reshard()
 
 # %% ../../nbs/span_ppo/02_processes.ipynb #47ef3549
@@ -233,7 +235,7 @@ def _sharded(accelerator):
     plugin = accelerator.state.fsdp_plugin
     if plugin.fsdp_version!=2: raise UserError(f'FSDP of version {plugin.fsdp_version}: set fsdp_version: 2')
     from torch.distributed.fsdp import CPUOffloadPolicy
-    if isinstance(plugin.cpu_offload, CPUOffloadPolicy): raise UserError('fsdp_offload_params: set it to false; nothing is kept in the memory of the CPU')
+    if isinstance(plugin.cpu_offload, CPUOffloadPolicy): raise UserError('fsdp_offload_params: set it to false')
     if plugin.cpu_ram_efficient_loading: raise UserError('fsdp_cpu_ram_efficient_loading: set it to false; each process loads the model')
     return bool(plugin.reshard_after_forward)
 
@@ -248,7 +250,7 @@ def processes(
         from accelerate import Accelerator
         accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     p = Processes(accelerator, _sharded(accelerator))
-    if p.count<size: raise UserError(f'{size} processes were started, and this one knows of {p.count}: start them by accelerate launch or torchrun')
+    if p.count<size: raise UserError(f'{size} processes were started, and this one knows of {p.count}: start them by accelerate launch')
     if accelerator.mixed_precision not in ('no','bf16'):
         raise UserError(f'mixed_precision: {accelerator.mixed_precision} needs its loss scaled, which is not done here; take bf16, or no')
     if not p.first: _log.setLevel(logging.ERROR)

@@ -53,6 +53,7 @@ class Rollout:
     temperature:float=1.       # What the logits were divided by; 0 is greedy and cannot be trained on
     logps:torch.Tensor|None=None   # (B, T) under which the sampler drew each token, 0 where masked; `None`: it did not say
     entropy:torch.Tensor|None=None # (B, T) of the distribution that it drew from
+    foreign:bool=False         # Another engine drew them, whose log-probabilities are not quite the policy's
     def __len__(self): return len(self.examples)
     @property
     def lengths(self)->torch.Tensor: return self.mask.sum(1) # (B,)
@@ -201,7 +202,8 @@ class _Shared:
         outs = [o for o in outs if o is not None]
         T = max(o.shape[1] for o,*_ in outs)
         while temperature and draw.steps<T: draw.noise(V, ids.device) # so that all go on from the same place
-        return [x if x is None else x.to(ids.device) for x in (_stacked(xs, T, fill) for xs,fill in zip(zip(*outs), (policy.pad_id, 0., 0.)))]
+        whole = [_stacked(xs, T, fill) for xs,fill in zip(zip(*outs), (policy.pad_id, 0., 0.))]
+        return [x if x is None else x.to(ids.device) for x in whole]
 
 # %% ../../nbs/span_ppo/03_rollout.ipynb #c26021e6
 def sample(
@@ -243,6 +245,7 @@ def make_rollout(
     temperature:float=1.,       # Temperature that they were sampled at
     logps:torch.Tensor|None=None,   # (B, T) log-probabilities that the sampler drew them with, at that temperature
     entropy:torch.Tensor|None=None, # (B, T) of its distributions
+    foreign:bool=False,             # The sampler is another engine than the policy
 )->Rollout:
     "Bundle sampled ids with their text, the characters of each token, and masks"
     mask,finished = response_mask(ids, policy.eos_ids)
@@ -250,7 +253,7 @@ def make_rollout(
     rows = [decode_with_offsets(policy.tokenizer, r[m].tolist()) for r,m in zip(ids, mask)]
     done = [replace(e, response=text, critique=None) for e,(text,_) in zip(examples, rows)]
     said = [None if x is None else x.masked_fill(~mask, 0.) for x in (logps, entropy)]
-    return Rollout(done, prompt_ids, prompt_mask, ids, mask, finished, [o for _,o in rows], temperature, *said)
+    return Rollout(done, prompt_ids, prompt_mask, ids, mask, finished, [o for _,o in rows], temperature, *said, foreign)
 
 # %% ../../nbs/span_ppo/03_rollout.ipynb #2583bc74
 def judge(

@@ -8,7 +8,7 @@ Docs: https://text2grad.github.io/text2grad/span_ppo/trainer.html.md"""
 __all__ = ['SpanPPO', 'NonFiniteError']
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #46afeb69
-import hashlib,logging,math,platform,time
+import logging,math,time
 import numpy as np, torch
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -16,21 +16,19 @@ from fastcore.basics import patch
 from pathlib import Path
 from types import SimpleNamespace
 from ..alignment.asking import name_of_critic
-from ..checkpoints import CheckpointError,compare_identity,load_optimizer,load_rng,optimizer_tensors,putting_back,read_state
-from ..checkpoints import rng_tensors
 from ..files import UserError,dumps,write_file
 from ..data.readers import examples_from
-from ..data.store import code_text
 from ..evaluation.alarms import alarms
-from ..loaded import tokenizer_id,weights_id
 from .config import REWARDS,SpanPPOConfig,config_of,derived_seed,permutation,prompt_rows,rollout_scores,score_bound
 from .config import span_reward
 from .losses import AdaptiveKL,FixedKL,SUMMED,explained_variance,kl_penalty,masked_mean
-from .losses import policy_loss,token_advantages,value_loss
+from .losses import policy_loss,token_advantages,truncated_weights,value_loss
 from .heldout import HeldOut,Interrupted,means
+from .memory import MicroBatches
 from .policy import Policy
-from .processes import processes,seed_all
-from .rollout import judge,sample
+from .processes import processes
+from .rollout import Rollout,judge,sample
+from .state import Resumable,data_id
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #a012f480
 _log = logging.getLogger('text2grad')
@@ -52,7 +50,7 @@ def _split(dataset, heldout, seed):
     return [e for i,e in enumerate(examples) if i not in kept],HeldOut([examples[i] for i in sorted(kept)])
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #152346a9
-class SpanPPO:
+class SpanPPO(Resumable):
     "Span-level PPO (arXiv 2505.22338): sample, critique, align, update"
     def __init__(self,
         policy,             # A model's name or folder, `(model, tokenizer)`, or a `Policy`; as `Policy.of` takes it
@@ -63,8 +61,9 @@ class SpanPPO:
         callbacks=(),       # Called after each step and at both ends of a run
         heldout=None,       # Prompts to measure with, a share of the data set such as .1, a `HeldOut`; `True`: those of the task
         accelerator=None,   # `accelerate.Accelerator`, for processes and precision; `None`: as this process was started
+        sampler=None,       # Callable as `rollout.sample`, such as a `server.RolloutServer`; `None`: the policy samples itself
     ):
-        self.config,self.critic,self.callbacks = config_of(config),critic,list(callbacks)
+        self.config,self.critic,self.callbacks,self.sampler = config_of(config),critic,list(callbacks),sampler or sample
         self.examples,self.heldout = _split(dataset, heldout, self.config.seed)
         self.task,self.reward,cfg = getattr(dataset, 'name', None),reward or REWARDS[self.config.reward],self.config
         self.procs = processes(accelerator)
@@ -73,6 +72,7 @@ class SpanPPO:
             raise ValueError("the policy has no value head, and baseline='value' needs one: make it with "
                              "Policy.create(..., value_head=True), or take baseline='group'")
         if cfg.kl_kind!='k1' and cfg.kl_coef>0 and cfg.kl_in=='reward': _log.warning(_NO_PENALTY, cfg.kl_kind)
+        self.fits = MicroBatches(cfg.samples_per_prompt)
         self.begin()
         named = policy.trainable()
         value = [p for n,p in named.items() if n.startswith('value_head')]
@@ -91,15 +91,34 @@ class SpanPPO:
         for c in self.callbacks:
             if self.procs.first or getattr(c, 'everywhere', False): getattr(c, event, lambda _: None)(self)
 
-# %% ../../nbs/span_ppo/05_trainer.ipynb #3a41ea55
+# %% ../../nbs/span_ppo/05_trainer.ipynb #de3f1a9e
+@patch(as_prop=True)
+def own_reward(self:SpanPPO)->bool: return self.reward not in REWARDS.values()
+
+@patch(as_prop=True)
+def reward_name(self:SpanPPO)->str: return name_of_critic(self.reward) if self.own_reward else self.config.reward
+
+@patch
+def seed(self:SpanPPO, *what)->int: return derived_seed(self.config.seed, self.step, *what)
+
+@patch
+def call(self:SpanPPO, event):
+    "Tell the callbacks: in the first process, and in all of them those that want to hear of it everywhere"
+    for c in self.callbacks:
+        if self.procs.first or getattr(c, 'everywhere', False): getattr(c, event, lambda _: None)(self)
+
+# %% ../../nbs/span_ppo/05_trainer.ipynb #e9b572e4
 @patch
 def begin(self:SpanPPO):
     "Where there are several processes: on one device each, with the same weights, settings and prompts"
     if self.procs.count==1: return
     if str(self.policy.device)!=self.procs.device: self.policy.to(self.procs.device)
-    facts = dict(config=asdict(self.config), data=_data_id(self.examples), held_out=self.heldout and _data_id(self.heldout.examples))
+    facts = dict(config=asdict(self.config), data=data_id(self.examples), held_out=self.heldout and data_id(self.heldout.examples))
     self.procs.begin(self.policy.trainable().values(), derived_seed(self.config.seed, 'process', self.procs.rank), **facts)
-    if self.procs.sharded is not None: self.identity() # while the weights are whole
+    if self.procs.sharded is None: return
+    if self.sampler is not sample: raise UserError('sampler: a server takes adapters, and weights in shards are none; use one of the two')
+    self.fits.group = math.inf # the others would wait while one halves its micro-batches
+    self.identity()            # while the weights are whole
     self.procs.shard(self.policy)
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #35985538
@@ -108,7 +127,7 @@ def one_step(self:SpanPPO)->dict:
     "Sample, critique, align, update once; what happened, for the log"
     self.seconds = {}
     with self.phase('rollout'): r = self.rollout()                       # y ~ pi(.|x)
-    with self.phase('critic'):  judge(r, self.critic, self.procs)                    # critique -> spans of y
+    with self.phase('critic'):  judge(r, self.critic, self.procs)        # critique -> spans of y
     with self.phase('forward'): x = self.experience(r)                   # spans -> delta_t -> A_t
     with self.phase('update'):  stats = self.update(x)                   # A_t -> grad log pi(y_t | x, y_<t)
     self.batch,self.stats = x,x.stats | stats
@@ -175,8 +194,11 @@ def rollout(self:SpanPPO):
     cfg = self.config
     rows = prompt_rows(len(self.examples), self.step, cfg.batch_size//cfg.samples_per_prompt, cfg.seed)
     exs = [self.examples[i] for i in rows for _ in range(cfg.samples_per_prompt)]
-    how = dict(seed=self.seed('rollout'), procs=self.procs, siblings=cfg.samples_per_prompt)
-    with self.procs.whole(self.policy): return sample(self.policy, exs, cfg.max_new_tokens, cfg.temperature, **how)
+    draw = lambda **kw: self.sampler(self.policy, exs, cfg.max_new_tokens, cfg.temperature, seed=self.seed('rollout'), **kw)
+    if self.sampler is sample:
+        with self.procs.whole(self.policy): return draw(procs=self.procs, siblings=cfg.samples_per_prompt)
+    fields = self.procs.once(lambda: vars(draw())) # one process asks the server
+    return Rollout(**{k:v.to(self.policy.device) if torch.is_tensor(v) else v for k,v in fields.items()})
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #fba1605f
 @patch
@@ -203,8 +225,8 @@ def logps(self:SpanPPO,
 )->SimpleNamespace:   # What `Policy.forward` returns, (B, T) each, detached
     "Forward passes over a rollout in micro-batches, without gradient"
     T,parts = rollout.mask.shape[1],self.micro_batches(rollout, torch.arange(len(rollout)))
-    @torch.no_grad()
-    def mine(): return [(rows, vars(self.forward(*rollout.forward_args(rows), **kw))) for rows in self.procs.deal(parts)]
+    one = torch.no_grad()(lambda rows: (rows, vars(self.forward(*rollout.forward_args(rows), **kw))))
+    mine = lambda: self.fits.run(self.procs.deal(parts), lambda parts: [one(rows) for rows in parts])
     done = [o for outs in self.procs.shared(mine) for o in outs]
     pad,back = lambda x: torch.nn.functional.pad(x, (0, T-x.shape[1])),torch.cat([rows for rows,_ in done]).argsort()
     whole = lambda k: None if done[0][1][k] is None else torch.cat([pad(o[k]) for _,o in done])[back].to(rollout.mask.device)
@@ -216,7 +238,7 @@ def old_and_ref(self:SpanPPO,
     rollout, # A `Rollout`
 )->tuple:    # What `Policy.forward` returns for the policy that sampled and for its reference, (B, T) each
     "No pass that is not needed: none for what the sampler said, none for a reference that the policy has not left yet"
-    if self.config.baseline=='value' or rollout.logps is None:
+    if self.config.baseline=='value' or rollout.foreign or rollout.logps is None or rollout.entropy is None:
         old = self.logps(rollout, with_entropy=True, with_values=self.config.baseline=='value')
     else: old = SimpleNamespace(logps=rollout.logps, values=None, entropy=rollout.entropy)
     return old,self.logps(rollout, ref=True, with_values=False) if self.policy.moved else old
@@ -232,12 +254,31 @@ def experience(self:SpanPPO,
     kl = kl_penalty(old.logps, ref.logps, cfg.kl_kind)*m
     a = token_advantages(scores, kl, old.values, rollout.finished, rollout.blank&judged, m, cfg, self.kl_ctl.coef, judged=judged,
                          siblings=cfg.samples_per_prompt)
+    weights,far = self.corrected(old.logps, rollout)
     x = SimpleNamespace(rollout=rollout, mask=m, scores=scores, judged=judged, taught=a.taught, kl=kl, rewards=a.rewards,
-                        logps=old.logps, ref=ref.logps, values=a.baseline, entropy=old.entropy, advantages=a.advantages, returns=a.returns,
-                        gaps=None if rollout.logps is None else [])
-    x.stats = _experience_stats(x, self.kl_ctl.coef) | dict(reward_clipped=self.clipped(x))
+                        logps=old.logps, ref=ref.logps, values=a.baseline, entropy=old.entropy, advantages=a.advantages*weights,
+                        returns=a.returns, gaps=None if rollout.logps is None or rollout.foreign else [])
+    x.stats = _experience_stats(x, self.kl_ctl.coef) | dict(reward_clipped=self.clipped(x)) | far
     self.kl_ctl.update(x.stats['kl'], len(rollout))
     return x
+
+# %% ../../nbs/span_ppo/05_trainer.ipynb #d9aee059
+@patch
+def corrected(self:SpanPPO,
+    logps:torch.Tensor, # (B, T) under the policy
+    rollout,            # A `Rollout`
+)->tuple:               # `(weights, stats)`: (B, T) or 1, by which advantages are multiplied
+    "What corrects for a sampler that is not quite the policy; `UserError` if it is another model"
+    if not rollout.foreign or rollout.logps is None: return 1,{}
+    w,stats = truncated_weights(logps, rollout.logps, rollout.mask, self.config.sampler_limit, self.config.weight_cap)
+    gap = stats['sampler_gap']
+    why = (f'{self.sampler!r}: its log-probabilities are {gap:.2f} nats a token from those of the policy: another precision or base model, '
+           'or log-probabilities before the temperature (vLLM: --logprobs-mode processed_logprobs)')
+    if gap>1: raise UserError(why)
+    if gap>self.config.sampler_limit and not self.parted:
+        self.parted = True
+        _log.warning('step %d: %s. Corrected by truncated importance weights', self.step, why)
+    return w,stats
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #98ba86d4
 @patch
@@ -303,17 +344,22 @@ def loss(self:SpanPPO,
 @patch
 def backward(self:SpanPPO,
     x:SimpleNamespace, # From `experience`
-    rows:torch.Tensor, # Which responses: a minibatch
-)->dict:
-    "This process's part of a minibatch: its gradients, and the numbers of its micro-batches"
-    n,sums,parts = x.mask[rows].sum(),{},self.micro_batches(x.rollout, rows)
-    for r in self.procs.deal(parts):
+    parts:list,        # Micro-batches of this process
+    n:torch.Tensor,    # Tokens of the minibatch
+    idle:int=0,        # Passes that count for nothing, as from `Processes.idle`
+    spare=None,        # Rows for these
+)->dict:               # Numbers of the micro-batches, added up
+    "The gradient of a minibatch, begun anew at each call"
+    self.opt.zero_grad(set_to_none=True)
+    x.gaps,sums = x.gaps and [],{}
+    for r in parts:
         loss,stats = self.loss(x, r, n)
         loss.backward()
         for k,v in stats.items(): sums[k] = sums.get(k, 0)+v
-    for _ in range(self.procs.idle(parts)): (self.loss(SimpleNamespace(**vars(x) | dict(gaps=None)), parts[0], n)[0]*0).backward()
+    for _ in range(idle): (self.loss(SimpleNamespace(**vars(x) | dict(gaps=None)), spare, n)[0]*0).backward()
     return sums
 
+# %% ../../nbs/span_ppo/05_trainer.ipynb #eda1b70d
 @patch
 def minibatch(self:SpanPPO,
     x:SimpleNamespace, # From `experience`
@@ -322,8 +368,9 @@ def minibatch(self:SpanPPO,
     "One optimizer step over those of the responses that have something to teach; no step if none has"
     rows = rows[x.taught[rows]]
     if not len(rows): return {}
-    self.opt.zero_grad(set_to_none=True)
-    sums,params = self.procs.total(lambda: self.backward(x, rows)),[p for g in self.opt.param_groups for p in g['params']]
+    n,parts,params = x.mask[rows].sum(),self.micro_batches(x.rollout, rows),[p for g in self.opt.param_groups for p in g['params']]
+    part = lambda own: self.backward(x, own, n, self.procs.idle(parts), parts[0])
+    sums = self.procs.total(lambda: self.fits.run(self.procs.deal(parts), part))
     self.procs.add_gradients(params)
     if self.step<self.config.value_warmup:
         for p in self.policy_params: p.grad = None
@@ -365,7 +412,7 @@ def update(self:SpanPPO,
         done += [d for rows in order.split(cfg.minibatch_size) if (d := self.minibatch(x, rows))]
         if cfg.target_kl is not None and done and done[-1]['approx_kl']>cfg.target_kl: break
     means = {k:float(np.mean([d[k] for d in done if k in d])) for k in done[0]} if done else dict.fromkeys(_UPDATE, math.nan)
-    return means | dict(lr=cfg.lr*left, updates=len(done))
+    return means | dict(lr=cfg.lr*left, updates=len(done)) | (dict(halved=self.fits.halved) if self.fits.halved else {})
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #f9e4d521
 @patch
@@ -384,103 +431,3 @@ def save_nonfinite(self:SpanPPO,
     raise NonFiniteError(f'step {self.step}, responses {bad} of the batch: {what}. The optimizer has not stepped. '
                          f'The responses and their tensors are in {path}; look for a critic score, learning rate or KL coefficient '
                          'that is far too large')
-
-# %% ../../nbs/span_ppo/05_trainer.ipynb #c7437472
-def _hash(*what): return hashlib.sha256(dumps(what).encode()).hexdigest()[:16]
-
-def _plain(v):
-    try: return dumps(v)
-    except (TypeError,ValueError): return type(v).__name__
-
-def _judge_id(f):
-    "What is known of a critic or a reward: its fingerprint, else the code of the function"
-    name = getattr(f, 'source', None) or getattr(f, '__qualname__', None) or type(f).__name__
-    own,code = getattr(f, 'fingerprint', None),getattr(f, '__code__', None) or getattr(type(f).__call__, '__code__', None)
-    if isinstance(own, str): return dict(name=str(name), fingerprint=_hash(own))
-    python = '.'.join(platform.python_version_tuple()[:2])
-    return dict(name=str(name)) | ({f'compiled by Python {python}':_hash(code_text(code))} if code else {})
-
-def _data_id(examples):
-    "What a step takes of the examples: prompts, references and what critics read, in their order"
-    rows = [[e.prompt, e.reference, sorted((k, _plain(v)) for k,v in e.meta.items())] for e in examples]
-    return dict(name=f'{len(rows)} examples', sha256=_hash(*rows))
-
-# %% ../../nbs/span_ppo/05_trainer.ipynb #f3d97b20
-@patch
-def identity(self:SpanPPO)->dict: # Thing -> its name and hashes, for `checkpoints.compare_identity`
-    "What a run stands on that is not in its config: base model, tokenizer, adapter, data, critic"
-    if hasattr(self, 'stands_on'): return self.stands_on
-    p,ref = self.policy,self.policy.reference_model
-    tok,on = p.tokenizer,getattr(p.model, 'active_adapter', None)
-    scales = sorted({float(m.scaling[on]) for m in p.model.modules() if isinstance(getattr(m, 'scaling', None), dict) and on in m.scaling})
-    d = dict(base=p.base_id(), tokenizer=dict(name=tok.name_or_path, vocabulary=tokenizer_id(tok)),
-             adapter=dict(name=f'scaled by {scales}, detach_value {p.detach_value}, template {p.template}',
-                          settings=_hash(scales, p.detach_value, p.template)),
-             data=_data_id(self.examples), critic=_judge_id(self.critic))
-    if ref=='adapter': d['reference'] = dict(name='adapter') | weights_id({k:v for k,v in p.named_parameters() if '.reference.' in k})
-    if self.reward not in REWARDS.values(): d['reward'] = _judge_id(self.reward)
-    self.stands_on = d
-    return d
-
-@patch
-def check_identity(self:SpanPPO,
-    was,       # The `identity` that was written down; anything else if there is none
-    where:str, # Who says so, for the message
-):
-    "`CheckpointError` if the run stood on another model or other data; a warning for another critic and for what cannot be compared"
-    differ,unknown = compare_identity(was, self.identity())
-    judges = [differ.pop(k) for k in ('critic','reward') if k in differ]
-    if differ:
-        raise CheckpointError(f'{where}: made by another run: {"; ".join(differ.values())}. Resume with the same, or start a new run')
-    if judges: _log.warning('%s: resumed with another judge than before: %s', where, '; '.join(judges))
-    if unknown: _log.warning('%s: resumed without comparing %s', where, '; '.join(unknown.values()))
-
-# %% ../../nbs/span_ppo/05_trainer.ipynb #18e5c6a9
-def _rng_file(rank): return f'rng-{rank}.safetensors' if rank else 'rng.safetensors'
-
-@patch
-def state_files(self:SpanPPO)->dict: # Name -> bytes
-    "The whole state of a run, in the first process; called in all of them"
-    from safetensors.torch import save
-    rngs,moments = self.procs.gather(rng_tensors()),optimizer_tensors(self.opt)
-    with self.procs.whole(self.policy): weights = {k:v.detach().to('cpu', copy=True).contiguous() for k,v in self.policy.state_dict().items()}
-    if not self.procs.first: return {}
-    state = dict(step=self.step, total=self.total, kl=self.kl_ctl.state_dict(), config=asdict(self.config), torch=torch.__version__,
-                 identity=self.identity())
-    return {'policy.safetensors':save(weights), 'optimizer.safetensors':save(moments), 'state.json':dumps(state).encode(),
-            **{_rng_file(i):save(r) for i,r in enumerate(rngs)}}
-
-def _other_config(own, was):
-    "What differs, but for what changes no number; a run may be made longer"
-    longer = type(was.get('steps')) is int and was['steps']<own['steps']
-    free = ('save_every','keep','eval_every','gradient_checkpointing', *(['steps'] if longer else []))
-    new = [k for k,v in asdict(SpanPPOConfig()).items() if k not in was and own[k]==v] # made by a version that did not have them
-    return [f'{k} is {was.get(k)!r} there and {v!r} here' for k,v in own.items() if k not in (*free, *new) and was.get(k)!=v],new
-
-@patch
-def load_state(self:SpanPPO,
-    path:Path, # A folder `ckpt-000123`, read by the first process
-):
-    "Put the state of a run back; `CheckpointError` if it is of another config, model or data, or cannot be read"
-    state,tensors,rngs = self.procs.once(lambda: self.read_checkpoint(path))
-    self.check_identity(state.get('identity'), path)
-    with putting_back(path):
-        self.policy.load_state_dict(tensors['policy'])
-        load_optimizer(self.opt, tensors['optimizer'])
-        self.kl_ctl.load_state_dict(state['kl'])
-        if self.procs.rank<len(rngs): load_rng(rngs[self.procs.rank])
-        else: seed_all(derived_seed(self.config.seed, state['step'], 'process', self.procs.rank)) # there were fewer processes
-    self.step,self.total = state['step'],max(self.total, state['total'])
-
-@patch
-def read_checkpoint(self:SpanPPO, path):
-    "`(state, tensors, generators)` of a checkpoint of this config"
-    from safetensors.torch import load_file
-    state = read_state(path, step=int, total=int, kl=dict, config=dict)
-    differ,new = _other_config(asdict(self.config), state['config'])
-    if differ: raise CheckpointError(f'{path}: made by a run with another config: {"; ".join(differ)}. Resume with the same options')
-    if new: _log.warning('%s: resumed without comparing what its version did not have: %s', path, ', '.join(new))
-    with putting_back(path):
-        tensors = {k:load_file(path/f'{k}.safetensors') for k in ('policy','optimizer')}
-        rngs = [load_file(path/_rng_file(i)) for i in range(len([path/'rng.safetensors', *path.glob('rng-*.safetensors')]))]
-    return state,tensors,rngs
