@@ -177,4 +177,9 @@ def test_an_engine_that_is_not_understood_is_refused(kind, plugin, says):
     with pytest.raises(UserError, match=says):
         _sharded(SimpleNamespace(distributed_type=DistributedType[kind], state=SimpleNamespace(fsdp_plugin=made)))
 
+def test_a_policy_that_is_trained_whole_is_not_cut_into_shards():
+    p = Processes()
+    p.sharded = True
+    with pytest.raises(UserError, match='trained whole'): p.shard(Policy.create(*tiny_lm(), lora=None))
+
 if __name__=='__main__': job(Path(sys.argv[1]))

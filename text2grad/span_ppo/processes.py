@@ -186,6 +186,7 @@ def shard(self:Processes,
     "Cut its weights over the processes, where that is asked for"
     if self.sharded is None: return
     if packed := quantized_as(policy.model): raise UserError(f'a model packed in {packed} cannot be cut into shards; take MULTI_GPU')
+    if not isinstance(policy.reference_model, str): raise UserError('a policy that is trained whole cannot be cut into shards: use a LoRA')
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     mesh = init_device_mesh(torch.device(self.device).type, (self.count,))
