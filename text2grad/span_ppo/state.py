@@ -17,7 +17,7 @@ from ..checkpoints import CheckpointError,compare_identity,load_optimizer,load_r
 from ..checkpoints import rng_tensors
 from ..data.store import code_text
 from ..files import dumps
-from ..loaded import tokenizer_id,weights_id
+from ..loaded import settings_of_model,tokenizer_id,weights_id
 from .processes import seed_all
 
 # %% ../../nbs/span_ppo/04_state.ipynb #c7437472
@@ -30,15 +30,13 @@ def _hash(*what): return hashlib.sha256(dumps(what).encode()).hexdigest()[:16]
 
 def _plain(v):
     try: return dumps(v)
-    except (TypeError,ValueError): return type(v).__name__
+    except (TypeError,ValueError): return code_text(v)
 
 def _judge_id(f):
-    "What is known of a critic or a reward: its fingerprint, else the code of the function"
-    name = getattr(f, 'source', None) or getattr(f, '__qualname__', None) or type(f).__name__
-    own,code = getattr(f, 'fingerprint', None),getattr(f, '__code__', None) or getattr(type(f).__call__, '__code__', None)
-    if isinstance(own, str): return dict(name=str(name), fingerprint=_hash(own))
-    python = '.'.join(platform.python_version_tuple()[:2])
-    return dict(name=str(name)) | ({f'compiled by Python {python}':_hash(code_text(code))} if code else {})
+    "What is known of a critic or a reward: its fingerprint, else its code and all that it reads"
+    name = str(getattr(f, 'source', None) or getattr(f, '__qualname__', None) or type(f).__name__)
+    own,python = getattr(f, 'fingerprint', None),'.'.join(platform.python_version_tuple()[:2])
+    return dict(name=name) | (dict(fingerprint=_hash(own)) if isinstance(own, str) else {f'run by Python {python}':_hash(code_text(f))})
 
 def data_id(examples):
     "What a step takes of the examples: prompts, references and what critics read, in their order"
@@ -53,12 +51,14 @@ def identity(self:Resumable)->dict: # Thing -> its name and hashes, for `checkpo
     p,ref = self.policy,self.policy.reference_model
     tok,on = p.tokenizer,getattr(p.model, 'active_adapter', None)
     scales = sorted({float(m.scaling[on]) for m in p.model.modules() if isinstance(getattr(m, 'scaling', None), dict) and on in m.scaling})
-    d = dict(base=p.base_id(), tokenizer=dict(name=tok.name_or_path, vocabulary=tokenizer_id(tok)),
+    d = dict(base=p.base_id(), config=dict(name=p.lm.config.model_type) | settings_of_model(p.model),
+             tokenizer=dict(name=tok.name_or_path, ends=p.eos_ids) | tokenizer_id(tok),
              adapter=dict(name=f'scaled by {scales}, detach_value {p.detach_value}, template {p.template}',
                           settings=_hash(scales, p.detach_value, p.template)),
              data=data_id(self.examples), critic=_judge_id(self.critic))
     if ref=='adapter': d['reference'] = dict(name='adapter') | weights_id({k:v for k,v in p.named_parameters() if '.reference.' in k})
     if self.own_reward: d['reward'] = _judge_id(self.reward)
+    if self.heldout: d['heldout'] = data_id(self.heldout.examples)
     self.stands_on = d
     return d
 
