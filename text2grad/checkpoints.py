@@ -13,6 +13,7 @@ __all__ = ['CheckpointError', 'numbered', 'clear_leftovers', 'write_checkpoint',
 import fcntl,hashlib,logging,os,random,re,shutil,signal,threading
 import numpy as np, torch
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from safetensors import SafetensorError
 from .files import UserError,dumps,loads,write_file
@@ -44,9 +45,22 @@ def _fsync_dir(p):
     finally: os.close(fd)
 
 # %% ../nbs/05_checkpoints.ipynb #4c1a90d2
+def _ours(p):
+    "Is a folder a checkpoint, with nothing of anybody else in it?"
+    if p.is_symlink() or not (p/'MANIFEST.json').is_file(): return False
+    try: known = loads((p/'MANIFEST.json').read_bytes())['files']
+    except (OSError,ValueError,TypeError,LookupError): return False
+    return isinstance(known, dict) and {o.name for o in p.iterdir()}<={'MANIFEST.json', *known}
+
+def _set_aside(p):
+    "Give what stands in a checkpoint's place another name, under which it stays"
+    to = next(q for i in count(1) if not os.path.lexists(q := p.with_name(f'{p.name}.aside-{i}')))
+    os.rename(p, to)
+    _log.warning('%s: is no whole checkpoint, or holds what does not belong to it, and is called %s now', p, to.name)
+
 def _prune(root, step, keep):
     "Delete checkpoints older than `step`, so that `keep` are left with it"
-    own = [p for i,p in numbered(root) if i<step and p.name==f'ckpt-{i:06d}' and p.is_dir() and not p.is_symlink()]
+    own = [p for i,p in numbered(root) if i<step and p.name==f'ckpt-{i:06d}' and _ours(p)]
     for old in own[:max(0, len(own)-keep+1)]: shutil.rmtree(old)
 
 def write_checkpoint(
@@ -67,7 +81,7 @@ def write_checkpoint(
         manifest = {name:dict(sha256=hashlib.sha256(data).hexdigest(), size=len(data)) for name,data in files.items()}
         write_file(tmp/'MANIFEST.json', dumps(dict(format=1, step=step, files=manifest)).encode())
         _fsync_dir(tmp)
-        if dest.exists(): shutil.rmtree(dest)
+        if dest.exists(): (shutil.rmtree if _ours(dest) else _set_aside)(dest)
         os.rename(tmp, dest)
     except BaseException:
         shutil.rmtree(tmp, ignore_errors=True)
@@ -97,6 +111,7 @@ def check_checkpoint(
     needs=(),  # Names of files that must be among those that were saved
 )->str:        # What is wrong with it; empty if it is whole
     "Compare a checkpoint with its manifest"
+    if (path/'MANIFEST.json').exists() and not (path/'MANIFEST.json').is_file(): return 'MANIFEST.json is no file'
     try: m = loads((path/'MANIFEST.json').read_text())
     except (OSError,ValueError) as e: return f'MANIFEST.json cannot be read ({e})'
     wrong = _manifest_problem(m, path, needs)
@@ -202,6 +217,8 @@ def compare_identity(
         names = f'{w.get("name")!r} there and {h["name"]!r} here'
         if odd: differ[what] = f'{what} is {names} ({odd} {w[odd]!s:.16} and {h[odd]!s:.16})'
         elif not kinds: unknown[what] = f'{what} ({names}, with nothing to compare them by)'
+    gone = {k:w for k,w in was.items() if k not in here and isinstance(w, dict)}
+    unknown |= {k:f'{k} ({w.get("name")!r} there and none here)' for k,w in gone.items()}
     return differ,unknown
 
 # %% ../nbs/05_checkpoints.ipynb #3b769197

@@ -7,14 +7,14 @@ Docs: https://text2grad.github.io/text2grad/loaded.html.md"""
 # %% auto #0
 __all__ = ['LORA', 'peft_quietly', 'lora_config', 'trained', 'trained_tensors', 'load_trained', 'checkpoint_layers',
            'quantized_as', 'template_options', 'base_lm', 'plain_generation', 'lm_states', 'lm_logits', 'check_logits',
-           'base_tensors', 'weights_id', 'tokenizer_id']
+           'base_tensors', 'weights_id', 'settings_of_model', 'tokenizer_id']
 
 # %% ../nbs/04_loaded.ipynb #c5b816e9
-import hashlib,re,warnings
+import hashlib,json,re,warnings
 from contextlib import contextmanager
-import torch
+import tokenizers,torch
 from torch import nn
-from .files import dumps
+from .files import dumps,loads
 from .pretrained import ModelError
 
 # %% ../nbs/04_loaded.ipynb #383ae0c3
@@ -216,9 +216,24 @@ def weights_id(
     try: return {own:_hashed(tensors)} | ({'bfloat16':_hashed(tensors, torch.bfloat16)} if own=='float32' else {})
     except (RuntimeError,TypeError): return {}
 
+_no_number = re.compile(r'_?name_or_path|name|.*(version|dtype|cache|attn_implementation|token_id|drop(out)?|layerdrop|quant\w*)'
+                        r'|architectures|output_\w+|return_dict|id2label|label2id|problem_type'
+                        r'|chunk_size_feed_forward|is_\w+|tie_\w+|initializer_\w+'
+                        r'|pretraining_tp|use_bfloat16|transformers_\w+|experts_implementation|auto_map|tokenizer_class', re.I)
+
+def settings_of_model(
+    model, # A causal LM, or a `PeftModel` of one
+)->dict:   # Setting -> value that JSON can hold
+    "What a model computes with besides its weights: the settings of its config that change a number"
+    return {k:v for k,v in loads(base_lm(model).config.to_json_string(use_diff=False)).items() if not _no_number.fullmatch(k)}
+
 def tokenizer_id(
     tok, # A tokenizer
-)->str:
-    "What tells a tokenizer from another: its tokens, its chat template, how it ends and pads"
-    what = [sorted(tok.get_vocab().items()), tok.chat_template, tok.bos_token_id, tok.eos_token_id, tok.pad_token_id]
-    return hashlib.sha256(dumps(what).encode()).hexdigest()[:16]
+)->dict: # Kind -> hash, as `weights_id`
+    "What tells a tokenizer from another: its tokens, its chat template, how it ends and pads; and the rules that it cuts text by"
+    hashed = lambda x: hashlib.sha256(dumps(x).encode()).hexdigest()[:16]
+    ends = tok.bos_token_id,tok.eos_token_id,tok.pad_token_id
+    out = dict(vocabulary=hashed([sorted(tok.get_vocab().items()), tok.chat_template, *ends]))
+    if not getattr(tok, 'is_fast', False): return out
+    rules = json.loads(tok.backend_tokenizer.to_str()) | dict(truncation=None, padding=None) # those change with a call
+    return out | {f'rules of tokenizers {tokenizers.__version__}':hashed(rules)}

@@ -149,7 +149,7 @@ def _roomy():
 def _make_room(cache, room):
     "Let the plain layers of a cache grow by `room` tokens without being copied"
     from transformers.cache_utils import DynamicLayer
-    cache.layers = [_roomy()(l, room) if type(l) is DynamicLayer else l for l in cache.layers]
+    cache.layers = [_roomy()(l, room) if type(l) is DynamicLayer and l.keys is not None else l for l in cache.layers]
 
 # %% ../../nbs/span_ppo/03_rollout.ipynb #0e12b74f
 def _generate(policy, ids, mask, max_new_tokens, temperature, options):

@@ -22,7 +22,7 @@ from ..files import UserError,dumps,write_file
 from ..data.readers import examples_from
 from ..data.store import code_text
 from ..evaluation.alarms import alarms
-from ..loaded import tokenizer_id,weights_id
+from ..loaded import settings_of_model,tokenizer_id,weights_id
 from .config import REWARDS,SpanPPOConfig,config_of,derived_seed,permutation,prompt_rows,rollout_scores,score_bound
 from .config import span_reward
 from .losses import AdaptiveKL,FixedKL,SUMMED,explained_variance,kl_penalty,masked_mean
@@ -387,15 +387,13 @@ def _hash(*what): return hashlib.sha256(dumps(what).encode()).hexdigest()[:16]
 
 def _plain(v):
     try: return dumps(v)
-    except (TypeError,ValueError): return type(v).__name__
+    except (TypeError,ValueError): return code_text(v)
 
 def _judge_id(f):
-    "What is known of a critic or a reward: its fingerprint, else the code of the function"
-    name = getattr(f, 'source', None) or getattr(f, '__qualname__', None) or type(f).__name__
-    own,code = getattr(f, 'fingerprint', None),getattr(f, '__code__', None) or getattr(type(f).__call__, '__code__', None)
-    if isinstance(own, str): return dict(name=str(name), fingerprint=_hash(own))
-    python = '.'.join(platform.python_version_tuple()[:2])
-    return dict(name=str(name)) | ({f'compiled by Python {python}':_hash(code_text(code))} if code else {})
+    "What is known of a critic or a reward: its fingerprint, else its code and all that it reads"
+    name = str(getattr(f, 'source', None) or getattr(f, '__qualname__', None) or type(f).__name__)
+    own,python = getattr(f, 'fingerprint', None),'.'.join(platform.python_version_tuple()[:2])
+    return dict(name=name) | (dict(fingerprint=_hash(own)) if isinstance(own, str) else {f'run by Python {python}':_hash(code_text(f))})
 
 def _data_id(examples):
     "What a step takes of the examples: prompts, references and what critics read, in their order"
@@ -410,12 +408,14 @@ def identity(self:SpanPPO)->dict: # Thing -> its name and hashes, for `checkpoin
     p,ref = self.policy,self.policy.reference_model
     tok,on = p.tokenizer,getattr(p.model, 'active_adapter', None)
     scales = sorted({float(m.scaling[on]) for m in p.model.modules() if isinstance(getattr(m, 'scaling', None), dict) and on in m.scaling})
-    d = dict(base=p.base_id(), tokenizer=dict(name=tok.name_or_path, vocabulary=tokenizer_id(tok)),
+    d = dict(base=p.base_id(), config=dict(name=p.lm.config.model_type) | settings_of_model(p.model),
+             tokenizer=dict(name=tok.name_or_path, ends=p.eos_ids) | tokenizer_id(tok),
              adapter=dict(name=f'scaled by {scales}, detach_value {p.detach_value}, template {p.template}',
                           settings=_hash(scales, p.detach_value, p.template)),
              data=_data_id(self.examples), critic=_judge_id(self.critic))
     if ref=='adapter': d['reference'] = dict(name='adapter') | weights_id({k:v for k,v in p.named_parameters() if '.reference.' in k})
     if self.reward not in REWARDS.values(): d['reward'] = _judge_id(self.reward)
+    if self.heldout: d['heldout'] = _data_id(self.heldout.examples)
     self.stands_on = d
     return d
 
