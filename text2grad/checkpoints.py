@@ -10,13 +10,14 @@ __all__ = ['CheckpointError', 'numbered', 'clear_leftovers', 'write_checkpoint',
            'compare_identity', 'append_log', 'trim_log', 'RunFolderError', 'lock_folder', 'StopOnSignal']
 
 # %% ../nbs/05_checkpoints.ipynb #db3ba251
-import fcntl,hashlib,logging,os,random,re,shutil,signal,threading
+import fcntl,hashlib,logging,os,random,re,shutil,signal,threading,time
 import numpy as np, torch
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from safetensors import SafetensorError
 from .files import UserError,dumps,loads,write_file
+from .loaded import in_shards_of
 
 # %% ../nbs/05_checkpoints.ipynb #9da09338
 _log = logging.getLogger('text2grad')
@@ -139,11 +140,13 @@ def latest_checkpoint(
     raise CheckpointError(f'{root}: no checkpoint to resume from: {found}. Start the run again under another name, or without --resume')
 
 # %% ../nbs/05_checkpoints.ipynb #a30f2689
+def _joined(t): return t.full_tensor() if hasattr(t, 'full_tensor') else t # of a tensor in shards
+
 def optimizer_tensors(
     opt, # A torch optimizer
 )->dict: # 'parameter.name' -> tensor on the CPU
     "What an optimizer remembers of each parameter, flat"
-    return {f'{i}.{k}':torch.as_tensor(v).cpu().contiguous() for i,s in opt.state_dict()['state'].items() for k,v in s.items()}
+    return {f'{i}.{k}':_joined(torch.as_tensor(v)).cpu().contiguous() for i,s in opt.state_dict()['state'].items() for k,v in s.items()}
 
 def load_optimizer(
     opt,          # A new optimizer of the same parameters in the same order
@@ -156,9 +159,10 @@ def load_optimizer(
         i,_,name = k.partition('.')
         if not (i.isdigit() and name and int(i)<len(ps) and (v.ndim==0 or v.shape==ps[int(i)].shape)):
             raise ValueError(f'optimizer: {k!r} of shape {tuple(v.shape)} fits none of the {len(ps)} parameters')
-        d['state'].setdefault(int(i), {})[name] = v
+        d['state'].setdefault(int(i), {})[name] = in_shards_of(ps[int(i)], v)
     opt.load_state_dict(d)
 
+# %% ../nbs/05_checkpoints.ipynb #c197a357
 def rng_tensors()->dict: # 'torch', 'numpy', 'python', and 'cuda' where there is one
     "State of every generator of this process"
     name,keys,pos,_,_ = np.random.get_state()
@@ -273,12 +277,15 @@ def lock_folder(
 # %% ../nbs/05_checkpoints.ipynb #d76ed0dd
 class StopOnSignal:
     "Ctrl-C or SIGTERM ends the run after the step in hand, a second one at once; nothing outside the main thread, which alone gets signals"
+    everywhere = True # in every process of a run
     def before_fit(self, t):
         self.signal,self.old = None,{}
+        several = getattr(getattr(t, 'procs', None), 'count', 1)>1 # then a launcher passes on what the terminal has sent already
         if threading.current_thread() is not threading.main_thread(): return
         def stop(sig, frame):
-            if self.signal: raise KeyboardInterrupt
-            self.signal,t.stop = sig,True
+            echo = several and self.signal and time.monotonic()-self.at<2
+            if self.signal and not echo: raise KeyboardInterrupt
+            self.signal,self.at,t.stop = sig,time.monotonic(),True
         self.old = {s:signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
     def after_fit(self, t):
         for s,h in self.old.items(): signal.signal(s, h)

@@ -6,8 +6,9 @@ seconds, so that ten seeds an arm cost minutes.
     python nbs/experiments/fast.py matched        # four arms again, at rates with which they end as far from the reference as the scalar
     python nbs/experiments/fast.py noise          # critics that err, and that disagree
 
-Each run adds a line to fast.jsonl beside this file; what has a line already is not run again. This is a script and no module of the library:
-nobody who installs text2grad needs it. The model is trained once (about two minutes) and kept in a folder of the system for temporary files."""
+Each run adds a line to fast.jsonl beside this file; what has a line already is not run again. This is a script and no module of the
+library: nobody who installs text2grad needs it. The model is trained once (a minute or two of a core) and kept in the system's folder for
+temporary files."""
 import json,random,re,sys,tempfile,time
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,8 @@ from text2grad.span_ppo.policy import Policy
 from text2grad.span_ppo.rollout import judge,sample
 
 # What there is to say
-FACTS = dict(name='Ada Ben Cora Dev Elif Finn Gita Hugo Ines Jon Kira Leo', thing='bread bikes maps lamps boats books plums shoes kites soap tents wool',
+FACTS = dict(name='Ada Ben Cora Dev Elif Finn Gita Hugo Ines Jon Kira Leo',
+             thing='bread bikes maps lamps boats books plums shoes kites soap tents wool',
              place='Lyon Graz Oslo Bern Turin Porto Ghent Riga Cork Lund Split Brno',
              day='Monday Tuesday Wednesday Thursday Friday Saturday Sunday', hour='noon one two three four five six seven')
 FACTS = {k:v.split() for k,v in FACTS.items()}
@@ -58,7 +60,7 @@ def examples(n, seed):
 
 # Who judges
 def marks(y, facts):
-    "`Span`s of a note: what is right is praised once; what is wrong, said again or says nothing is blamed; what is missing is blamed at the end"
+    "`Span`s of a note: a right fact is praised once, a wrong one, one said again and idle words are blamed, and at the end what is missing"
     seen,out = set(),[]
     for m in re.finditer(r'\S+', y):
         w,k = m[0],KIND.get(m[0])
@@ -102,8 +104,8 @@ def blank(tok, width=64, layers=2):
     from transformers import LlamaConfig,LlamaForCausalLM
     torch.manual_seed(0)
     return LlamaForCausalLM(LlamaConfig(vocab_size=len(tok), hidden_size=width, intermediate_size=2*width, num_hidden_layers=layers,
-        num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=192, initializer_range=.1, tie_word_embeddings=True, eos_token_id=tok.eos_token_id,
-        pad_token_id=tok.pad_token_id, bos_token_id=None)).eval()
+        num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=192, initializer_range=.1, tie_word_embeddings=True,
+        eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id, bos_token_id=None)).eval()
 
 def listed(rng, noise):
     "Another task, of which the critic never hears: a prompt and words said again, with the same mistakes"
@@ -151,12 +153,14 @@ def pretrain(steps=600, noise=.5, folder=None):
     return model,tok
 
 # What is run
-SHARED = dict(steps=8, batch_size=64, samples_per_prompt=4, minibatch_size=32, micro_batch_size=32, epochs=2, max_new_tokens=26, kl_coef=.02)
+SHARED = dict(steps=8, batch_size=64, samples_per_prompt=4, minibatch_size=32, micro_batch_size=32, epochs=2,
+              max_new_tokens=26, kl_coef=.02)
 TRAIN,VALID,TEST = dict(n=256, seed=1),dict(n=96, seed=2),dict(n=96, seed=4) # Prompts
 RATES = (3e-4, 1e-3, 3e-3) # For each arm
 PILOTS,SEEDS,FEW = (100, 101),range(10),range(5)
 MAJOR = ('span','scalar','sentence','random','grpo') # Ten seeds; the others have five
-NOISY = ('clean', *(f'{k} {p}' for p in (.25, .5, .1) for k in ('flip','shift','move','drop')), 'unending 1', 'blame 1', 'praise 1', 'swapped', 'opposed')
+NOISY = ('clean', *(f'{k} {p}' for p in (.25, .5, .1) for k in ('flip','shift','move','drop')),
+         'unending 1', 'blame 1', 'praise 1', 'swapped', 'opposed')
 EVERY = 2 # Steps between measurements
 KEPT = Path(__file__).with_name('fast.jsonl')
 
@@ -233,7 +237,8 @@ def rates(rows):
 
 def far_rates(rows):
     "The rate of each arm with which it should end as far from the reference as the scalar: on a line between its pilots, KL over log rate"
-    def ends(arm): return [float(np.mean([r['curve'][-1]['kl'] for r in rows if (r['part'],r['arm'],r['lr'])==('pilot',arm,lr)])) for lr in RATES]
+    at = lambda *key: np.mean([r['curve'][-1]['kl'] for r in rows if (r['part'],r['arm'],r['lr'])==('pilot', *key)])
+    ends = lambda arm: [at(arm, lr) for lr in RATES]
     far = ends('scalar')[RATES.index(rates(rows)['scalar'])]
     return {a:float(f'{np.exp(np.interp(far, ends(a), np.log(RATES))):.2g}') for a in MAJOR if a!='scalar'}
 

@@ -200,6 +200,7 @@ def run_training(
     with enough_room(again):
         try: trainer.fit()
         except KeyboardInterrupt: pass
+    if not trainer.procs.first: return 0 if trainer.finished else 128+(signals.signal or 2)
     if not trainer.finished:
         done = f'{trainer.step} of {trainer.config.steps}'
         print(f'\nStopped after step {done}; everything is saved. Go on with:\n  {again}', file=sys.stderr)
@@ -210,13 +211,23 @@ def run_training(
     if next_: print(printable('\n  '.join(['Next, to see which word earned what, and what holds:', *next_])))
     return 0
 
-# %% ../../nbs/cli/02_train.ipynb #2208256b
+# %% ../../nbs/cli/02_train.ipynb #a6ebfd28
+def _folder(args):
+    "Folder of a run, and its settings if it is resumed"
+    out = run_folder(args.out, f'train-seed{args.seed or 0}', args.resume)
+    if not args.resume and (out/'config.json').exists():
+        raise CommandError(f'{out} already holds a run: add --resume to go on with it, or choose another --out')
+    if args.resume and not (out/'config.json').exists():
+        raise CommandError(f'{out}: no run to resume here (config.json is missing); name its folder with --out')
+    return out,read_settings(str(out/'config.json')) if args.resume else None
+
 def _sampler(url, out):
     "A rollout server, whose adapters lie in the folder of the run"
     if url is None: return None
     from text2grad.span_ppo.server import RolloutServer
     return RolloutServer(url, out/'adapters')
 
+# %% ../../nbs/cli/02_train.ipynb #2208256b
 def train_command(
     args,  # As the parser of `train` reads them
     rates, # Learning rate of each reward, if none is given
@@ -224,24 +235,22 @@ def train_command(
     "`text2grad train --prompts FILE --critic NAME`"
     from text2grad.span_ppo.loggers import logger_of
     from text2grad.span_ppo.policy import Policy
+    from text2grad.span_ppo.processes import processes
     from text2grad.span_ppo.trainer import SpanPPO
-    out = run_folder(args.out, f'train-seed{args.seed or 0}', args.resume)
-    if not args.resume and (out/'config.json').exists():
-        raise CommandError(f'{out} already holds a run: add --resume to go on with it, or choose another --out')
-    if args.resume and not (out/'config.json').exists():
-        raise CommandError(f'{out}: no run to resume here (config.json is missing); name its folder with --out')
-    opts,cfg = settings_of(args, rates, read_settings(str(out/'config.json')) if args.resume else None)
-    loggers,metrics = [logger_of(name) for name in several(opts['log'])],metrics_of(opts['metric'])
-    device,critic = device_here(args.device),critic_of(opts['critic'], args.device)
+    procs = processes()
+    out,kept = procs.once(lambda: _folder(args))
+    opts,cfg = settings_of(args, rates, kept)
+    loggers,metrics = [logger_of(name) for name in several(opts['log']) if procs.first],metrics_of(opts['metric'])
+    device,critic = device_here(args.device) or procs.device,critic_of(opts['critic'], args.device)
     prompts = prompts_of(opts['prompts'], opts['prompt_field'])
     heldout = heldout_of(str(opts['heldout']), prompts, opts['prompt_field'])
     if metrics and not heldout: raise CommandError('--metric: is measured on held-out prompts, and there are none; see --heldout')
     policy = Policy.of(opts['model'], device=device, **cfg.for_policy())
-    trainer = SpanPPO(policy, critic, prompts, cfg, heldout=heldout, sampler=_sampler(opts['sampler'], out))
+    trainer = SpanPPO(policy, critic, prompts, cfg, heldout=heldout, sampler=_sampler(opts['sampler'], out), accelerator=procs)
     if held := trainer.heldout: held.samples,held.metrics,held.bars = opts['samples'],metrics,True
     again = printable(f'text2grad train --resume --out {out}')
     code = run_training(trainer, out, args.resume, dict(train=opts), again, loggers=loggers)
-    if not code and args.push_to_hub:
+    if not code and args.push_to_hub and procs.first:
         print(f'Uploaded: {policy.push_to_hub(args.push_to_hub, facts=loads(read_text(out/"summary.json")))}')
     return code
 
