@@ -99,7 +99,7 @@ def test_time_is_bounded(response, quote):
     assert time.perf_counter()-start<2
 
 @pytest.mark.parametrize('text', ['replace '*3000, 'the the '*5000, 'A'*20000, 'A b '*5000, "'"*5000, '"a'*3000, 'instead of '*2000, 'name of '*3000, '-'*9000+'1-'*3000, 'it was , but '*1500,
-                                  ' (from '*3000, 'lines 1 to '*3000, 'change information about from '*800])
+                                  'Tom Saint '*2000, ' (from '*3000, 'lines 1 to '*3000, 'change information about from '*800])
 def test_linking_time_is_bounded(text):
     for feedback,response in [(text, 'Rain delayed the match. It ended. All went home.'), ('His first name and the location are wrong.', text), (text[:3000], text[:3000])]:
         start = time.perf_counter()

@@ -475,3 +475,9 @@ def test_odd_headers(server):
     for to in ('http://[', 'http://a b/', '//', 'x'*5000):
         server.plan = lambda h,n: h.send(b'', 302, Location=to)
         assert 'redirects to' in judge(server).error
+
+@pytest.mark.parametrize('spell', [lambda c: f'%25{ord(c):02x}', lambda c: f'%2525{ord(c):02X}', lambda c: f'&amp;#{ord(c)};', lambda c: {'/':'&sol;','+':'&plus;','=':'&amp;equals;','_':'&lowbar;'}.get(c, c)])
+def test_a_key_is_struck_out_when_it_was_escaped_twice_or_by_name(spell):
+    critic = ApiCritic('m', 'http://127.0.0.1:9/v1', api_key='sk-secret/Key_12+34==')
+    critic._key()
+    assert critic.struck('so '+''.join(map(spell, 'sk-secret/Key_12+34=='))+' it is')=='so *** it is'

@@ -453,3 +453,25 @@ def test_seeds_go_on_where_they_were(tiny, three, tmp_path, capsys):
 @pytest.mark.parametrize('argv,code,says', [(['--seeds','0'], 2, 'two seeds or more'), (['--seeds','0-x'], 2, 'two seeds or more'), (['--seeds','1,1'], 2, 'two seeds or more'), (['--seeds','0-1','--seed','3'], 1, 'give one of them')])
 def test_seeds_that_cannot_be(tmp_path, capsys, argv, code, says):
     assert main(['quickstart','--out',str(tmp_path/'s'),*argv])==code and says in capsys.readouterr().err and not (tmp_path/'s').exists()
+
+# recipes
+
+ROWS = dict(slf5k=dict(id='a', title='Rain', post='It rained all day, and the match was delayed.', generated_summary_for_feedback='Rain.', feedback='Too short.', ideal_human_summary='Rain delayed the match.'),
+            kodcode=dict(question='Write a function add(a, b).', solution='def add(a, b): return a+b', test='from solution import add\ndef test_add(): assert add(1, 2)==3'),
+            ultrafeedback=dict(prompt='Who won?', prompt_id='p', score_chosen=8., score_rejected=2., chosen=[dict(role='user', content='Who won?'), dict(role='assistant', content='Nobody.')],
+                               rejected=[dict(role='user', content='Who won?'), dict(role='assistant', content='I.')]))
+
+@pytest.mark.parametrize('name', ROWS)
+def test_each_recipe_makes_a_step_on_the_tiny_model_with_rows_of_the_same_columns(tiny, tmp_path, capsys, name):
+    write_jsonl(tmp_path/'in.jsonl', [ROWS[name]]*4)
+    (tmp_path/'mine.py').write_text('from text2grad.core import Critique\ndef judge(es): return [Critique("Fine.") for _ in es]\n')
+    small = ['--model',str(tiny),'--prompts',f'{name}:{tmp_path/"in.jsonl"}','--critic',f'{tmp_path/"mine.py"}:judge' if name=='ultrafeedback' else 'tests' if name=='kodcode' else 'rules:summarize',
+             '--heldout','0','--steps','1','--batch-size','2','--set','minibatch_size=2','--set','epochs=1','--max-new-tokens','4']
+    assert main(['train','--config',name,'--out',str(tmp_path/'r'), *small])==0, capsys.readouterr().err
+    said = json.loads((tmp_path/'r/config.json').read_text())['ppo']
+    assert (said['reward'], said['temperature'], said['gradient_checkpointing'], said['kl_target'])==('sign', .6, True, 6)
+    assert said['lr']==dict(slf5k=1e-6, kodcode=5e-7, ultrafeedback=1e-6)[name] and said['kl_coef']==dict(slf5k=.2, kodcode=.07, ultrafeedback=.05)[name]
+
+def test_a_recipe_needs_a_critic_and_an_unknown_one_is_refused(tmp_path, capsys):
+    assert main(['train','--config','slf5k','--out',str(tmp_path/'r')])==1 and '--critic: say what to train on' in capsys.readouterr().err
+    assert main(['train','--config','slf6k','--out',str(tmp_path/'r')])==1 and 'slf6k: no such file' in capsys.readouterr().err

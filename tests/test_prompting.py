@@ -386,20 +386,20 @@ def test_no_reply_raises(text, finish, prose):
 # answers that are kept
 
 _R = '"critique": "Half right.", "good_spans": [{"quote": "Rain", "reason": "So it was.", "severity": 1}], "poor_spans": [{"quote": "happy", "reason": "He was not.", "severity": 3}], "missing": ["Monday"]'
-REPLIES = [f'{{{_R}}}', f'```json\n{{{_R}}}\n```', f'Here it is: {{{_R}}} I hope it helps.', f'<think>Maybe {{"critique": "Fine."}}</think>{{{_R}}}', f'<think>{{{_R}}}', f'Maybe so.</think>{{{_R}}}', f'{{{_R}', f'{{{_R}}}, "poor_spans": ["the"]}}',
+REPLIES = [f'{{{_R}}}', f'```json\n{{{_R}}}\n```', f'Here it is: {{{_R}}} I hope it helps.', f'Reasoning: maybe {{{_R}}} or not', f'{{think}}{{{_R}}}', f'<think>Maybe {{"critique": "Fine."}}</think>{{{_R}}}', f'<think>{{{_R}}}', f'Maybe so.</think>{{{_R}}}', f'{{{_R}', f'{{{_R}}}, "poor_spans": ["the"]}}',
     '{' + _R.replace('poor_spans', 'bad_spans') + '}', '{' + _R.replace('poor_spans', 'poorSpans') + '}', '{' + _R.replace('poor_spans', 'notes') + '}', '{' + _R.replace('"severity": 3', '"severity": "3"') + '}', '{' + _R.replace('"severity": 3', '"severity": 9') + '}',
     '{' + _R.replace('happy', 'glad') + '}', '{' + _R.replace('"happy"', 'happy') + '}', '{' + _R.replace('}]', '}],', 1) + '}', '{' + _R.replace('"Half right."', '"Half "right"."') + '}', '{' + _R.replace('[{"quote": "happy", "reason": "He was not.", "severity": 3}]', '["happy"]') + '}',
     '{' + _R.replace('[{"quote": "happy", "reason": "He was not.", "severity": 3}]', '"[\\"happy\\"]"') + '}', '{' + _R.replace('"missing"', '// "missing"') + '}', '{"textual_feedback": "No.", "good_spans": ["Rain"], "poor_spans": ["the captain"]}', f'{{{_R}}} {{{_R}}}', '[' + f'{{{_R}}}]', '{"critique": "x"}', 'It is "happy" that is wrong.', '']
 
 def test_the_reader_has_another_version_when_it_reads_otherwise():
-    "Kept answers of models are looked up under `READER`; here are 26 replies and what they were read as in that version"
+    "Kept answers of models are looked up under `READER`; here are 28 replies and what they were read as in that version"
     import hashlib
     from text2grad.core import dumps,to_record
     from text2grad.critics.llm import READER
     js = [Fake(lambda a,n: r, again=False).judgements([example('Rain made the captain happy.')])[0] for r in REPLIES]
     read = [j.critique and {k:v for k,v in to_record(Example('', 'Rain made the captain happy.', j.critique)).items() if k in ('spans','feedback','omissions')} for j in js]
     digest = hashlib.sha256(dumps(read).encode()).hexdigest()[:12]
-    assert (READER, digest)==(4, '5797c6abdf47'), 'these replies are read otherwise than before: raise READER in critics/04_llm, so that kept answers are asked for again, and write both here'
+    assert (READER, digest)==(5, 'da9c5a0e8b7b'), 'these replies are read otherwise than before: raise READER in critics/04_llm, so that kept answers are asked for again, and write both here'
 
 @pytest.mark.parametrize('tag', ['<plan>', '<cot>', '<rationale>', '<notes>', '<brainstorm>', '<|plan|>', '<|begin_of_plan|>', '◁plan▷', '<!--', '< think >', '<deliberate time="3">'])
 @pytest.mark.parametrize('finish', ['stop', 'length'])
@@ -408,3 +408,22 @@ def test_a_tag_of_any_name_that_never_closes_may_hold_a_thought(tag, finish):
     j = said(f'{tag}Maybe {DRAFT} no')
     assert j.critique is None and 'without an end' in j.error
     if finish=='stop': assert said(f'<answer>Here it is: {FINAL}').critique and said(f'<p>Well.</p> {FINAL}').critique
+
+def said_of(text, finish='stop'): return Fake(lambda a,n: Reply(text, finish=finish), task='summarize', again=False).judgements([example('Rain.')])[0]
+
+@pytest.mark.parametrize('mark', ['{think}', '((think))', '%%think%%', '&lt;think&gt;', r'\<think\>', '＜think＞', '【思考】', '((reasoning))', '  {{inner_monologue}}', '{{thought process}}'])
+@pytest.mark.parametrize('behind', ['', ' but then'])
+def test_a_word_for_thinking_between_brackets_of_any_kind_is_a_tag(mark, behind):
+    j = said_of(f'{mark} Maybe {DRAFT}{behind}')
+    assert j.critique is None and 'without an end' in j.error
+    assert said_of(f'{FINAL}\n{mark} it is.').critique and said_of(f'I read it with {mark} in mind. {FINAL}').critique
+
+@pytest.mark.parametrize('label', ['**Thinking**\n', 'Reasoning: ', '# Thought\n', '> Analysis\n', 'Thought process:\n', '--- thinking ---\n', '```thinking\n', '<details><summary>Thinking</summary>\n',
+                                   'Let me think step by step.\n', "Let's first think.\n", 'Hmm, well. ', 'Okay, so ', 'Draft 1:\n', '**First attempt**\n'])
+def test_a_label_makes_a_thought_of_what_goes_on_behind_the_critique(label):
+    j = said_of(f'{label}Maybe {DRAFT} but that is not so')
+    assert j.critique is None and 'without an end' in j.error
+    for text in (f'{label}It rains.\n{FINAL}', f'{label}It rains.\n```json\n{FINAL}\n```\n', f'{FINAL}\n{label}It rains.'): assert said_of(text).critique, text
+
+@pytest.mark.parametrize('before', ['Analysis of the words shows this.', 'Thinking about it, it rains.', 'The draft: it rains.', 'My reasoning is short.', 'Thoughts differ on rain.', 'It (the thought) is fine.'])
+def test_words_about_thoughts_are_no_label(before): assert said_of(f'{before}\n{FINAL}\nI hope this helps.').critique

@@ -249,3 +249,11 @@ def test_a_critique_without_a_limit_pays_what_it_says(policy):
     r = judge(as_rollout(policy, [Example('p', text)]), lambda exs: [Critique('', [Span(0, len(text), 1.)])])
     n = sum(a<b for a,b in r.offsets[0])
     assert paid(policy, r)==[n] and n>8
+
+def test_a_cache_with_layers_that_hold_nothing_can_be_sampled_from():
+    "As the cross-attention of a decoder without an encoder"
+    from transformers import BartConfig,BartForCausalLM
+    cfg = BartConfig(vocab_size=400, max_position_embeddings=256, pad_token_id=3, d_model=32, decoder_layers=2, decoder_attention_heads=4, decoder_ffn_dim=48)
+    p = Policy.create(BartForCausalLM(cfg), tiny_lm()[1], lora=None)
+    r = sample(p, [Example('Say a', '')]*2, 4)
+    torch.testing.assert_close(p.forward(*r.forward_args()).logps, r.logps, atol=1e-4, rtol=0)

@@ -1,16 +1,18 @@
 "Span PPO: the rows of the PPO checklist that concern the trainer, faults, and runs that are killed"
-import hashlib,json,os,random,re,shutil,signal,subprocess,sys,tempfile,time
+import copy,functools,hashlib,json,os,random,re,shutil,signal,subprocess,sys,tempfile,time
 from dataclasses import asdict,replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-import numpy as np, pytest, torch
+import numpy as np, pytest, tokenizers, torch
 from hypothesis import HealthCheck,given,settings,strategies as st
 from safetensors.torch import save as save_tensors
 from text2grad.core import Critique,Example,Span,read_jsonl
 from text2grad.span_ppo.losses import masked_mean
 from text2grad.span_ppo.policy import Policy
-from text2grad.critics.base import rule_critic
-from text2grad.pretrained import ModelError,tiny_lm
+from text2grad.critics.base import RuleCritic,Weighted,rule_critic
+from text2grad.pretrained import ModelError,load_model,tiny_lm
+from text2grad.span_ppo.heldout import HeldOut
 from text2grad.span_ppo.rollout import judge
 from text2grad.span_ppo.config import *
 from text2grad.span_ppo.trainer import *
@@ -461,6 +463,22 @@ def test_a_manifest_that_is_json_and_no_manifest_is_passed_over(tmp_path, text):
     path,skipped = latest_checkpoint(tmp_path, ('state.json',))
     assert path.name=='ckpt-000001' and 'ckpt-000002: ' in skipped[0]
 
+def test_what_is_not_a_checkpoints_own_stays_whatever_it_is_called(tmp_path, caplog):
+    for i in (1, 2): write_checkpoint(tmp_path, i, {'a':b'x'})
+    for name in ('ckpt-000000','ckpt-000005'): (tmp_path/name).mkdir(); (tmp_path/name/'mine').write_text('work')
+    (tmp_path/'ckpt-000001/notes').write_text('mine')
+    for i in range(3, 9): write_checkpoint(tmp_path, i, {'a':b'y'}, keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir())==['ckpt-000000','ckpt-000001','ckpt-000005.aside-1','ckpt-000007','ckpt-000008']
+    assert all((tmp_path/p).exists() for p in ('ckpt-000000/mine','ckpt-000001/notes','ckpt-000005.aside-1/mine'))
+    assert 'ckpt-000005: is no whole checkpoint' in caplog.text and 'ckpt-000005.aside-1 now' in caplog.text
+
+def test_a_pipe_in_place_of_a_manifest_is_passed_over(tmp_path):
+    for i in (1, 2): write_checkpoint(tmp_path, i, {'a':b'x'})
+    (tmp_path/'ckpt-000002/MANIFEST.json').unlink()
+    os.mkfifo(tmp_path/'ckpt-000002/MANIFEST.json')
+    at,skipped = latest_checkpoint(tmp_path)
+    assert at.name=='ckpt-000001' and 'is no file' in skipped[0]
+
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(names=st.lists(st.sampled_from(['ckpt-best','ckpt-old','ckpt-','ckpt-000002-copy','ckpt-copy','ckpt-1x','ckpt-²','ckpt.best','ckpt.tmp-mine','best','ckpt-000002.bak','~ckpt-000001']), unique=True), keep=st.integers(1, 4), steps=st.lists(st.integers(1, 3_000_000), min_size=1, max_size=6, unique=True))
 def test_a_save_deletes_nothing_but_older_checkpoints(names, keep, steps):
@@ -609,13 +627,95 @@ def test_rule_critics_are_told_apart_by_their_fingerprints(tmp_path, caplog):
     t.check_identity(trainer(rule_critic('answer')).identity(), 'here')
     assert re.search("another judge than before: critic is 'rules/answer/.*' there and 'rules/summarize/.*' here", caplog.text)
 
+def paying(w, words=('x',)):
+    def critic(examples): return [Critique('Said.', [Span(0, 1, w)] if e.response not in words else []) for e in examples]
+    return critic
+def with_default(examples, w=-1.): return paying(w)(examples)
+def other_default(examples, w=1.): return paying(w)(examples)
+other_default.__name__ = other_default.__qualname__ = 'with_default'
+class Paying:
+    def __init__(self, w): self.w = w
+    def __call__(self, examples): return paying(self.w)(examples)
+    def judged(self, examples): return self(examples)
+class Slotted:
+    __slots__ = 'w'
+    def __init__(self, w): self.w = w
+    __call__ = Paying.__call__
+def decorated(f):
+    @functools.wraps(f)
+    def inner(examples): return f(examples)
+    return inner
+def with_global(f, **kw): return type(f)(f.__code__, f.__globals__ | kw, f.__name__, f.__defaults__, f.__closure__)
+def reading(examples): return paying(PAID)(examples)
+def helped(examples): return helper()(examples)
+def in_set(examples): return [Critique('', [Span(0, 1, -1.)]*(e.response in {'a','b'})) for e in examples]
+def in_other_set(examples): return [Critique('', [Span(0, 1, -1.)]*(e.response in {'a','c'})) for e in examples]
+in_other_set.__name__ = in_other_set.__qualname__ = 'in_set'
+
+@pytest.mark.parametrize('a,b', [
+    (paying(-1.), paying(1.)), (paying(-1.), paying(-1., ('x','y'))), (paying(-1., {'x','y'}), paying(-1., {'x','z'})),
+    (partial(with_default, w=1.), partial(with_default, w=2.)), (Paying(-1.), Paying(1.)), (Paying(-1.).judged, Paying(1.).judged),
+    (Slotted(-1.), Slotted(1.)), (Paying(Paying(1.)), Paying(Paying(-1.))), (decorated(paying(-1.)), decorated(paying(1.))),
+    (functools.cache(paying(-1.)), functools.cache(paying(1.))), (with_default, other_default),
+    (with_global(reading, PAID=-1.), with_global(reading, PAID=1.)), (with_global(reading, PAID=re.compile('a')), with_global(reading, PAID=re.compile('b'))),
+    (with_global(helped, helper=lambda: paying(-1.)), with_global(helped, helper=lambda: paying(1.))), (in_set, in_other_set),
+    (Weighted([paying(-1.)]), Weighted([paying(1.)])), (RuleCritic([paying(-1.)], 'own'), RuleCritic([paying(1.)], 'own'))])
+def test_a_critic_is_its_code_and_all_that_it_reads(a, b, caplog):
+    t = make()
+    def among(c): t.critic = c; vars(t).pop('stands_on', None); return t.identity()['critic']
+    was,other = among(a),among(b)
+    assert was==among(a) and was!=other and was.keys()==other.keys() and len(was)==2
+
+def changed(f):
+    m,tok = tiny_lm()
+    return f(m, tok) or (m, tok)
+def configured(**kw):
+    def f(m, tok):
+        cfg = copy.deepcopy(m.config)
+        vars(cfg).update(kw)
+        new = type(m)(cfg).eval()
+        new.load_state_dict(m.state_dict())
+        return new,tok
+    return f
+def piped(**parts):
+    def f(m, tok):
+        for k,v in parts.items(): setattr(tok.backend_tokenizer, k, v)
+    return f
+def remerged(m, tok):
+    d = json.loads(tok.backend_tokenizer.to_str())
+    d['model']['merges'] = d['model']['merges'][::-1]
+    tok._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(d))
+@pytest.mark.parametrize('what,model', [
+    ('config is .*rope_parameters', configured(rope_parameters=dict(rope_type='default', rope_theta=1e6))), ('config is .*rms_norm_eps', configured(rms_norm_eps=.01)),
+    ('config is .*hidden_act', configured(hidden_act='gelu')), ('tokenizer is .*ends', lambda m,t: setattr(m.generation_config, 'eos_token_id', [2, 5])),
+    ('tokenizer is .*rules', piped(normalizer=tokenizers.normalizers.Lowercase())), ('tokenizer is .*rules', piped(decoder=tokenizers.decoders.Fuse())),
+    ('tokenizer is .*rules', piped(pre_tokenizer=tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False))), ('tokenizer is .*rules', remerged)])
+def test_the_same_weights_and_words_under_other_rules_are_another_run(what, model):
+    run = lambda m: SpanPPO(Policy.create(*m, lora=dict(r=4, alpha=8)), e_critic, prompts, small)
+    was = json.loads(json.dumps(run(tiny_lm()).identity()))
+    with pytest.raises(CheckpointError, match=what): run(changed(model)).check_identity(was, 'there')
+
+def test_a_saved_model_is_the_one_in_memory(tmp_path):
+    m,tok = tiny_lm()
+    m.save_pretrained(tmp_path); tok.save_pretrained(tmp_path)
+    tok(['a','b c'], padding=True, truncation=True, max_length=2)
+    run = lambda m: SpanPPO(Policy.create(*m, lora=dict(r=4, alpha=8)), e_critic, prompts, small).identity()
+    assert {k:v | dict(name='') for k,v in run((m, tok)).items()}=={k:v | dict(name='') for k,v in run(load_model(tmp_path, device='cpu')).items()}
+
+def test_held_out_facts_and_a_reward_that_is_gone(caplog):
+    held = lambda d: HeldOut([Example('p', '', meta=dict(document=d))])
+    run = lambda **kw: SpanPPO(Policy.create(*tiny_lm()), e_critic, prompts, small, **kw)
+    with pytest.raises(CheckpointError, match='heldout is'): run(heldout=held('a')).check_identity(run(heldout=held('b')).identity(), 'there')
+    run().check_identity(run(reward=lambda r,c: [1.]*len(r)).identity(), 'there')
+    assert re.search('without comparing reward .* there and none here', caplog.text)
+
 @pytest.mark.parametrize('was', [..., None, [], {}, dict(base=None), dict(base=dict(name='x'))])
 def test_a_checkpoint_of_an_older_version_is_resumed_with_a_warning(tmp_path, caplog, was):
     a = make(callbacks=[RunFolder(tmp_path/'a')]).fit()
     make(callbacks=[RunFolder(tmp_path/'b')]).fit(2)
     rewrite(latest_checkpoint(tmp_path/'b/checkpoints')[0], identity=was)
     b = make(callbacks=[RunFolder(tmp_path/'b', resume=True)]).fit()
-    assert equal(weights(a), weights(b)) and re.search('resumed without comparing base .*; tokenizer .*; adapter .*; data .*; critic', caplog.text)
+    assert equal(weights(a), weights(b)) and re.search('resumed without comparing base .*; config .*; tokenizer .*; adapter .*; data .*; critic', caplog.text)
 
 def test_a_base_in_another_dtype_is_the_same_base(tmp_path, caplog):
     half = lambda seed: SpanPPO(Policy.create(tiny_lm(seed)[0].bfloat16(), tiny_lm()[1], lora=dict(r=4, alpha=8)), e_critic, prompts, small)

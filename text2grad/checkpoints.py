@@ -10,12 +10,14 @@ __all__ = ['CheckpointError', 'numbered', 'clear_leftovers', 'write_checkpoint',
            'compare_identity', 'append_log', 'trim_log', 'RunFolderError', 'lock_folder', 'StopOnSignal']
 
 # %% ../nbs/05_checkpoints.ipynb #db3ba251
-import fcntl,hashlib,logging,os,random,re,shutil,signal,threading
+import fcntl,hashlib,logging,os,random,re,shutil,signal,threading,time
 import numpy as np, torch
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from safetensors import SafetensorError
 from .files import UserError,dumps,loads,write_file
+from .loaded import in_shards_of
 
 # %% ../nbs/05_checkpoints.ipynb #9da09338
 _log = logging.getLogger('text2grad')
@@ -44,9 +46,22 @@ def _fsync_dir(p):
     finally: os.close(fd)
 
 # %% ../nbs/05_checkpoints.ipynb #4c1a90d2
+def _ours(p):
+    "Is a folder a checkpoint, with nothing of anybody else in it?"
+    if p.is_symlink() or not (p/'MANIFEST.json').is_file(): return False
+    try: known = loads((p/'MANIFEST.json').read_bytes())['files']
+    except (OSError,ValueError,TypeError,LookupError): return False
+    return isinstance(known, dict) and {o.name for o in p.iterdir()}<={'MANIFEST.json', *known}
+
+def _set_aside(p):
+    "Give what stands in a checkpoint's place another name, under which it stays"
+    to = next(q for i in count(1) if not os.path.lexists(q := p.with_name(f'{p.name}.aside-{i}')))
+    os.rename(p, to)
+    _log.warning('%s: is no whole checkpoint, or holds what does not belong to it, and is called %s now', p, to.name)
+
 def _prune(root, step, keep):
     "Delete checkpoints older than `step`, so that `keep` are left with it"
-    own = [p for i,p in numbered(root) if i<step and p.name==f'ckpt-{i:06d}' and p.is_dir() and not p.is_symlink()]
+    own = [p for i,p in numbered(root) if i<step and p.name==f'ckpt-{i:06d}' and _ours(p)]
     for old in own[:max(0, len(own)-keep+1)]: shutil.rmtree(old)
 
 def write_checkpoint(
@@ -67,7 +82,7 @@ def write_checkpoint(
         manifest = {name:dict(sha256=hashlib.sha256(data).hexdigest(), size=len(data)) for name,data in files.items()}
         write_file(tmp/'MANIFEST.json', dumps(dict(format=1, step=step, files=manifest)).encode())
         _fsync_dir(tmp)
-        if dest.exists(): shutil.rmtree(dest)
+        if dest.exists(): (shutil.rmtree if _ours(dest) else _set_aside)(dest)
         os.rename(tmp, dest)
     except BaseException:
         shutil.rmtree(tmp, ignore_errors=True)
@@ -97,6 +112,7 @@ def check_checkpoint(
     needs=(),  # Names of files that must be among those that were saved
 )->str:        # What is wrong with it; empty if it is whole
     "Compare a checkpoint with its manifest"
+    if (path/'MANIFEST.json').exists() and not (path/'MANIFEST.json').is_file(): return 'MANIFEST.json is no file'
     try: m = loads((path/'MANIFEST.json').read_text())
     except (OSError,ValueError) as e: return f'MANIFEST.json cannot be read ({e})'
     wrong = _manifest_problem(m, path, needs)
@@ -124,11 +140,13 @@ def latest_checkpoint(
     raise CheckpointError(f'{root}: no checkpoint to resume from: {found}. Start the run again under another name, or without --resume')
 
 # %% ../nbs/05_checkpoints.ipynb #a30f2689
+def _joined(t): return t.full_tensor() if hasattr(t, 'full_tensor') else t # of a tensor in shards
+
 def optimizer_tensors(
     opt, # A torch optimizer
 )->dict: # 'parameter.name' -> tensor on the CPU
     "What an optimizer remembers of each parameter, flat"
-    return {f'{i}.{k}':torch.as_tensor(v).cpu().contiguous() for i,s in opt.state_dict()['state'].items() for k,v in s.items()}
+    return {f'{i}.{k}':_joined(torch.as_tensor(v)).cpu().contiguous() for i,s in opt.state_dict()['state'].items() for k,v in s.items()}
 
 def load_optimizer(
     opt,          # A new optimizer of the same parameters in the same order
@@ -141,9 +159,10 @@ def load_optimizer(
         i,_,name = k.partition('.')
         if not (i.isdigit() and name and int(i)<len(ps) and (v.ndim==0 or v.shape==ps[int(i)].shape)):
             raise ValueError(f'optimizer: {k!r} of shape {tuple(v.shape)} fits none of the {len(ps)} parameters')
-        d['state'].setdefault(int(i), {})[name] = v
+        d['state'].setdefault(int(i), {})[name] = in_shards_of(ps[int(i)], v)
     opt.load_state_dict(d)
 
+# %% ../nbs/05_checkpoints.ipynb #c197a357
 def rng_tensors()->dict: # 'torch', 'numpy', 'python', and 'cuda' where there is one
     "State of every generator of this process"
     name,keys,pos,_,_ = np.random.get_state()
@@ -202,6 +221,8 @@ def compare_identity(
         names = f'{w.get("name")!r} there and {h["name"]!r} here'
         if odd: differ[what] = f'{what} is {names} ({odd} {w[odd]!s:.16} and {h[odd]!s:.16})'
         elif not kinds: unknown[what] = f'{what} ({names}, with nothing to compare them by)'
+    gone = {k:w for k,w in was.items() if k not in here and isinstance(w, dict)}
+    unknown |= {k:f'{k} ({w.get("name")!r} there and none here)' for k,w in gone.items()}
     return differ,unknown
 
 # %% ../nbs/05_checkpoints.ipynb #3b769197
@@ -256,12 +277,15 @@ def lock_folder(
 # %% ../nbs/05_checkpoints.ipynb #d76ed0dd
 class StopOnSignal:
     "Ctrl-C or SIGTERM ends the run after the step in hand, a second one at once; nothing outside the main thread, which alone gets signals"
+    everywhere = True # in every process of a run
     def before_fit(self, t):
         self.signal,self.old = None,{}
+        several = getattr(getattr(t, 'procs', None), 'count', 1)>1 # then a launcher passes on what the terminal has sent already
         if threading.current_thread() is not threading.main_thread(): return
         def stop(sig, frame):
-            if self.signal: raise KeyboardInterrupt
-            self.signal,t.stop = sig,True
+            echo = several and self.signal and time.monotonic()-self.at<2
+            if self.signal and not echo: raise KeyboardInterrupt
+            self.signal,self.at,t.stop = sig,time.monotonic(),True
         self.old = {s:signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
     def after_fit(self, t):
         for s,h in self.old.items(): signal.signal(s, h)

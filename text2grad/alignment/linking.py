@@ -170,8 +170,9 @@ def _pointed(p, response, words, units):
     p = replace(p, about=QUOTATION.sub(' ', p.about))   # the words of a quote that stands nowhere point at nothing
     if _code_re.search(response): return [],_shared(p, words, code=True)
     if p.kind=='free' and len(units)>2: return _nearest(p.about, response, units),set()
-    kind = _named_kind(p.about, p.whole, response)
-    return [],{i for i,(a,b,*_) in enumerate(words) if any(a<y and b>x for x,y in kind)} or _shared(p, words)
+    starts,ends = [w[0] for w in words],[w[1] for w in words]
+    kind = {*_named_kind(p.about, p.whole, response)}
+    return [],{i for x,y in kind for i in range(bisect_right(ends, x), bisect_left(starts, y))} or _shared(p, words)
 
 # %% ../../nbs/alignment/04_linking.ipynb #bf4ee93d
 _beside_re = re.compile(rf'\b(after|behind|following|before)\s+(?:\w+\s+){{0,3}}?({QUOTATION.pattern})', re.S|re.X)

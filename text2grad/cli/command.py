@@ -321,6 +321,10 @@ class _Plain(logging.Filter):
 
 _plain_log = _Plain()
 
+def _said_elsewhere(e):
+    "Whether the first process of several says it"
+    return getattr(e, 'told', False) and os.environ.get('RANK', '0')!='0'
+
 def main(
     argv:list|None=None, # Arguments after the command's name; `None`: those of this process
 )->int: # Exit code: 0 done, 1 not done, 2 bad arguments, 130 and 143 stopped by Ctrl-C and SIGTERM
@@ -331,7 +335,8 @@ def main(
     except SystemExit as e: return int(e.code or 0)
     try: return args.run(args)
     except KeyboardInterrupt: return 130
-    except (UserError, OSError, ValueError) as e: print(f'text2grad {args.command}: {printable(e)}', file=sys.stderr)
+    except (UserError, OSError, ValueError) as e:
+        if not _said_elsewhere(e): print(f'text2grad {args.command}: {printable(e)}', file=sys.stderr)
     return 1
 
 # %% ../../nbs/cli/04_command.ipynb #c61901a3

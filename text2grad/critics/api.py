@@ -12,6 +12,7 @@ import asyncio,ipaddress,json,logging,os,random,re,time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime,timezone
 from email.utils import parsedate_to_datetime
+from html.entities import html5
 from typing import NamedTuple
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
@@ -37,8 +38,9 @@ class _Secret:
 
 def _spelled(key):
     "A pattern for a key however JSON may spell it, whole or inside the strings of strings, or a link or a page of HTML"
-    entity = lambda c: rf'&#(?:0*{ord(c)}|[xX]0*(?i:{ord(c):x}));'
-    one = lambda c: rf'(?:\\{{0,8}}{re.escape(c)}|\\{{1,8}}u00(?i:{ord(c):02x})|%(?i:{ord(c):02x})|{entity(c)})'
+    named = lambda c: ''.join(f'|{k}' for k,v in html5.items() if v==c and k[-1]==';')
+    entity = lambda c: rf'&(?:amp;)*(?:#(?:0*{ord(c)}|[xX]0*(?i:{ord(c):x}));{named(c)})'
+    one = lambda c: rf'(?:\\{{0,8}}{re.escape(c)}|\\{{1,8}}u00(?i:{ord(c):02x})|%(?:25)*(?i:{ord(c):02x})|{entity(c)})'
     return re.compile(''.join(map(one, key)))
 
 OPENAI_URL = 'https://api.openai.com/v1'

@@ -260,7 +260,7 @@ def struck(self:LLMCritic,
     return x
 
 # %% ../../nbs/critics/04_llm.ipynb #4e0181ef
-READER = 4 # Changes when the same reply would be read differently
+READER = 5 # Changes when the same reply would be read differently
 
 @patch(as_prop=True)
 def fingerprint(self:LLMCritic)->str:
@@ -381,7 +381,7 @@ def _open_tag(text):
 def _said(reply, quiet):
     "`(answer, problem)` of a reply; `quiet` says how to have less thought"
     text,mark = without_thoughts(reply.text)
-    mark = mark or _open_tag(text)
+    mark = mark or _open_tag(text) or _labelled(text)
     how = ('it was cut off, so allow more tokens, or ' if reply.finish=='length' else '')+quiet
     if mark: return '', f'it ends in a thought, {mark} without an end: {how}'
     if not text.strip() and reply.text.strip(): return '', f'it is a thought with no answer after it: {how}'
@@ -398,6 +398,27 @@ def _unreadable(text, finish):
     n = len({text[i:j] for i,j,o in _whole(text) if ours(o)})
     if n>1: return f'{n} objects that differ stand in it, and nothing says which of them is the critique'
     return 'the model may be too small for the task, or not follow instructions'
+
+# %% ../../nbs/critics/04_llm.ipynb #26ea0b01
+_word_of = rf'{_full}(?: (?:process|content|steps?|out loud|aloud))?|思考(?:过程|過程)?|推理(?:过程|過程)?|思维'
+_side = r'(?:&[lg]t;|\\?[^\w\s"\'`“”]){0,8}'
+_label = re.compile(rf'^[ \t]{{0,12}}(?:>[ \t]){{0,4}}(?P<a>{_side})[ \t]{{0,3}}'
+                    rf'(?P<name>{_word_of})[ \t]?(?P<b>{_side})(?P<alone>[ \t]{{0,12}}$)?', re.I|re.M)
+_aloud = re.compile(r"^[^\w\n]{0,9}(?:let(?:['’]s| me| us) (?:\w+ )?think\b|hmm+\b|ok(?:ay)?,? (?:so|let)\b"
+                    r'|(?:(?:first|rough|initial|second) )?(?:attempt|draft|try)(?: \d)?[^\w\n]{0,9}(?:\n|:)'
+                    rf'|```[ \t]*(?:{_word_of})|[^\n]{{0,80}}>\s{{0,9}}(?:{_word_of})\s{{0,9}}<)', re.I|re.M)
+
+def _labelled(text):
+    "A mark or a label of a thought before the critique, if the critique may be a draft within that thought"
+    whole = [(i, j) for i,j,o in _whole(text) if isinstance(o, dict) and len(o)>1]
+    if not whole: return ''
+    head,goes_on = text[:whole[0][0]],re.search(r'\w', text[whole[-1][1]:])
+    for m in _label.finditer(head):
+        tag = re.search(r'[^*_#:.,;!?\\-]', m['a']) and re.search(r'[^*_#:.,;!?\\-]', m['b'])
+        if tag and not re.search(rf'/\s?{re.escape(m["name"])}', text, re.I): return m[0].strip()
+        if goes_on and (m['a'] or m['b'][:1]==':' or m['alone'] is not None): return m[0].strip()
+    m = goes_on and _aloud.search(head)
+    return m[0].strip() if m else ''
 
 # %% ../../nbs/critics/04_llm.ipynb #ba982059
 _stretch = re.compile(r'\w{1,8}|[^\w\s]|\s{8}')

@@ -9,11 +9,12 @@ __all__ = ['HIDDEN', 'CRITIQUE', 'shown', 'question_key', 'critic_name', 'code_t
            'pack', 'annotated_row', 'cache_file', 'AnswerCache', 'status', 'Journal']
 
 # %% ../../nbs/data/06_store.ipynb #1033165a
-import ast,hashlib,json,logging,os,re,sqlite3,time
+import ast,hashlib,json,logging,os,re,sqlite3,sys,sysconfig,time
 from fastcore.basics import patch
-from functools import lru_cache
+from functools import lru_cache,partial
 from importlib.util import find_spec,resolve_name
 from pathlib import Path
+from types import CellType,FunctionType,MethodType,ModuleType
 from ..core import Example,Judgement,to_record
 from ..files import dumps,loads
 
@@ -43,39 +44,106 @@ def critic_name(
     return str(getattr(critic, 'source', '') or getattr(critic, 'name', '') or getattr(critic, '__name__', '') or type(critic).__name__)
 
 # %% ../../nbs/data/06_store.ipynb #d41c0a71
+def _said(s): return isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant)
+
+@lru_cache(maxsize=None)
+def _tree(path):
+    "`(hash of its code, its imports as `ast` has them)` of a file of Python"
+    tree,found = ast.parse(Path(path).read_text(encoding='utf-8')),[]
+    for n in ast.walk(tree):
+        if isinstance(n, (ast.ImportFrom,ast.Import)): found.append(n)
+        if isinstance(getattr(n, 'body', None), list): n.body = [s for s in n.body if not _said(s)]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(),found
+
 @lru_cache(maxsize=None)
 def _module(name):
     "`(hash of its code, the modules of this library that it imports)` of a module of this library"
-    tree = ast.parse(Path(find_spec(name).origin).read_text(encoding='utf-8'))
-    package,found = name.rpartition('.')[0],set()
-    for n in ast.walk(tree):
-        if isinstance(n, ast.ImportFrom): found.add(resolve_name('.'*n.level+(n.module or ''), package))
-        elif isinstance(n, ast.Import): found |= {a.name for a in n.names}
-        if isinstance(getattr(n, 'body', None), list): n.body = [s for s in n.body if not _said(s)]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(),sorted(o for o in found if o.startswith('text2grad.'))
+    code,imports = _tree(find_spec(name).origin)
+    package = name.rpartition('.')[0]
+    froms = {resolve_name('.'*n.level+(n.module or ''), package) for n in imports if isinstance(n, ast.ImportFrom)}
+    found = froms | {a.name for n in imports if isinstance(n, ast.Import) for a in n.names}
+    return code,sorted(o for o in found if o.startswith('text2grad.'))
 
-def _said(s): return isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant)
+# %% ../../nbs/data/06_store.ipynb #c0dba1f0
+_installed = tuple(sysconfig.get_paths()[k] for k in ('stdlib','platstdlib','purelib','platlib'))
 
+def _own(o):
+    "Does something come from a file of the user's, or from none, as in a notebook?"
+    module = (o.__name__ if isinstance(o, ModuleType) else getattr(o, '__module__', None)) or ''
+    at = getattr(getattr(o, '__code__', None), 'co_filename', None) or getattr(sys.modules.get(module), '__file__', None) or ''
+    return module.split('.')[0] not in ('text2grad','builtins') and not at.startswith(('<frozen', *_installed))
+
+def _code_parts(c):
+    "`(constants, names)` of a code object and of those inside it"
+    inner = [o for o in c.co_consts if hasattr(o, 'co_code')]
+    consts,names = [o for o in c.co_consts if o not in inner],set(c.co_names)
+    for o in inner:
+        more = _code_parts(o)
+        consts,names = [*consts, o.co_code.hex(), *more[0]],names | more[1]
+    return consts,names
+
+def _function_parts(f):
+    "Code, constants, defaults, and the values of the names that a function reads"
+    consts,names = _code_parts(f.__code__)
+    held = [c.cell_contents for c in f.__closure__ or () if c!=CellType()]   # an empty cell has none
+    said = consts[1:] if consts[:1]==[f.__doc__] else consts
+    return [f.__code__.co_code.hex(), sorted(names), said, f.__defaults__, f.__kwdefaults__, held,
+            {n:f.__globals__[n] for n in sorted(names) if n in f.__globals__}]
+
+# %% ../../nbs/data/06_store.ipynb #4f88eddb
+_written = '__dict__','__weakref__','__doc__','__module__','__qualname__','__annotations__','__firstlineno__','__static_attributes__'
+
+def _class_parts(o):
+    plain = lambda m: [m.fget, m.fset] if isinstance(m, property) else getattr(m, '__func__', m)
+    return [*o.__bases__, *([k, plain(m)] for k,m in sorted(vars(o).items()) if k not in _written)]
+
+def _parts(o):
+    "What decides of a thing: text, or a list of further things"
+    if isinstance(o, (str,bytes,int,float,complex,type(None),type(...))): return repr(o)
+    if isinstance(o, (list,tuple)): return [type(o).__name__, *o]
+    if isinstance(o, (set,frozenset)): return ['set', *sorted(o, key=repr)]
+    if isinstance(o, dict): return ['dict', *map(list, o.items())]
+    if isinstance(o, partial): return ['partial', o.func, o.args, o.keywords]
+    if isinstance(o, MethodType): return ['method', o.__func__, o.__self__]
+    if isinstance(o, re.Pattern): return ['pattern', o.pattern, o.flags]
+    if isinstance(o, ModuleType): return [o.__name__, _tree(o.__file__)[0]] if getattr(o, '__file__', None) and _own(o) else o.__name__
+    t = o if isinstance(o, (FunctionType,type)) else type(o)
+    name = f'{t.__module__}.{t.__qualname__}'
+    if t is o: return [name, *(_class_parts(o) if isinstance(o, type) else _function_parts(o))] if _own(o) else name
+    if hasattr(o, '__wrapped__'): return ['wrapped', o.__wrapped__]
+    if isinstance(told := getattr(o, 'fingerprint', None), str): return [name, told]
+    if not _own(t) and not name.startswith('text2grad.'): return [name, re.sub(r' at 0x\w+', '', repr(o))[:1000]]
+    slots = [getattr(o, k, None) for c in t.__mro__ for k in vars(c).get('__slots__', ()) if isinstance(k, str)]
+    return [name, t, getattr(o, '__dict__', {}), slots]
+
+# %% ../../nbs/data/06_store.ipynb #7828a715
 def code_text(
-    c,     # A code object, as `f.__code__`
-)->str:    # The same wherever this version of Python compiles the same source
-    "What a compiled function does"
-    consts = [code_text(o) if hasattr(o, 'co_code') else repr(o) for o in c.co_consts if not isinstance(o, frozenset)]
-    return f'{c.co_code.hex()} {c.co_names} {consts}'
+    thing, # A function, a class, an object, or a value
+)->str:    # The same wherever this version of Python runs the same source on the same values
+    "What a thing does, and all that it reads in doing so"
+    seen,out,todo = {},[],[thing]
+    while todo:
+        o = todo.pop()
+        if id(o) in seen and not isinstance(o, (str,int,float,bytes,type(None))): out.append(f'again {seen[id(o)][0]}'); continue
+        seen[id(o)] = len(seen),o                                            # held, so that nothing else gets its id
+        p = _parts(o)
+        if isinstance(p, list): todo += ['end', *reversed(p)]
+        else: out.append(p)
+    return '\n'.join(out)
 
 # %% ../../nbs/data/06_store.ipynb #d41c0a72
 def code_digest(
-    *things, # Functions and classes, or names of modules
+    *things, # Functions, classes and objects, or names of modules
 )->str:      # 16 hexadecimal digits
-    "A hash of the code that decides: of this library all that is used, of anything else the function itself"
-    module = lambda o: o if isinstance(o, str) else o.__module__ or ''
+    "A hash of the code that decides: of this library all that is used, of anything else the thing itself and what it reads"
+    module = lambda o: o if isinstance(o, str) else getattr(o, '__module__', None) or ''
     todo,seen = [m for m in map(module, things) if m.startswith('text2grad.')],{}
     while todo:
         if (name := todo.pop()) in seen: continue
         seen[name],more = _module(name)
         todo += more
     other = [o for o in things if not module(o).startswith('text2grad.')]
-    own = [code_text(o.__code__) if hasattr(o, '__code__') else getattr(o, '__qualname__', type(o).__qualname__) for o in other]
+    own = list(map(code_text, other))
     return hashlib.sha256(json.dumps([sorted(seen.items()), own]).encode()).hexdigest()[:16]
 
 # %% ../../nbs/data/06_store.ipynb #578ca90b

@@ -11,8 +11,8 @@ __all__ = ['Estimate', 'Report', 'auroc', 'bootstrap', 'holm', 'iqm', 'mean_inte
            'bleu', 'chrf', 'code_parses', 'code_passes', 'corpus_bleu', 'coverage', 'exact_match', 'pass_at',
            'pass_at_k', 'rouge_1', 'rouge_2', 'rouge_l', 'squad_normalize', 'token_f1', 'BertScore', 'perplexity',
            'compare_rows', 'score_responses', 'compare_complaints', 'complaint_rates', 'complaints_of', 'finding',
-           'judge_pairs', 'length_controlled', 'win_report', 'results_html', 'write_results', 'RunError', 'RunReader',
-           'Shelf', 'list_runs', 'read_run', 'compare', 'write_report']
+           'judge_pairs', 'length_controlled', 'win_report', 'at_kl', 'results_html', 'write_results', 'RunError',
+           'RunReader', 'Shelf', 'list_runs', 'read_run', 'compare', 'write_report']
 
 # %% ../../nbs/evaluation/index.ipynb #1a00d462
 from .statistics import Estimate,Report,auroc,bootstrap,holm,iqm,mean_interval
@@ -27,6 +27,7 @@ from .task_metrics import compare_rows,score_responses
 from .model_metrics import BertScore,perplexity
 from .complaints import compare_complaints,complaint_rates,complaints_of,finding
 from .judge import judge_pairs,length_controlled,win_report
+from .frontier import at_kl
 from .results import results_html,write_results
 from .runs import RunError,RunReader,Shelf,list_runs,read_run
 from .report import MAX_BYTES,MAX_DRAWN,compare,write_report
@@ -38,7 +39,7 @@ _all_ = ['Estimate','Report','auroc','bootstrap','holm','iqm','mean_interval','o
          'RougeTokenizer','bleu','chrf','code_parses','code_passes','corpus_bleu','coverage','exact_match','pass_at','pass_at_k',
          'rouge_1','rouge_2','rouge_l','squad_normalize','token_f1','BertScore','perplexity','compare_rows',
          'score_responses','compare_complaints','complaint_rates','complaints_of','finding',
-         'judge_pairs','length_controlled','win_report','results_html','write_results',
+         'judge_pairs','length_controlled','win_report','at_kl','results_html','write_results',
          'RunError','RunReader','Shelf','list_runs','read_run','compare','write_report']
 
 # %% ../../nbs/evaluation/index.ipynb #ab05a0f3

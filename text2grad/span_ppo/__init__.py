@@ -8,8 +8,8 @@ Docs: https://text2grad.github.io/text2grad/span_ppo/index.html.md"""
 __all__ = ['CheckpointError', 'RunFolderError', 'StopOnSignal', 'check_checkpoint', 'latest_checkpoint', 'LORA', 'lm_logits',
            'AdaptiveKL', 'FixedKL', 'Objective', 'explained_variance', 'gae', 'kl_penalty', 'last_token', 'masked_mean',
            'masked_sum', 'missing_eos', 'policy_loss', 'shape_rewards', 'token_advantages', 'token_scores',
-           'value_loss', 'whiten', 'Policy', 'entropy_from_logits', 'exact_kl', 'OffPolicyError', 'Rollout',
-           'check_on_policy', 'judge', 'make_rollout', 'response_mask', 'sample', 'ProgressBar', 'RunFolder',
+           'value_loss', 'whiten', 'Policy', 'ProcessError', 'entropy_from_logits', 'exact_kl', 'OffPolicyError',
+           'Rollout', 'check_on_policy', 'judge', 'make_rollout', 'response_mask', 'sample', 'ProgressBar', 'RunFolder',
            'sample_rows', 'NonFiniteError', 'SpanPPO', 'SpanPPOConfig', 'derived_seed', 'permutation', 'prompt_rows',
            'scalar_reward', 'span_reward', 'Case', 'checkpoint_cases', 'measure', 'rejudged', 'apply_critique',
            'ledger', 'ledger_html', 'three_rewards', 'HeldOut', 'evaluate', 'imitate', 'Callback', 'Logger',
@@ -22,6 +22,7 @@ from ..loaded import LORA,lm_logits
 from .losses import AdaptiveKL,FixedKL,Objective,explained_variance,gae,kl_penalty,last_token,masked_mean
 from .losses import masked_sum,missing_eos,policy_loss,shape_rewards,token_advantages,token_scores,value_loss,whiten
 from .policy import Policy,entropy_from_logits,exact_kl
+from .processes import ProcessError
 from .rollout import OffPolicyError,Rollout,check_on_policy,judge,make_rollout,response_mask,sample
 from .heldout import HeldOut,evaluate
 from .callbacks import Callback,ProgressBar,RunFolder,sample_rows
@@ -40,7 +41,7 @@ from .edits import edit_table
 _all_ = ['CheckpointError','RunFolderError','StopOnSignal','check_checkpoint','latest_checkpoint','LORA','lm_logits',
          'AdaptiveKL','FixedKL','Objective','explained_variance','gae','kl_penalty','last_token','masked_mean',
          'masked_sum','missing_eos','policy_loss','shape_rewards','token_advantages','token_scores','value_loss',
-         'whiten','Policy','entropy_from_logits','exact_kl','OffPolicyError','Rollout','check_on_policy','judge',
+         'whiten','Policy','ProcessError','entropy_from_logits','exact_kl','OffPolicyError','Rollout','check_on_policy','judge',
          'make_rollout','response_mask','sample','ProgressBar','RunFolder','sample_rows','NonFiniteError','SpanPPO',
          'SpanPPOConfig','derived_seed','permutation','prompt_rows','scalar_reward','span_reward','Case',
          'checkpoint_cases','measure','rejudged','apply_critique','ledger','ledger_html','three_rewards','HeldOut',

@@ -35,6 +35,7 @@ _needs = ('policy.safetensors','optimizer.safetensors','rng.safetensors','state.
 
 class RunFolder(Callback):
     "Settings, log, samples and checkpoints of a run in one folder, and at its end the policy, a summary and a report"
+    everywhere = True
     def __init__(self,
         path:str|Path,     # `runs/NAME`
         resume:bool=False, # Go on from the newest whole checkpoint
@@ -44,25 +45,26 @@ class RunFolder(Callback):
         self.path,self.resume,self.held,self.about,self.best = Path(path),resume,lock,about or {},None
 
     def before_fit(self, t):
-        self.lock,self.started = None if self.held else lock_folder(self.path),time.time()
+        self.lock,self.started = None,time.time()
+        t.procs.once(self.take)
         try: self.begin(t)
         except BaseException:
             self.after_fit(t)
             raise
+    def take(self): self.lock = None if self.held else lock_folder(self.path)
 
     def after_step(self, t):
-        append_log(self.path/'samples.jsonl', sample_rows(t))
-        known = {k:None if isinstance(v, float) and not math.isfinite(v) else v for k,v in t.stats.items()}
-        append_log(self.path/'metrics.jsonl', [dict(step=t.step, **known, seconds={k:round(v, 3) for k,v in t.seconds.items()})])
-        self.keep_best(t)
-        if t.step%t.config.save_every==0 or t.stop or t.step>=t.total: self.save(t)
+        with t.procs.whole(t.policy): t.procs.once(lambda: self.write_step(t))
+        if t.step%t.config.save_every==0 or t.procs.anyone(t.stop) or t.step>=t.total: self.save(t)
 
     def after_fit(self, t):
         try:
             if getattr(t, 'finished', False): self.finish(t)
         finally:
             if getattr(self, 'lock', None): self.lock.close()
-    def save(self, t): write_checkpoint(self.path/'checkpoints', t.step, t.state_files(), t.config.keep)
+    def save(self, t):
+        files = t.state_files()
+        t.procs.once(lambda: write_checkpoint(self.path/'checkpoints', t.step, files, t.config.keep) and None)
 
 # %% ../../nbs/span_ppo/04_callbacks.ipynb #5bd343d4
 @patch
@@ -70,21 +72,43 @@ def begin(self:RunFolder,
     t, # The trainer
 ):
     "Put the newest whole checkpoint back, or make sure that there is none and write the first"
-    t.run_dir,ckpts = self.path,self.path/'checkpoints'
+    t.run_dir = self.path
+    at,unmeasured = t.procs.once(self.newest)
+    if at and unmeasured: t.measure('before')   # of the policy as it was
+    if at: t.load_state(at)
+    t.procs.once(lambda: self.prepare(t, again=bool(at)))
+    if not at: self.save(t)
+
+# %% ../../nbs/span_ppo/04_callbacks.ipynb #4c9dcdcc
+@patch
+def newest(self:RunFolder)->tuple: # `(checkpoint to go on from, or `None`; whether the held-out prompts are still to be measured)`
+    "Where the run stands"
+    ckpts = self.path/'checkpoints'
     clear_leftovers(ckpts)
     begun,known = bool(numbered(ckpts)),(self.path/'config.json').exists()
     if not self.resume and (begun or known):
         raise RunFolderError(f'{self.path} already holds a run; resume it (resume=True, --resume), or choose another folder (--out)')
-    again = self.resume and (begun or not known) # else it was killed before its first checkpoint, and begins anew
-    if again:
-        at,self.skipped = latest_checkpoint(ckpts, _needs)
-        if self.skipped: _log.warning('%s: passed over damaged checkpoints: %s', self.path, '; '.join(self.skipped))
-        if not (self.path/'heldout-before.jsonl').exists(): t.measure('before')   # of the policy as it was
-        t.load_state(at)
+    if not (self.resume and (begun or not known)): return None,False # perhaps it was killed before its first checkpoint, and begins anew
+    at,self.skipped = latest_checkpoint(ckpts, _needs)
+    if self.skipped: _log.warning('%s: passed over damaged checkpoints: %s', self.path, '; '.join(self.skipped))
+    return at,not (self.path/'heldout-before.jsonl').exists()
+
+@patch
+def prepare(self:RunFolder, t,
+    again:bool, # A checkpoint was put back
+):
+    "Settings and logs, cut back to the step in hand"
     self.write_config(t, check=self.resume and not again)
     for name in ('metrics.jsonl','samples.jsonl'): trim_log(self.path/name, t.step)
     self.best = self.best_so_far()
-    if not again: self.save(t)
+
+@patch
+def write_step(self:RunFolder, t):
+    "What the step was, and its policy if it is the best so far"
+    append_log(self.path/'samples.jsonl', sample_rows(t))
+    known = {k:None if isinstance(v, float) and not math.isfinite(v) else v for k,v in t.stats.items()}
+    append_log(self.path/'metrics.jsonl', [dict(step=t.step, **known, seconds={k:round(v, 3) for k,v in t.seconds.items()})])
+    self.keep_best(t)
 
 # %% ../../nbs/span_ppo/04_callbacks.ipynb #c6f0edfd
 @patch
@@ -140,6 +164,10 @@ def finish(self:RunFolder,
     t, # The trainer, after its last step
 ):
     "Write the policy, `summary.json` and `report.html`"
+    with t.procs.whole(t.policy): t.procs.once(lambda: self.write_end(t))
+
+@patch
+def write_end(self:RunFolder, t):
     summary = self.facts(t) | (t.heldout.summary() if t.heldout else {}) | dict(alarms=[str(a) for a in t.alarms])
     t.policy.save_pretrained(self.path/'policy', summary)
     write_file(self.path/'summary.json', dumps(summary).encode())

@@ -17,6 +17,7 @@ from ..data.readers import examples_from
 from ..evaluation.complaints import compare_complaints
 from ..evaluation.task_metrics import compare_rows,score_responses
 from .policy import Policy
+from .processes import ALONE
 from .rollout import judge,sample
 
 # %% ../../nbs/span_ppo/04_heldout.ipynb #29ff5ee7
@@ -33,21 +34,20 @@ def evaluate(
     kl_rows:int|None=None,# Measure the exact KL on the first so many responses only; `None`: on all
     max_new_tokens:int|None=None, # Longest response; `None`: the task's, or 48
     metrics:dict|None=None, # Metrics of your own: name -> function of an answered `Example` that gives a number, or `None`
+    procs=ALONE,        # `Processes` that share the work; each of them gets all rows
 )->list:                # N*`samples` rows of `score_responses`, those of a prompt side by side, with `kl` and `kl_response`
     "Answer each prompt, let the critic read the answers, score them, and measure how far the policy has moved"
     if samples>1 and not temperature:
         raise ValueError(f'samples={samples}: greedy responses to a prompt are all the same; give a temperature')
     policy,longest = Policy.of(policy),max_new_tokens or getattr(task, 'max_new_tokens', 48)
     examples = [e for e in examples_from(examples) for _ in range(samples)]
-    answered = sample(policy, examples, longest, temperature, seed, batch_size, allow_off_policy=True, progress=progress)
-    r = judge(answered, critic)
-    pay = lambda c,offs: None if c is None else sum(token_rewards(c.spans, offs))/max(1, len(offs))
-    rewards = [pay(e.critique, o) for e,o in zip(r.examples, r.offsets)]
-    rows = score_responses(r.examples, rewards, r.lengths.tolist(), getattr(task, 'metric_names', ()))
-    own = [{k:_own_metric(k, f, e) for k,f in (metrics or {}).items()} for e in r.examples]
+    answered = sample(policy, examples, longest, temperature, seed, batch_size, allow_off_policy=True, progress=progress, procs=procs)
+    r = judge(answered, critic, procs)
+    own = lambda: _scored(r, procs.rows(len(r)), getattr(task, 'metric_names', ()), metrics or {})
+    rows = [row for rows in procs.shared(own) for row in rows]
     n = len(rows) if kl_rows is None else min(kl_rows, len(rows))
-    kls = _kl(policy, r, n)+[None]*(len(rows)-n)
-    return [row | more | dict(kl=None if kl is None else kl/max(1, row['length']), kl_response=kl) for row,more,kl in zip(rows, own, kls)]
+    kls = _kl(policy, r, n, procs)+[None]*(len(rows)-n)
+    return [row | dict(kl=None if kl is None else kl/max(1, row['length']), kl_response=kl) for row,kl in zip(rows, kls)]
 
 # %% ../../nbs/span_ppo/04_heldout.ipynb #b8023f32
 _taken = {'example','total','reward','length','kl','kl_response'}
@@ -59,10 +59,20 @@ def _own_metric(name, f, example):
     if v is None or is_number(v) or isinstance(v, bool): return None if v is None else float(v)
     raise UserError(f'metrics: {name!r} gave {v!r:.80}; a metric gives a number, or None where it does not apply')
 
-def _kl(policy, rollout, n, batch_size=4):
+def _scored(r, own, names, metrics):
+    "Rows of some responses of a judged rollout"
+    exs,lengths = r.examples[own],r.lengths[own].tolist()
+    pay = lambda c,offs: None if c is None else sum(token_rewards(c.spans, offs))/max(1, len(offs))
+    rewards = [pay(e.critique, o) for e,o in zip(exs, r.offsets[own])]
+    rows = score_responses(exs, rewards, lengths, names) if exs else []
+    return [row | {k:_own_metric(k, f, e) for k,f in metrics.items()} for row,e in zip(rows, exs)]
+
+def _kl(policy, rollout, n, procs=ALONE, batch_size=4):
     "Exact KL from the reference, nats a response, of the first `n`; temperature 1"
     parts = [slice(i, min(i+batch_size, n)) for i in range(0, n, batch_size)]
-    return sum((policy.exact_kl(*rollout.forward_args(p)).sum(1).tolist() for p in parts), [])
+    def mine():
+        with procs.autocast(): return [(p.start, policy.exact_kl(*rollout.forward_args(p)).sum(1).tolist()) for p in procs.deal(parts)]
+    return [kl for _,kls in sorted(o for os in procs.shared(mine) for o in os) for kl in kls]
 
 # %% ../../nbs/span_ppo/04_heldout.ipynb #56294670
 def save_rows(
@@ -121,13 +131,13 @@ def _answered(self, t, what, how):
     "One measurement, with a bar if there is to be one"
     from tqdm.auto import tqdm
     total = len(self)*how.get('samples', 1)
-    with tqdm(total=total, desc=what, unit='response', disable=not self.bars) as bar:
+    with tqdm(total=total, desc=what, unit='response', disable=not (self.bars and t.procs.first)) as bar:
         def progress(n):
             bar.update(n)
-            if t.stop: raise Interrupted(what)
-        if t.stop: raise Interrupted(what)
+            if t.procs.anyone(t.stop): raise Interrupted(what)
+        if t.procs.anyone(t.stop): raise Interrupted(what)
         own = dict(metrics=self.metrics, kl_rows=self.kl_rows, batch_size=self.batch_size, max_new_tokens=t.config.max_new_tokens)
-        return evaluate(t.policy, t.critic, self.examples, self.task, progress=progress, **own, **how)
+        return evaluate(t.policy, t.critic, self.examples, self.task, progress=progress, procs=t.procs, **own, **how)
 
 @patch
 def measure(self:HeldOut,
@@ -139,12 +149,13 @@ def measure(self:HeldOut,
     for name,how in self.hows(t).items():
         if name=='greedy' and when not in ('before','after'): continue
         path = folder and when in ('before','after') and Path(folder)/f'{name}-{when}.jsonl'
-        rows = None if path and when=='before' and path.exists() else _answered(self, t, f'{when}, {"sampled" if how else name}', how)
-        if path and rows: save_rows(path, rows)
+        known = path and when=='before' and t.procs.once(path.exists)
+        rows = None if known else _answered(self, t, f'{when}, {"sampled" if how else name}', how)
+        if path and rows: t.procs.once(lambda: save_rows(path, rows))
         own = {*(self.metrics or {}), *getattr(self.task, 'metric_names', ())}-{'critic_reward'}
         names = own | {'total','reward','length','kl','kl_response'}
         due = [e for e in self.examples for _ in range(how.get('samples', 1))]
-        out[name] = load_rows(path, names, due) if path else rows
+        out[name] = t.procs.once(lambda: load_rows(path, names, due)) if path else rows
     return out
 
 # %% ../../nbs/span_ppo/04_heldout.ipynb #3579340c

@@ -70,6 +70,7 @@ def _make_ready(model, reference):
 # %% ../../nbs/span_ppo/02_policy.ipynb #8f49252a
 class Policy(nn.Module):
     "A causal LM with a trainable adapter, its frozen reference and a value head, on one backbone"
+    in_shards = None # By `Processes.shard`: the `base_id` from before; weights are then whole within `Processes.whole` only
     def __init__(self,
         model,                   # A `PeftModel`, or a plain model to train whole
         tokenizer,               # Its tokenizer
@@ -164,7 +165,8 @@ def read_prompts(self:Policy, model,
 def _predictors(self:Policy, model, ids, mask, P, T):
     "Hidden states (B, T, d) that predict the response tokens"
     _set_mode(model)
-    read = self.read_prompts(model, ids[:,:P], mask[:,:P]) if T>1 else None
+    alike = self.in_shards and torch.is_grad_enabled() # then every process has to run each layer once
+    read = self.read_prompts(model, ids[:,:P], mask[:,:P]) if T>1 and not alike else None
     if read is None: return lm_states(model, ids, mask)[:,P-1:P-1+T]
     cache,last,back = read
     cache.batch_select_indices(back)
@@ -333,6 +335,7 @@ def load_state_dict(self:Policy,
 @patch
 def base_id(self:Policy)->dict:
     "Name and hashes of the base model that the adapter belongs to, or of the reference of a policy that is trained whole"
+    if self.in_shards: return self.in_shards
     ref,packed = self.reference_model,quantized_as(self.model)
     tensors = base_tensors(ref if isinstance(ref, nn.Module) else self.model)
     if packed: tensors = {k:t for k,t in tensors.items() if t.is_floating_point()} # the packed ones may be laid out anew as they are used
@@ -347,10 +350,11 @@ def save_pretrained(self:Policy,
     "Save adapter (or model), value head, settings and a model card, all as safetensors, JSON and Markdown"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with progress_bars(False): self.model.save_pretrained(folder)
+    state = dict(state_dict={k:v.detach().clone() for k,v in self.model.named_parameters()}) if self.in_shards else {}
+    with progress_bars(False): self.model.save_pretrained(folder, **state)
     self.tokenizer.save_pretrained(folder)
     if self.value_head is not None:
-        save_file({k:v.detach().cpu().contiguous() for k,v in self.value_head.state_dict().items()}, folder/'value_head.safetensors')
+        save_file({k:v.detach().clone().cpu() for k,v in self.value_head.named_parameters()}, folder/'value_head.safetensors')
     ref = self.reference_model if isinstance(self.reference_model, str) else 'model'
     base,weights,packed = self.public_base,self.base_id(),quantized_as(self.model)
     hashes = {k:v for k,v in weights.items() if k!='name'}

@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from ..alignment.asking import judgements_of
 from ..files import UserError
 from ..loaded import plain_generation
+from .processes import ALONE
 from ..alignment.tokens import decode_with_offsets
 from ..critics.base import held_to_limit
 
@@ -149,10 +150,10 @@ def _roomy():
 def _make_room(cache, room):
     "Let the plain layers of a cache grow by `room` tokens without being copied"
     from transformers.cache_utils import DynamicLayer
-    cache.layers = [_roomy()(l, room) if type(l) is DynamicLayer else l for l in cache.layers]
+    cache.layers = [_roomy()(l, room) if type(l) is DynamicLayer and l.keys is not None else l for l in cache.layers]
 
 # %% ../../nbs/span_ppo/03_rollout.ipynb #0e12b74f
-def _generate(policy, ids, mask, max_new_tokens, temperature, options):
+def _generate(policy, ids, mask, max_new_tokens, temperature, options, more=()):
     "Ids that follow each left-padded prompt, and what the sampler said of them, (B, <=max_new_tokens) each"
     from transformers import GenerationConfig
     how = dict(do_sample=True, temperature=float(temperature), top_k=0, top_p=1.) if temperature else dict(do_sample=False)
@@ -167,12 +168,42 @@ def _generate(policy, ids, mask, max_new_tokens, temperature, options):
             read[0].batch_select_indices(read[2])
             _make_room(read[0], max_new_tokens+1)
         out = policy.model.generate(input_ids=ids, attention_mask=mask.long(), generation_config=cfg, past_key_values=read and read[0],
-                                    logits_processor=[said]*bool(said))
+                                    logits_processor=[*[said]*bool(said), *more])
     return out[:,ids.shape[1]:],*(said.all(out) if said else (None, None))
 
 def _stacked(xs, T, value):
     "(B, T) of parts that are narrower, or `None` if a part has nothing"
     return None if any(x is None for x in xs) else torch.cat([F.pad(x, (0, T-x.shape[1]), value=value) for x in xs])
+
+# %% ../../nbs/span_ppo/03_rollout.ipynb #92bee08f
+class _Draw:
+    "Draws for some rows of a batch what would be drawn for them if all rows were here"
+    def __init__(self, temperature, own, B, generator):
+        self.temperature,self.own,self.B,self.generator,self.steps = temperature,own,B,generator,0
+    def noise(self, V, device):
+        self.steps += 1
+        return torch.empty(self.B, V, device=device).exponential_(generator=self.generator)[self.own]
+    def __call__(self, ids, logits):
+        p = (logits.float()/self.temperature).softmax(-1)
+        drawn = (p/self.noise(p.shape[1], p.device)).argmax(-1, keepdim=True)
+        return torch.full_like(logits, -torch.inf).scatter_(1, drawn, 0.)
+
+class _Shared:
+    "As `_generate`, each process sampling its rows"
+    def __init__(self, procs, siblings, device, seed):
+        self.procs,self.siblings = procs,siblings
+        self.generator = torch.Generator(device).manual_seed(seed)
+    def __call__(self, policy, ids, mask, max_new_tokens, temperature, options):
+        own = self.procs.rows(len(ids), self.siblings)
+        draw = _Draw(temperature, own, len(ids), self.generator)
+        mine = lambda: _generate(policy, ids[own], mask[own], max_new_tokens, temperature, options, [draw]*bool(temperature))
+        V = policy.lm.get_output_embeddings().weight.shape[0]
+        outs = self.procs.shared(lambda: mine() if len(ids[own]) else None)
+        outs = [o for o in outs if o is not None]
+        T = max(o.shape[1] for o,*_ in outs)
+        while temperature and draw.steps<T: draw.noise(V, ids.device) # so that all go on from the same place
+        whole = [_stacked(xs, T, fill) for xs,fill in zip(zip(*outs), (policy.pad_id, 0., 0.))]
+        return [x if x is None else x.to(ids.device) for x in whole]
 
 # %% ../../nbs/span_ppo/03_rollout.ipynb #c26021e6
 def sample(
@@ -184,19 +215,21 @@ def sample(
     batch_size:int|None=None, # Prompts sampled side by side; `None`: all of them
     allow_off_policy:bool=False, # Accept options that change the distribution, for a rollout that is not trained on
     progress=None,            # Called with the number of responses finished, after each batch
+    procs=ALONE,              # `Processes` that share the work; each of them gets the whole rollout
+    siblings:int=1,           # Responses to each prompt, side by side, which one process samples
     **options                 # Further generation options of transformers
 )->Rollout:
     "Sample one response to each prompt"
     if not examples: raise ValueError('no examples to sample for')
     if not allow_off_policy: check_on_policy(temperature, options)
     pids,pmask = policy.encode([e.prompt for e in examples])
-    bs,outs = batch_size or len(examples),[]
-    with torch.random.fork_rng(devices=[policy.device] if policy.device.type=='cuda' else []):
+    bs,outs,draw = batch_size or len(examples),[],_generate if procs.count==1 else _Shared(procs, siblings, policy.device, seed)
+    with procs.autocast(), torch.random.fork_rng(devices=[policy.device] if policy.device.type=='cuda' else []):
         torch.manual_seed(seed)
         for i in range(0, len(examples), bs):
             ids,mask = pids[i:i+bs],pmask[i:i+bs]
             first = int(mask.shape[1]-mask.sum(1).max())
-            outs.append(_generate(policy, ids[:,first:], mask[:,first:], max_new_tokens, temperature, options))
+            outs.append(draw(policy, ids[:,first:], mask[:,first:], max_new_tokens, temperature, options))
             if progress: progress(len(ids))
     T = max(o.shape[1] for o,*_ in outs)
     ids,logps,entropy = (_stacked(xs, T, fill) for xs,fill in zip(zip(*outs), (policy.pad_id, 0., 0.)))
@@ -226,9 +259,11 @@ def make_rollout(
 def judge(
     rollout:Rollout, # Responses to be judged; its examples are replaced by judged ones
     critic,          # Any critic, as `alignment.asking` takes it
+    procs=ALONE,     # `Processes` that share the work
 )->Rollout:          # The same rollout; `CriticError` if the critic returns what is no critique
     "Let a critic read every response; what failed is logged"
-    js = judgements_of(critic, rollout.examples)
+    own = rollout.examples[procs.rows(len(rollout))]
+    js = [j for js in procs.shared(lambda: judgements_of(critic, own) if own else []) for j in js]
     failed = [j.error for j in js if j.error]
     if failed: _log.warning('%r: %d of %d judgements failed; the first: %s', critic, len(failed), len(js), failed[0])
     rollout.examples = within_limits([replace(e, critique=j.critique) for e,j in zip(rollout.examples, js)], rollout.offsets)

@@ -8,7 +8,7 @@ Docs: https://text2grad.github.io/text2grad/span_ppo/trainer.html.md"""
 __all__ = ['SpanPPO', 'NonFiniteError']
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #46afeb69
-import hashlib,logging,math,platform,time
+import logging,math,time
 import numpy as np, torch
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -16,13 +16,9 @@ from fastcore.basics import patch
 from pathlib import Path
 from types import SimpleNamespace
 from ..alignment.asking import name_of_critic
-from ..checkpoints import CheckpointError,compare_identity,load_optimizer,load_rng,optimizer_tensors,putting_back,read_state
-from ..checkpoints import rng_tensors
 from ..files import UserError,dumps,write_file
 from ..data.readers import examples_from
-from ..data.store import code_text
 from ..evaluation.alarms import alarms
-from ..loaded import tokenizer_id,weights_id
 from .config import REWARDS,SpanPPOConfig,config_of,derived_seed,permutation,prompt_rows,rollout_scores,score_bound
 from .config import span_reward
 from .losses import AdaptiveKL,FixedKL,SUMMED,explained_variance,kl_penalty,masked_mean
@@ -30,7 +26,9 @@ from .losses import policy_loss,token_advantages,truncated_weights,value_loss
 from .heldout import HeldOut,Interrupted,means
 from .memory import MicroBatches
 from .policy import Policy
-from .rollout import judge,sample
+from .processes import processes
+from .rollout import Rollout,judge,sample
+from .state import Resumable,data_id
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #a012f480
 _log = logging.getLogger('text2grad')
@@ -52,7 +50,7 @@ def _split(dataset, heldout, seed):
     return [e for i,e in enumerate(examples) if i not in kept],HeldOut([examples[i] for i in sorted(kept)])
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #152346a9
-class SpanPPO:
+class SpanPPO(Resumable):
     "Span-level PPO (arXiv 2505.22338): sample, critique, align, update"
     def __init__(self,
         policy,             # A model's name or folder, `(model, tokenizer)`, or a `Policy`; as `Policy.of` takes it
@@ -62,16 +60,20 @@ class SpanPPO:
         reward=None,        # Callable `(rollout, config) -> list`; `None`: the one that `config.reward` names
         callbacks=(),       # Called after each step and at both ends of a run
         heldout=None,       # Prompts to measure with, a share of the data set such as .1, a `HeldOut`; `True`: those of the task
+        accelerator=None,   # `accelerate.Accelerator`, for processes and precision; `None`: as this process was started
         sampler=None,       # Callable as `rollout.sample`, such as a `server.RolloutServer`; `None`: the policy samples itself
     ):
         self.config,self.critic,self.callbacks,self.sampler = config_of(config),critic,list(callbacks),sampler or sample
         self.examples,self.heldout = _split(dataset, heldout, self.config.seed)
         self.task,self.reward,cfg = getattr(dataset, 'name', None),reward or REWARDS[self.config.reward],self.config
-        self.policy = policy = Policy.of(policy, **cfg.for_policy())
+        self.procs = processes(accelerator)
+        self.policy = policy = Policy.of(policy, device=self.procs.device, **cfg.for_policy())
         if cfg.baseline=='value' and getattr(policy, 'value_head', True) is None:
             raise ValueError("the policy has no value head, and baseline='value' needs one: make it with "
                              "Policy.create(..., value_head=True), or take baseline='group'")
         if cfg.kl_kind!='k1' and cfg.kl_coef>0 and cfg.kl_in=='reward': _log.warning(_NO_PENALTY, cfg.kl_kind)
+        self.fits = MicroBatches(cfg.samples_per_prompt)
+        self.begin()
         named = policy.trainable()
         value = [p for n,p in named.items() if n.startswith('value_head')]
         self.policy_params = [p for n,p in named.items() if not n.startswith('value_head')]
@@ -80,14 +82,44 @@ class SpanPPO:
         self.kl_ctl = FixedKL(cfg.kl_coef) if cfg.kl_target is None else AdaptiveKL(cfg.kl_coef, cfg.kl_target, cfg.kl_horizon)
         self.step,self.stop,self.seconds,self.stats,self.total = 0,False,{},{},cfg.steps
         self.warned = self.parted = self.finished = False
-        self.fits = MicroBatches(cfg.samples_per_prompt)
         self.history,self.alarms = [],[]
 
     @property
     def reward_name(self)->str: return self.config.reward if self.reward in REWARDS.values() else name_of_critic(self.reward)
     def seed(self, *what)->int: return derived_seed(self.config.seed, self.step, *what)
     def call(self, event):
-        for c in self.callbacks: getattr(c, event, lambda _: None)(self)
+        for c in self.callbacks:
+            if self.procs.first or getattr(c, 'everywhere', False): getattr(c, event, lambda _: None)(self)
+
+# %% ../../nbs/span_ppo/05_trainer.ipynb #de3f1a9e
+@patch(as_prop=True)
+def own_reward(self:SpanPPO)->bool: return self.reward not in REWARDS.values()
+
+@patch(as_prop=True)
+def reward_name(self:SpanPPO)->str: return name_of_critic(self.reward) if self.own_reward else self.config.reward
+
+@patch
+def seed(self:SpanPPO, *what)->int: return derived_seed(self.config.seed, self.step, *what)
+
+@patch
+def call(self:SpanPPO, event):
+    "Tell the callbacks: in the first process, and in all of them those that want to hear of it everywhere"
+    for c in self.callbacks:
+        if self.procs.first or getattr(c, 'everywhere', False): getattr(c, event, lambda _: None)(self)
+
+# %% ../../nbs/span_ppo/05_trainer.ipynb #e9b572e4
+@patch
+def begin(self:SpanPPO):
+    "Where there are several processes: on one device each, with the same weights, settings and prompts"
+    if self.procs.count==1: return
+    if str(self.policy.device)!=self.procs.device: self.policy.to(self.procs.device)
+    facts = dict(config=asdict(self.config), data=data_id(self.examples), held_out=self.heldout and data_id(self.heldout.examples))
+    self.procs.begin(self.policy.trainable().values(), derived_seed(self.config.seed, 'process', self.procs.rank), **facts)
+    if self.procs.sharded is None: return
+    if self.sampler is not sample: raise UserError('sampler: a server takes adapters, and weights in shards are none; use one of the two')
+    self.fits.group = math.inf # the others would wait while one halves its micro-batches
+    self.identity()            # while the weights are whole
+    self.procs.shard(self.policy)
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #35985538
 @patch
@@ -95,7 +127,7 @@ def one_step(self:SpanPPO)->dict:
     "Sample, critique, align, update once; what happened, for the log"
     self.seconds = {}
     with self.phase('rollout'): r = self.rollout()                       # y ~ pi(.|x)
-    with self.phase('critic'):  judge(r, self.critic)                    # critique -> spans of y
+    with self.phase('critic'):  judge(r, self.critic, self.procs)        # critique -> spans of y
     with self.phase('forward'): x = self.experience(r)                   # spans -> delta_t -> A_t
     with self.phase('update'):  stats = self.update(x)                   # A_t -> grad log pi(y_t | x, y_<t)
     self.batch,self.stats = x,x.stats | stats
@@ -123,14 +155,14 @@ def fit(self:SpanPPO,
     except Interrupted: return self
     try:
         if self.step==0 or hasattr(self, 'run_dir'): self.measure('before')
-        while self.step<(steps or self.config.steps) and not self.stop:
+        while self.step<(steps or self.config.steps) and not self.procs.anyone(self.stop):
             self.one_step()
             self.step += 1
             if every and self.step%every==0: self.measure(f'step {self.step}')
             self.watch()
             self.call('after_step')
         if self.step>=self.total: self.measure('after')
-        self.finished = self.step>=self.total and not self.stop
+        self.finished = self.step>=self.total and not self.procs.anyone(self.stop)
     except Interrupted: _log.warning('step %d: a measurement was stopped, and is made again when the run goes on', self.step)
     finally: self.call('after_fit')
     return self
@@ -142,7 +174,7 @@ def measure(self:SpanPPO,
 ):
     "Measure on the held-out prompts, where there are some"
     if self.heldout is None: return
-    rows = self.heldout.measure(self, when)
+    with self.procs.whole(self.policy): rows = self.heldout.measure(self, when)
     if when in ('before','after'): setattr(self.heldout, when, rows)
     else: self.stats |= means(rows['heldout'])
 
@@ -162,7 +194,11 @@ def rollout(self:SpanPPO):
     cfg = self.config
     rows = prompt_rows(len(self.examples), self.step, cfg.batch_size//cfg.samples_per_prompt, cfg.seed)
     exs = [self.examples[i] for i in rows for _ in range(cfg.samples_per_prompt)]
-    return self.sampler(self.policy, exs, cfg.max_new_tokens, cfg.temperature, seed=self.seed('rollout'))
+    draw = lambda **kw: self.sampler(self.policy, exs, cfg.max_new_tokens, cfg.temperature, seed=self.seed('rollout'), **kw)
+    if self.sampler is sample:
+        with self.procs.whole(self.policy): return draw(procs=self.procs, siblings=cfg.samples_per_prompt)
+    fields = self.procs.once(lambda: vars(draw())) # one process asks the server
+    return Rollout(**{k:v.to(self.policy.device) if torch.is_tensor(v) else v for k,v in fields.items()})
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #fba1605f
 @patch
@@ -174,7 +210,13 @@ def micro_batches(self:SpanPPO,
     k,n = self.config.samples_per_prompt,(rollout.prompt_mask.sum(1)+rollout.lengths).cpu()
     one = (rows.cpu()//k).unique_consecutive(return_counts=True)[1].tolist()
     groups = sorted(rows.cpu().split(one), key=lambda g: int(n[g].max()))
-    return list(torch.cat(groups).to(rows.device).split(max(1, self.config.micro_batch_size//k)*k))
+    size = self.procs.part_size(len(rows), self.config.micro_batch_size)
+    return list(torch.cat(groups).to(rows.device).split(max(1, size//k)*k))
+
+@patch
+def forward(self:SpanPPO, *args, **kw): # As for `Policy.forward`
+    "A forward pass, at the temperature of the sampler"
+    with self.procs.autocast(): return self.policy(*args, temperature=self.config.temperature, **kw)
 
 @patch
 def logps(self:SpanPPO,
@@ -183,11 +225,12 @@ def logps(self:SpanPPO,
 )->SimpleNamespace:   # What `Policy.forward` returns, (B, T) each, detached
     "Forward passes over a rollout in micro-batches, without gradient"
     T,parts = rollout.mask.shape[1],self.micro_batches(rollout, torch.arange(len(rollout)))
-    one = torch.no_grad()(lambda rows: self.policy.forward(*rollout.forward_args(rows), temperature=self.config.temperature, **kw))
-    outs = self.fits.run(parts, lambda parts: [one(rows) for rows in parts])
-    pad,back = lambda x: torch.nn.functional.pad(x, (0, T-x.shape[1])),torch.cat(parts).argsort()
-    whole = lambda k: None if getattr(outs[0], k) is None else torch.cat([pad(getattr(o, k)) for o in outs])[back]
-    return SimpleNamespace(**{k:whole(k) for k in vars(outs[0])})
+    one = torch.no_grad()(lambda rows: (rows, vars(self.forward(*rollout.forward_args(rows), **kw))))
+    mine = lambda: self.fits.run(self.procs.deal(parts), lambda parts: [one(rows) for rows in parts])
+    done = [o for outs in self.procs.shared(mine) for o in outs]
+    pad,back = lambda x: torch.nn.functional.pad(x, (0, T-x.shape[1])),torch.cat([rows for rows,_ in done]).argsort()
+    whole = lambda k: None if done[0][1][k] is None else torch.cat([pad(o[k]) for _,o in done])[back].to(rollout.mask.device)
+    return SimpleNamespace(**{k:whole(k) for k in done[0][1]})
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #bc4950e1
 @patch
@@ -206,8 +249,8 @@ def experience(self:SpanPPO,
 )->SimpleNamespace: # Tensors (B, T): scores, kl, rewards, logps, values, advantages, returns, mask; (B,): judged, taught; `stats`
     "Everything the update needs, frozen"
     cfg,m = self.config,rollout.mask
-    old,ref = self.old_and_ref(rollout)
-    scores,judged = rollout_scores(rollout, cfg, self.reward)
+    with self.procs.whole(self.policy): old,ref = self.old_and_ref(rollout)
+    scores,judged = (v.to(m.device) for v in self.procs.once(lambda: rollout_scores(rollout, cfg, self.reward)))
     kl = kl_penalty(old.logps, ref.logps, cfg.kl_kind)*m
     a = token_advantages(scores, kl, old.values, rollout.finished, rollout.blank&judged, m, cfg, self.kl_ctl.coef, judged=judged,
                          siblings=cfg.samples_per_prompt)
@@ -282,7 +325,7 @@ def loss(self:SpanPPO,
     "The part of a minibatch's loss that some of its responses have"
     cfg,args = self.config,x.rollout.forward_args(r)
     cut = lambda t: t[r,:args[3].shape[1]]
-    out = self.policy.forward(*args, temperature=cfg.temperature, with_entropy=cfg.entropy_coef>0, with_values=cfg.baseline=='value')
+    out = self.forward(*args, with_entropy=cfg.entropy_coef>0, with_values=cfg.baseline=='value')
     if x.gaps is not None: x.gaps.append((out.logps.detach()-cut(x.rollout.logps)).abs()[args[3].bool()])
     loss,stats = policy_loss(out.logps, cut(x.logps), cut(x.advantages), args[3], cfg.clip, denom=n)
     stats['policy_loss'] = loss.detach()
@@ -301,8 +344,10 @@ def loss(self:SpanPPO,
 @patch
 def backward(self:SpanPPO,
     x:SimpleNamespace, # From `experience`
-    parts:list,        # Micro-batches
+    parts:list,        # Micro-batches of this process
     n:torch.Tensor,    # Tokens of the minibatch
+    idle:int=0,        # Passes that count for nothing, as from `Processes.idle`
+    spare=None,        # Rows for these
 )->dict:               # Numbers of the micro-batches, added up
     "The gradient of a minibatch, begun anew at each call"
     self.opt.zero_grad(set_to_none=True)
@@ -311,8 +356,10 @@ def backward(self:SpanPPO,
         loss,stats = self.loss(x, r, n)
         loss.backward()
         for k,v in stats.items(): sums[k] = sums.get(k, 0)+v
+    for _ in range(idle): (self.loss(SimpleNamespace(**vars(x) | dict(gaps=None)), spare, n)[0]*0).backward()
     return sums
 
+# %% ../../nbs/span_ppo/05_trainer.ipynb #eda1b70d
 @patch
 def minibatch(self:SpanPPO,
     x:SimpleNamespace, # From `experience`
@@ -321,12 +368,15 @@ def minibatch(self:SpanPPO,
     "One optimizer step over those of the responses that have something to teach; no step if none has"
     rows = rows[x.taught[rows]]
     if not len(rows): return {}
-    n = x.mask[rows].sum()
-    sums = self.fits.run(self.micro_batches(x.rollout, rows), lambda parts: self.backward(x, parts, n))
+    n,parts,params = x.mask[rows].sum(),self.micro_batches(x.rollout, rows),[p for g in self.opt.param_groups for p in g['params']]
+    part = lambda own: self.backward(x, own, n, self.procs.idle(parts), parts[0])
+    sums = self.procs.total(lambda: self.fits.run(self.procs.deal(parts), part))
+    self.procs.add_gradients(params)
     if self.step<self.config.value_warmup:
         for p in self.policy_params: p.grad = None
-    norm = torch.nn.utils.clip_grad_norm_([p for g in self.opt.param_groups for p in g['params']], self.config.max_grad_norm)
-    if not torch.isfinite(norm): self.save_nonfinite(x, rows, f'the gradient norm is {float(norm)}')
+    norm = torch.nn.utils.clip_grad_norm_(params, self.config.max_grad_norm)
+    norm = getattr(norm, 'full_tensor', lambda: norm)()
+    if not torch.isfinite(norm): self.procs.once(lambda: self.save_nonfinite(x, rows, f'the gradient norm is {float(norm)}'))
     self.opt.step()
     return sums | dict(grad_norm=float(norm)) | self.sampler_gap(x)
 
@@ -337,8 +387,8 @@ def sampler_gap(self:SpanPPO,
 )->dict:               # `sampler_gap` and `sampler_gap_max`, nats a token; empty but after the first step of a batch
     "How far the sampler's log-probabilities are from those of training"
     gaps,x.gaps = x.gaps,None
-    if not gaps: return {}
-    d = torch.cat(gaps)
+    if gaps is None: return {}
+    d = torch.cat([g for gs in self.procs.gather(gaps) for g in gs])
     if d.mean()>.05 and not self.parted:
         self.parted = True
         _log.warning('step %d: the sampler and the trainer disagree by %.3f nats a token, %.2f at most: ratios and KL are wrong by as '
@@ -381,89 +431,3 @@ def save_nonfinite(self:SpanPPO,
     raise NonFiniteError(f'step {self.step}, responses {bad} of the batch: {what}. The optimizer has not stepped. '
                          f'The responses and their tensors are in {path}; look for a critic score, learning rate or KL coefficient '
                          'that is far too large')
-
-# %% ../../nbs/span_ppo/05_trainer.ipynb #c7437472
-def _hash(*what): return hashlib.sha256(dumps(what).encode()).hexdigest()[:16]
-
-def _plain(v):
-    try: return dumps(v)
-    except (TypeError,ValueError): return type(v).__name__
-
-def _judge_id(f):
-    "What is known of a critic or a reward: its fingerprint, else the code of the function"
-    name = getattr(f, 'source', None) or getattr(f, '__qualname__', None) or type(f).__name__
-    own,code = getattr(f, 'fingerprint', None),getattr(f, '__code__', None) or getattr(type(f).__call__, '__code__', None)
-    if isinstance(own, str): return dict(name=str(name), fingerprint=_hash(own))
-    python = '.'.join(platform.python_version_tuple()[:2])
-    return dict(name=str(name)) | ({f'compiled by Python {python}':_hash(code_text(code))} if code else {})
-
-def _data_id(examples):
-    "What a step takes of the examples: prompts, references and what critics read, in their order"
-    rows = [[e.prompt, e.reference, sorted((k, _plain(v)) for k,v in e.meta.items())] for e in examples]
-    return dict(name=f'{len(rows)} examples', sha256=_hash(*rows))
-
-# %% ../../nbs/span_ppo/05_trainer.ipynb #f3d97b20
-@patch
-def identity(self:SpanPPO)->dict: # Thing -> its name and hashes, for `checkpoints.compare_identity`
-    "What a run stands on that is not in its config: base model, tokenizer, adapter, data, critic"
-    if hasattr(self, 'stands_on'): return self.stands_on
-    p,ref = self.policy,self.policy.reference_model
-    tok,on = p.tokenizer,getattr(p.model, 'active_adapter', None)
-    scales = sorted({float(m.scaling[on]) for m in p.model.modules() if isinstance(getattr(m, 'scaling', None), dict) and on in m.scaling})
-    d = dict(base=p.base_id(), tokenizer=dict(name=tok.name_or_path, vocabulary=tokenizer_id(tok)),
-             adapter=dict(name=f'scaled by {scales}, detach_value {p.detach_value}, template {p.template}',
-                          settings=_hash(scales, p.detach_value, p.template)),
-             data=_data_id(self.examples), critic=_judge_id(self.critic))
-    if ref=='adapter': d['reference'] = dict(name='adapter') | weights_id({k:v for k,v in p.named_parameters() if '.reference.' in k})
-    if self.reward not in REWARDS.values(): d['reward'] = _judge_id(self.reward)
-    self.stands_on = d
-    return d
-
-@patch
-def check_identity(self:SpanPPO,
-    was,       # The `identity` that was written down; anything else if there is none
-    where:str, # Who says so, for the message
-):
-    "`CheckpointError` if the run stood on another model or other data; a warning for another critic and for what cannot be compared"
-    differ,unknown = compare_identity(was, self.identity())
-    judges = [differ.pop(k) for k in ('critic','reward') if k in differ]
-    if differ:
-        raise CheckpointError(f'{where}: made by another run: {"; ".join(differ.values())}. Resume with the same, or start a new run')
-    if judges: _log.warning('%s: resumed with another judge than before: %s', where, '; '.join(judges))
-    if unknown: _log.warning('%s: resumed without comparing %s', where, '; '.join(unknown.values()))
-
-# %% ../../nbs/span_ppo/05_trainer.ipynb #18e5c6a9
-@patch
-def state_files(self:SpanPPO)->dict: # Name -> bytes
-    "The whole state of a run"
-    from safetensors.torch import save
-    state = dict(step=self.step, total=self.total, kl=self.kl_ctl.state_dict(), config=asdict(self.config), torch=torch.__version__,
-                 identity=self.identity())
-    return {'policy.safetensors':save({k:v.detach().cpu().contiguous() for k,v in self.policy.state_dict().items()}),
-            'optimizer.safetensors':save(optimizer_tensors(self.opt)), 'rng.safetensors':save(rng_tensors()),
-            'state.json':dumps(state).encode()}
-
-def _other_config(own, was):
-    "What differs, but for what changes no number; a run may be made longer"
-    longer = type(was.get('steps')) is int and was['steps']<own['steps']
-    free = ('save_every','keep','eval_every','gradient_checkpointing', *(['steps'] if longer else []))
-    new = [k for k,v in asdict(SpanPPOConfig()).items() if k not in was and own[k]==v] # made by a version that did not have them
-    return [f'{k} is {was.get(k)!r} there and {v!r} here' for k,v in own.items() if k not in (*free, *new) and was.get(k)!=v],new
-
-@patch
-def load_state(self:SpanPPO,
-    path:Path, # A folder `ckpt-000123`
-):
-    "Put the state of a run back; `CheckpointError` if it is of another config, model or data, or cannot be read"
-    from safetensors.torch import load_file
-    state = read_state(path, step=int, total=int, kl=dict, config=dict)
-    differ,new = _other_config(asdict(self.config), state['config'])
-    if differ: raise CheckpointError(f'{path}: made by a run with another config: {"; ".join(differ)}. Resume with the same options')
-    if new: _log.warning('%s: resumed without comparing what its version did not have: %s', path, ', '.join(new))
-    self.check_identity(state.get('identity'), path)
-    with putting_back(path):
-        self.policy.load_state_dict(load_file(path/'policy.safetensors'))
-        load_optimizer(self.opt, load_file(path/'optimizer.safetensors'))
-        self.kl_ctl.load_state_dict(state['kl'])
-        load_rng(load_file(path/'rng.safetensors'))
-    self.step,self.total = state['step'],max(self.total, state['total'])
