@@ -330,8 +330,8 @@ def test_an_option_typed_on_resuming_that_differs_is_refused_by_name(done, tmp_p
 
 def test_options_typed_again_as_they_were_are_no_fault_and_steps_make_a_run_longer(tiny, done, tmp_path, capsys):
     out = copied(done, tmp_path)
-    assert resume(out, '--steps', 5, '--lr', '3e-4', '--seed', 0, '--batch-size', 4, '--task', 'summarize', '--model', tiny, '--device', 'cpu')==0
-    assert '5 steps' in capsys.readouterr().out
+    assert resume(out, '--steps', 5, '--lr', '3e-4', '--seed', 0, '--batch-size', 4, '--task', 'summarize', '--model', tiny, '--device', 'cpu', '--log', 'tensorboard')==0
+    assert '5 steps' in capsys.readouterr().out and list((out/'tensorboard').glob('events*'))
     rows = read_jsonl(out/'metrics.jsonl')
     assert [r['step'] for r in rows]==[1,2,3,4,5] and all(r['lr']>0 for r in rows)
     c = json.loads((out/'config.json').read_text())

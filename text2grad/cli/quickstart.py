@@ -13,7 +13,7 @@ from pathlib import Path
 from ..files import dumps,write_file
 from .doctor import COUNT,CommandError,INTEGER,NUMBER,TEXT,WHOLE,device_here,kept_options,one_of,positive,printable
 from .doctor import refuse_changes,run_folder,typed_options
-from .train import change_table,run_training,tuned
+from .train import change_table,log_option,run_training,several,tuned
 
 # %% ../../nbs/cli/03_quickstart.ipynb #f078ab8f
 LR = dict(span=3e-4, scalar=9e-4) # Each reward's own learning rate
@@ -75,7 +75,9 @@ def quickstart_command(
     "`text2grad quickstart`: the main job, end to end"
     if args.seeds is not None: return _over_seeds(args)
     from text2grad.data.tasks import load_task
+    from text2grad.span_ppo.loggers import logger_of
     from text2grad.span_ppo.policy import Policy
+    loggers = [logger_of(name) for name in several(args.log)]
     task,reward,seed = args.task or 'summarize',args.reward or 'span',args.seed or 0
     out = run_folder(args.out, f'{task}-{reward}-seed{seed}', args.resume)
     opts,device = _options(args, out),device_here(args.device)
@@ -85,7 +87,7 @@ def quickstart_command(
     _supervised_start(trainer, task, opts, out)
     again = printable(f'text2grad quickstart --resume --out {out}')
     next_ = f'text2grad app --run {out}','text2grad quickstart --seeds 0-4','text2grad train --help'
-    return run_training(trainer, out, args.resume, dict(quickstart=opts), again, next_)
+    return run_training(trainer, out, args.resume, dict(quickstart=opts), again, next_, loggers)
 
 # %% ../../nbs/cli/03_quickstart.ipynb #53f3d1ba
 def _seeds(s):
@@ -170,6 +172,7 @@ def quickstart_parser(
     q.add_argument('--kl-coef', type=float, help='weight of the KL to the reference (default: 0.05)')
     q.add_argument('--seed', type=int, help='of everything random (default: 0)')
     q.add_argument('--seeds', type=_seeds, metavar='0-4', help='a run for each of these seeds, and what holds over all of them')
+    log_option(q)
     q.add_argument('--out', help='folder of the run (default: runs/TASK-REWARD-seedN)')
     q.add_argument('--device', help='cpu, cuda, mps (default: the best there is)')
     q.add_argument('--resume', action='store_true',

@@ -7,8 +7,8 @@ Docs: https://text2grad.github.io/text2grad/cli/train.html.md"""
 # %% auto #0
 __all__ = ['DATASETS', 'OPTIONS', 'FLAGS', 'own_function', 'critic_of', 'prompts_of', 'heldout_of', 'several', 'metrics_of',
            'tuned', 'read_settings', 'settings_of', 'run_training', 'train_command', 'change_table', 'summary_text',
-           'compare_command', 'report_command', 'evaluate_command', 'train_parser', 'compare_parser', 'report_parser',
-           'evaluate_parser']
+           'compare_command', 'report_command', 'evaluate_command', 'log_option', 'train_parser', 'compare_parser',
+           'report_parser', 'evaluate_parser']
 
 # %% ../../nbs/cli/02_train.ipynb #f0850874
 import argparse,importlib,importlib.util,os,re,sys
@@ -401,6 +401,13 @@ _words = dict(steps='rollout-and-update rounds', batch_size='responses a step', 
               gradient_checkpointing='less memory for about a third more work; the result is the same')
 
 # %% ../../nbs/cli/02_train.ipynb #301f193a
+def log_option(
+    p, # The parser of a command that trains
+):
+    "`--log`"
+    p.add_argument('--log', action='append', metavar='trackio|wandb|tensorboard',
+                   help='log there too, perhaps with :PROJECT; wandb sends numbers, settings and some responses to its server')
+
 def train_parser(
     p,    # The parser of `train`
     rates:dict, # Learning rate of each reward
@@ -419,8 +426,7 @@ def train_parser(
     p.add_argument('--samples', type=positive, help='sampled responses to each held-out prompt (default: 1)')
     p.add_argument('--metric', action='append', metavar='NAME',
                    help='module:function or file.py:function that gives a number for a judged Example; more than one are given one by one')
-    p.add_argument('--log', action='append', metavar='trackio|wandb|tensorboard',
-                   help='log there too, perhaps with :PROJECT; wandb sends numbers, settings and some responses to its server')
+    log_option(p)
     for k,kind in FLAGS.items():
         takes = dict(action='store_true', default=None) if kind is bool else dict(type=kind)
         p.add_argument('--'+k.replace('_', '-'), help=_words[k], **takes)
