@@ -158,7 +158,7 @@ SHARED = dict(steps=8, batch_size=64, samples_per_prompt=4, minibatch_size=32, m
 TRAIN,VALID,TEST = dict(n=256, seed=1),dict(n=96, seed=2),dict(n=96, seed=4) # Prompts
 RATES = (3e-4, 1e-3, 3e-3) # For each arm
 PILOTS,SEEDS,FEW = (100, 101),range(10),range(5)
-MAJOR = ('span','scalar','sentence','random','grpo') # Ten seeds; the others have five
+MAJOR = ('span','scalar','sentence','random','grpo') # Run again at equal KL
 NOISY = ('clean', *(f'{k} {p}' for p in (.25, .5, .1) for k in ('flip','shift','move','drop')),
          'unending 1', 'blame 1', 'praise 1', 'swapped', 'opposed')
 EVERY = 2 # Steps between measurements
@@ -244,11 +244,10 @@ def far_rates(rows):
 
 def plan(part, rows):
     "Runs of a part, the more important ones first"
-    arms = (*MAJOR, *(a for a in ARMS if a not in MAJOR))
-    if part=='pilot': return [dict(arm=a, lr=lr, seed=s) for a in arms for lr in RATES for s in PILOTS]
+    if part=='pilot': return [dict(arm=a, lr=lr, seed=s) for a in ARMS for lr in RATES for s in PILOTS]
     lr = far_rates(rows) if part=='matched' else rates(rows)
     if part=='matched': return [dict(arm=a, lr=lr[a], seed=s) for s in SEEDS for a in lr]
-    if part=='arms': return [dict(arm=a, lr=lr[a], seed=s) for s in SEEDS for a in arms if a in lr and (a in MAJOR or s in FEW)]
+    if part=='arms': return [dict(arm=a, lr=lr[a], seed=s) for s in SEEDS for a in ARMS if a in lr]
     return [dict(arm=a, lr=lr[a], seed=s, critic=c) for s in FEW for c in NOISY[1:] for a in ('span','scalar')]
 
 def main(part):
