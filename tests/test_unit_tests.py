@@ -220,14 +220,14 @@ def test_the_code_that_judges_is_part_of_the_fingerprint(monkeypatch):
     was = [c.fingerprint for c in (critic, rule_critic('code'), rule_critic('summarize')+critic)]
     read = store.Path.read_text
     for name,changed in (('worker.py', (True,False,True)), ('grading.py', (True,True,True)), ('text_rules.py', (True,True,True))):
-        store._module.cache_clear()
+        store._module.cache_clear(), store._tree.cache_clear()
         monkeypatch.setattr(store.Path, 'read_text', lambda p,*a,**k: read(p, *a, **k)+('\nx = 1\n' if p.name==name else ''))
         now = [c.fingerprint for c in (critic, rule_critic('code'), rule_critic('summarize')+critic)]
         assert [a!=b for a,b in zip(was, now)]==[*changed], name
-    store._module.cache_clear()
+    store._module.cache_clear(), store._tree.cache_clear()
     monkeypatch.setattr(store.Path, 'read_text', lambda p,*a,**k: read(p, *a, **k)+'\n# a remark\n')
     assert was==[c.fingerprint for c in (critic, rule_critic('code'), rule_critic('summarize')+critic)]
-    store._module.cache_clear()
+    store._module.cache_clear(), store._tree.cache_clear()
 
 def test_of_a_draft_and_a_final_program_the_final_one_is_run():
     draft,final = ('```python\nn = int(input())\nprint(n '+op+' n)\n```\n' for op in '+*')

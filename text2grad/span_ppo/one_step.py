@@ -106,7 +106,7 @@ class _Lens:
     "What `SpanPPO` sees of the policy"
     def __init__(self, policy, adapter): self.policy,self.adapter = policy,adapter
     def trainable(self): return {f'{n}.{k}':p for n,ab in self.adapter.items() for k,p in zip('AB', ab)}
-    def forward(self, *args, **kw):
+    def __call__(self, *args, **kw):
         out = self.policy.forward(*args, **kw | dict(with_values=False))
         out.values = torch.zeros_like(out.logps)
         return out
