@@ -148,6 +148,19 @@ def test_the_details_of_ppo_name_tests_that_exist():
     rows = [int(n) for n in re.findall(r'^\| (\d+) \|', text, re.M)]
     assert not lost and sorted(rows)==[n for n in range(1, 45) if n!=24]
 
+def definitions(tree):
+    "Names of functions and classes, those in a class and those patched into it under its name"
+    for n in tree.body:
+        if isinstance(n, ast.ClassDef): yield from (n.name, *(f'{n.name}.{m.name}' for m in n.body if isinstance(m, ast.FunctionDef)))
+        if isinstance(n, ast.FunctionDef):
+            patched = any('patch' in ast.unparse(d) for d in n.decorator_list)
+            yield f'{ast.unparse(n.args.args[0].annotation)}.{n.name}' if patched else n.name
+
+def test_nothing_is_defined_twice_in_a_module():
+    "As a merge of two notebooks can make it"
+    twice = lambda names: [n for n in set(names) if names.count(n)>1]
+    assert not [(m, t) for m in modules if (t := twice([*definitions(ast.parse(path_of(m).read_text()))]))]
+
 def test_no_saved_output_names_a_path_of_an_environment():
     "As warnings of packages do"
     assert not [f.name for f in notebooks for c in read_nb(f).cells if 'Warning: ' in (o := str(c.get('outputs', ''))) and 'site-packages' in o]

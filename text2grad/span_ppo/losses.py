@@ -14,7 +14,6 @@ __all__ = ['BASELINES', 'ONE_NUMBER', 'GROUPED', 'SUMMED', 'masked_sum', 'masked
 import math
 import torch
 import torch.nn.functional as F
-import torch.nn.functional as F
 from dataclasses import dataclass
 from types import SimpleNamespace
 from ..core import Span

@@ -84,13 +84,6 @@ class SpanPPO(Resumable):
         self.warned = self.parted = self.finished = False
         self.history,self.alarms = [],[]
 
-    @property
-    def reward_name(self)->str: return self.config.reward if self.reward in REWARDS.values() else name_of_critic(self.reward)
-    def seed(self, *what)->int: return derived_seed(self.config.seed, self.step, *what)
-    def call(self, event):
-        for c in self.callbacks:
-            if self.procs.first or getattr(c, 'everywhere', False): getattr(c, event, lambda _: None)(self)
-
 # %% ../../nbs/span_ppo/05_trainer.ipynb #de3f1a9e
 @patch(as_prop=True)
 def own_reward(self:SpanPPO)->bool: return self.reward not in REWARDS.values()
