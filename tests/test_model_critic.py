@@ -206,7 +206,7 @@ def test_importing_the_critic_loads_no_torch():
 
 def test_marks_of_thoughts_outlive_decoding():
     "Tokens that mark a thought are special in some tokenizers; without them a draft would pass for the answer"
-    from text2grad.critics.llm import without_thoughts
+    from text2grad.critics.thoughts import without_thoughts
     from text2grad.critics.local import _decoded
     tok = tiny_lm()[1]
     assert _decoded(tok, tok('Rain. <|im_end|>')['input_ids'])==tok.decode(tok('Rain. <|im_end|>')['input_ids'], skip_special_tokens=True)

@@ -7,7 +7,8 @@ from text2grad.alignment.critiques import parse_critique,read_critique
 from text2grad.alignment.wire import wire_schema
 from text2grad.alignment.tokens import token_rewards
 from text2grad.core import Critique,Example,Judgement
-from text2grad.critics.llm import PROMPTS,LLMCritic,Reply,injection_flags,load_prompt,tests_in_words as in_words,without_thoughts
+from text2grad.critics.llm import PROMPTS,LLMCritic,Reply,injection_flags,load_prompt,tests_in_words as in_words
+from text2grad.critics.thoughts import without_thoughts
 from text2grad.data.tasks import load_task
 from text2grad.text import pieces
 

@@ -64,6 +64,7 @@ def _prune(root, step, keep):
     own = [p for i,p in numbered(root) if i<step and p.name==f'ckpt-{i:06d}' and _ours(p)]
     for old in own[:max(0, len(own)-keep+1)]: shutil.rmtree(old)
 
+# %% ../nbs/05_checkpoints.ipynb #7924f93e
 def write_checkpoint(
     root:Path,      # Folder of all checkpoints of a run
     step:int,       # Steps that are done

@@ -277,6 +277,11 @@ def _annotate_parser(n):
                    help='run the tests of each program in the sandbox, and show a model what happened')
     n.add_argument('--constrained', action='store_const', const=True,
                    help='let a model here write only critiques with quotes that are there (needs the extra "constrained")')
+    _rows_and_output(n)
+    n.set_defaults(run=annotate_command)
+
+# %% ../../nbs/cli/04_command.ipynb #db6a4398
+def _rows_and_output(n):
     n.add_argument('--limit', type=positive, metavar='N', help='only the first N rows')
     n.add_argument('--shard', type=_shard, metavar='K/N',
                    help='judge only part K of N, into FILE with .K-of-N in its name; text2grad merge puts the parts together')
@@ -285,7 +290,6 @@ def _annotate_parser(n):
     n.add_argument('--retry-failed', action='store_true', help='ask again for the rows that failed, and for nothing else')
     n.add_argument('--no-cache', action='store_true', help='neither look answers up nor keep them for other runs')
     n.add_argument('--json', action='store_true', help='print one JSON object')
-    n.set_defaults(run=annotate_command)
 
 # %% ../../nbs/cli/04_command.ipynb #6cf3b1d0
 class _Parser(argparse.ArgumentParser):

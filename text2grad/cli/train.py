@@ -93,6 +93,7 @@ def prompts_of(
         raise CommandError(f'{name}: {what} ({type(e).__name__}: {str(e)[:200]})') from None
     return examples_from(rows, field)
 
+# %% ../../nbs/cli/02_train.ipynb #59f6ed3b
 def heldout_of(
     said:str,   # A file, a name on the Hub, or a share such as '0.1'; '0' for none
     prompts:list,# Those that were given to train on
@@ -408,6 +409,7 @@ def log_option(
     p.add_argument('--log', action='append', metavar='trackio|wandb|tensorboard',
                    help='log there too, perhaps with :PROJECT; wandb sends numbers, settings and some responses to its server')
 
+# %% ../../nbs/cli/02_train.ipynb #7441ef0e
 def train_parser(
     p,    # The parser of `train`
     rates:dict, # Learning rate of each reward

@@ -24,7 +24,8 @@ from fastcore.basics import patch
 from ..core import Example,Judgement,import_extra
 from ..files import SetupError
 from ..alignment.critiques import read_critique
-from .llm import Ask,LLMCritic,Reply,clipped,with_test_reports,without_thoughts
+from .llm import Ask,LLMCritic,Reply,clipped,with_test_reports
+from .thoughts import without_thoughts
 
 # %% ../../nbs/critics/05_api.ipynb #9485cc1c
 class ApiError(SetupError):

@@ -16,7 +16,8 @@ from fastcore.basics import patch
 # %% ../../nbs/critics/06_local.ipynb #c026d8ac
 from ..core import import_extra
 from ..alignment.grammar import CritiqueMask,critique_grammar,grammar_tokenizer
-from .llm import THOUGHT_MARK,Ask,LLMCritic,Reply,as_data
+from .llm import Ask,LLMCritic,Reply,as_data
+from .thoughts import THOUGHT_MARK
 
 # %% ../../nbs/critics/06_local.ipynb #125829e9
 _data_re = re.compile(r'(----- data (\w+) -----\n)(.*?)(\n----- end of data \2 -----)', re.S)

@@ -57,7 +57,7 @@ def read_verdict(
     mark:str,       # Of the question
 )->str|None:        # 'first', 'second' or 'tie'; `None` if it says none of them
     "The verdict of a reply"
-    from text2grad.critics.llm import without_thoughts
+    from text2grad.critics.thoughts import without_thoughts
     line = re.compile(rf'\W*verdict\W+{re.escape(mark)}\W+(first|second|tie)\W*', re.I)
     said = [m for l in without_thoughts(reply or '')[0].splitlines() if (m := line.fullmatch(l))]
     return said[-1][1].lower() if said else None

@@ -325,6 +325,7 @@ class Trained:
         f = lambda v: 'unknown' if v is None else f'{v:.3f}'
         return f'{self.steps} steps, kept those of step {self.best_step}: '+', '.join(f'{k} {f(v)}' for k,v in self.dev.items())
 
+# %% ../../nbs/reward_model/07_training.ipynb #96287b05
 def _settings(model, train, dev, cfg):
     "What decides the result of a run, as JSON"
     h = hashlib.sha256(''.join(dumps(to_record(e))+'\n' for e in [*train, *dev]).encode()).hexdigest()

@@ -160,19 +160,23 @@ class SpanPPOConfig(Objective):
     eval_every:int=0           # Steps between measurements on the held-out prompts; 0: before and after only
     gradient_checkpointing:bool=False # Less memory in the update for about a third more work; the result is the same
     quantize:str|None=None     # '4bit': pack the weights under the adapter (QLoRA); on CUDA, for a model that is loaded by its name
-    def __post_init__(self):
-        _choices(self, reward=tuple(REWARDS), kl_kind=('k1','k2','k3'), kl_in=('reward','loss'), baseline=BASELINES)
-        _at_least(self, 1, 'steps', 'batch_size', 'samples_per_prompt', 'epochs', 'minibatch_size', 'micro_batch_size',
-                  'max_new_tokens', 'save_every', 'keep', 'weight_cap')
-        _at_least(self, 0, 'lr', 'value_lr', 'kl_coef', 'entropy_coef', 'value_coef', 'empty_penalty', 'missing_eos_penalty',
-                  'value_warmup', 'log_samples', 'eval_every', 'sampler_limit')
-        for k in ('batch_size','minibatch_size'):
-            if getattr(self, k)%self.samples_per_prompt:
-                raise ValueError(f'{k}={getattr(self, k)}: must be a multiple of samples_per_prompt={self.samples_per_prompt}')
-        _fitting(self)
-        if self.quantize not in (None,'4bit'): raise ValueError(f"quantize={self.quantize!r}: must be '4bit' or None")
-        if not self.temperature>0:
-            raise ValueError(f'temperature={self.temperature}: must be above 0, a greedy rollout cannot be trained on')
+    def __post_init__(self): _check(self)
+
+# %% ../../nbs/span_ppo/04_config.ipynb #05350ec9
+def _check(cfg):
+    "Refuse settings that cannot be, each by its name"
+    _choices(cfg, reward=tuple(REWARDS), kl_kind=('k1','k2','k3'), kl_in=('reward','loss'), baseline=BASELINES)
+    _at_least(cfg, 1, 'steps', 'batch_size', 'samples_per_prompt', 'epochs', 'minibatch_size', 'micro_batch_size',
+              'max_new_tokens', 'save_every', 'keep', 'weight_cap')
+    _at_least(cfg, 0, 'lr', 'value_lr', 'kl_coef', 'entropy_coef', 'value_coef', 'empty_penalty', 'missing_eos_penalty',
+              'value_warmup', 'log_samples', 'eval_every', 'sampler_limit')
+    for k in ('batch_size','minibatch_size'):
+        if getattr(cfg, k)%cfg.samples_per_prompt:
+            raise ValueError(f'{k}={getattr(cfg, k)}: must be a multiple of samples_per_prompt={cfg.samples_per_prompt}')
+    _fitting(cfg)
+    if cfg.quantize not in (None,'4bit'): raise ValueError(f"quantize={cfg.quantize!r}: must be '4bit' or None")
+    if not cfg.temperature>0:
+        raise ValueError(f'temperature={cfg.temperature}: must be above 0, a greedy rollout cannot be trained on')
 
 # %% ../../nbs/span_ppo/04_config.ipynb #06564ed4
 @patch

@@ -22,6 +22,7 @@ def out_of_memory(
     if isinstance(e, torch.OutOfMemoryError) or should_reduce_batch_size(e): return True
     return isinstance(e, RuntimeError) and 'not enough memory' in str(e)
 
+# %% ../../nbs/span_ppo/04_memory.ipynb #18c45b7f
 class MicroBatches:
     "Work on rows in parts that fit into memory"
     def __init__(self,

@@ -25,6 +25,7 @@ from .rollout import Rollout,check_on_policy,make_rollout
 # %% ../../nbs/span_ppo/05_server.ipynb #5e7f0008
 class ServerError(UserError): "A rollout server did not give what can be trained on; the message says what, and what to do"
 
+_log = logging.getLogger('text2grad')
 _MODE = 'start vLLM with --logprobs-mode processed_logprobs'
 
 def _ids_of(choice, vocab):
@@ -43,6 +44,7 @@ def _logps_of(choice, n):
         raise ServerError(f'log-probabilities {str(lps):.60}: must be {n} finite numbers that are not above 0; {_MODE}')
     return lps
 
+# %% ../../nbs/span_ppo/05_server.ipynb #9afacc4d
 def _choice(
     choice:dict,  # One of a completion
     prompt:list,  # Ids that were sent
@@ -116,7 +118,7 @@ def asked(self:RolloutServer,
 
 # %% ../../nbs/span_ppo/05_server.ipynb #5e7f000d
 def _adapter(policy):
-    "`(name, tensors)` of what is trained, but for the value head; the name says what the tensors are"
+    "A name for what is trained, but for the value head, made of its content"
     if not hasattr(policy.model, 'peft_config'):
         raise UserError('a rollout server takes LoRA adapters, and every weight of this policy is trained: make it with a LoRA, '
                         'or sample without the server')
@@ -144,6 +146,7 @@ def push(self:RolloutServer,
     if before not in (None, name): self.drop(before)
     return name
 
+# %% ../../nbs/span_ppo/05_server.ipynb #82e6ffed
 @patch
 def drop(self:RolloutServer,
     name:str, # Of an adapter
@@ -152,8 +155,6 @@ def drop(self:RolloutServer,
     try: self.asked(lambda c: c.post('/unload_lora_adapter', body=dict(lora_name=name), cast_to=str))
     except ServerError as e: _log.warning('%s was not unloaded: %s', name, e)
     shutil.rmtree(self.folder/name, ignore_errors=True)
-
-_log = logging.getLogger('text2grad')
 
 # %% ../../nbs/span_ppo/05_server.ipynb #5e7f0010
 @patch
