@@ -48,15 +48,20 @@ def _critic(task):
     from text2grad.critics.unit_tests import UnitTestCritic
     return UnitTestCritic() if task=='code' else rule_critic(task)
 
-def _trainer(policy, critic, task, opts):
-    "A `SpanPPO` with the settings of the quickstart"
-    from text2grad.span_ppo.heldout import HeldOut
-    from text2grad.span_ppo.trainer import SpanPPO
+def _config(task, opts):
+    "Settings of the quickstart, checked before anything is loaded"
+    from text2grad.span_ppo.config import config_of
     own,n = _task_settings(opts['task']),opts['batch_size']
     given = {o:opts[o] for o in ('steps','reward','seed','lr','kl_coef','baseline','batch_size')}
     given |= dict(max_new_tokens=task.max_new_tokens, temperature=own['temperature'], samples_per_prompt=min(own['siblings'], n))
+    return config_of(tuned(given, LR))
+
+def _trainer(policy, critic, task, config, opts):
+    "A `SpanPPO` that is measured on the task's held-out prompts"
+    from text2grad.span_ppo.heldout import HeldOut
+    from text2grad.span_ppo.trainer import SpanPPO
     kept = HeldOut(task.heldout[:opts['heldout']], task, samples=opts['samples'], greedy=True, bars=True)
-    return SpanPPO(policy, critic, task, tuned(given, LR), heldout=kept)
+    return SpanPPO(policy, critic, task, config, heldout=kept)
 
 def _supervised_start(trainer, task, opts, out):
     "Let the policy imitate references, unless the run goes on from a checkpoint, which has that behind it"
@@ -81,9 +86,10 @@ def quickstart_command(
     task,reward,seed = args.task or 'summarize',args.reward or 'span',args.seed or 0
     out = run_folder(args.out, f'{task}-{reward}-seed{seed}', args.resume)
     opts,device = _options(args, out),device_here(args.device)
-    policy = Policy.of(opts['model'], device=device, seed=opts['seed'], value_head=opts['baseline']=='value')
     task = load_task(opts['task'])
-    trainer = _trainer(policy, _critic(opts['task']), task, opts)
+    config = _config(task, opts)
+    policy = Policy.of(opts['model'], device=device, **config.for_policy())
+    trainer = _trainer(policy, _critic(opts['task']), task, config, opts)
     _supervised_start(trainer, task, opts, out)
     again = printable(f'text2grad quickstart --resume --out {out}')
     next_ = f'text2grad app --run {out}','text2grad quickstart --seeds 0-4','text2grad train --help'
