@@ -89,7 +89,7 @@ class SpanRewardModel(RewardModel):
         self.widths = [widths[1+l] for l in self.at]
         self.reader = TokenHead([widths[0], *self.widths], config)
         self.piece_ids = piece_ids(tokenizer)
-        self.kept,self.states_dir,self.shares = {},None,True # equal prompts are read once, until a cache turns out to be of another kind
+        self.kept,self.states_dir,self.shares = {},None,True # equal prompts are read once where the cache allows
         self.most = min(config.max_length, getattr(cfg, 'max_position_embeddings', None) or 1<<30, tokenizer.model_max_length)
         if self.writes: check_logits(self.model)
     @property
@@ -249,7 +249,7 @@ def _columns(region): return int((((region>0)&(region<3)).sum(1)).max()) # of pr
 
 @patch
 def _states(self:SpanRewardModel, ids, region, n):
-    "The states at the chosen depths side by side up to column `n` (B, n, W), and the last ones (B, L, d), or `None` where prompts were shared"
+    "The states at the chosen depths side by side up to column `n` (B, n, W), and the last ones (B, L, d), `None` where prompts are shared"
     if not torch.is_grad_enabled() and (x := self._shared_states(ids, region)) is not None: return x[:,:n],None
     out = self.lm.base_model(input_ids=ids, attention_mask=(region>0).long(), use_cache=False, output_hidden_states=True)
     return torch.cat([out.hidden_states[l][:,:n] for l in self.at], 2),out.last_hidden_state
