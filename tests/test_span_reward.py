@@ -524,6 +524,21 @@ def test_saved_and_loaded(tmp_path, lora):
     assert all(str(tmp_path) not in t for t in text_of(tmp_path/'second').values())
     assert loads((tmp_path/'second'/'reward_model.json').read_bytes())==loads((folder/'reward_model.json').read_bytes())
 
+@pytest.mark.parametrize('lora', [LORA, 'frozen'])
+def test_it_is_put_on_the_backbone_that_it_was_trained_on_or_not_at_all(tmp_path, lora, caplog):
+    folder = make(lora).save_pretrained(tmp_path/'rm')
+    load = lambda model: RewardModel.from_pretrained(folder, model=model)
+    def turned():
+        m = tiny_lm()[0]
+        m.config.rope_parameters = dict(rope_type='default', rope_theta=7.)
+        return m
+    for other,what in ((tiny_lm(5)[0], 'base is'), (turned(), 'rope_theta 10000.0 and 7.0')):
+        with pytest.raises(ModelError, match=f'another base model of the same shape: .*{what}'): load(other)
+    assert load(tiny_lm()[0].bfloat16()) and not caplog.text
+    d = loads((folder/'reward_model.json').read_bytes())
+    (folder/'reward_model.json').write_text(json.dumps({k:v for k,v in d.items() if not k.startswith('base_')}))
+    assert load(tiny_lm(5)[0]) and 'loaded without comparing its base model' in caplog.text
+
 def test_the_backbone_is_found_by_its_name(tmp_path):
     lm,tok = tiny_lm(seed=3)
     lm.save_pretrained(tmp_path/'base'); tok.save_pretrained(tmp_path/'base')

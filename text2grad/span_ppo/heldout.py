@@ -84,20 +84,25 @@ def save_rows(
     "Write a measurement"
     write_jsonl(path, [dict(r, example=to_record(r['example'])) for r in rows])
 
+def _other(row, due):
+    "What of a row belongs to another example than the one that is due"
+    was,due = from_record(row),from_record(to_record(due))
+    return [k for k in ('prompt','reference') if getattr(was, k)!=getattr(due, k)]
+
 def load_rows(
     path:Path,     # As `save_rows` wrote it
     names,         # Numbers that each row must have
     examples:list, # The prompts that were answered, in their order
 )->list:           # As `evaluate` gave them; `UserError` if the file is not as it was written
     "Read a measurement"
-    found,wrong = read_jsonl(path),[]
+    found = read_jsonl(path)
+    wrong = [] if len(found)==len(examples) else [f'{len(found)} rows, and {len(examples)} responses are due']
     for i,r in enumerate(found, 1):
         e = r.get('example')
         ps = [f'example.{p}' for p in problems(e)] if isinstance(e, dict) else ['example: must be an object']
         ps += [f'{k}: must be a number or null' for k in names if not (r.get(k) in (None,True,False) or is_number(r[k]))]
-        if not ps and (i>len(examples) or e['prompt']!=examples[i-1].prompt): ps = ['example.prompt: is not that of this run']
+        if not ps and i<=len(examples): ps = [f'example.{k}: is not that of this run' for k in _other(e, examples[i-1])]
         wrong += [f'row {i}: {p}' for p in ps]
-    if len(found)<len(examples): wrong.append(f'{len(found)} rows, and {len(examples)} responses are due')
     if wrong: raise UserError(f'{RecordError(path, wrong)}\nDelete the file: the held-out prompts are then measured again, '
                               'with the policy as it was')
     return [dict(r, example=from_record(r['example'])) for r in found]
