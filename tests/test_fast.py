@@ -76,7 +76,7 @@ def test_what_was_run_is_not_run_again_and_pilots_choose_the_rate(fast, tmp_path
     monkeypatch.setattr(fast, 'KEPT', tmp_path/'fast.jsonl')
     fast.main('pilot')
     n = len(ran)
-    assert n==len(fast.ARMS)*len(fast.RATES)*len(fast.PILOTS)
+    assert n==len(fast.ARMS | fast.HORIZONS)*len(fast.RATES)*len(fast.PILOTS)
     fast.main('pilot')
     assert len(ran)==n
     chosen = fast.rates(fast.read_jsonl(fast.KEPT))
@@ -85,5 +85,8 @@ def test_what_was_run_is_not_run_again_and_pilots_choose_the_rate(fast, tmp_path
     new = ran[n:]
     assert {r['seed'] for r in new if r['arm']=='grpo'}==set(fast.SEEDS) and {r['lr'] for r in new if r['arm']=='grpo'}=={min(fast.RATES)}
     assert not set(fast.SEEDS) & set(fast.PILOTS)
+    n = len(ran)
+    fast.main('horizon')
+    assert {(r['arm'],r['seed']) for r in ran[n:]}=={(a,s) for a in fast.HORIZONS for s in fast.FEW}
     far = fast.far_rates(fast.read_jsonl(fast.KEPT)) # the scalar's pilots went to 1; those of spans to .6 and to 2
     assert far['sentence']==1e-3 and far['span']==pytest.approx(3e-4*(10/3)**(.4/1.4), rel=.02) and 'scalar' not in far

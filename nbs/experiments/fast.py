@@ -5,6 +5,7 @@ seconds, so that ten seeds an arm cost minutes.
     python nbs/experiments/fast.py arms           # ten arms, ten seeds, on test prompts
     python nbs/experiments/fast.py matched        # four arms again, at rates with which they end as far from the reference as the scalar
     python nbs/experiments/fast.py noise          # critics that err, and that disagree
+    python nbs/experiments/fast.py horizon        # spans again: how far is a word answerable for what follows it?
 
 Each run adds a line to fast.jsonl beside this file; what has a line already is not run again. This is a script and no module of the
 library: nobody who installs text2grad needs it. The model is trained once (a minute or two of a core) and kept in the system's folder for
@@ -23,6 +24,7 @@ from text2grad.span_ppo.baselines import ARMS,arm_trainer,revision_prompt
 from text2grad.span_ppo.edits import edit_table
 from text2grad.span_ppo.policy import Policy
 from text2grad.span_ppo.rollout import judge,sample
+from text2grad.span_ppo.trainer import SpanPPO
 
 # What there is to say
 FACTS = dict(name='Ada Ben Cora Dev Elif Finn Gita Hugo Ines Jon Kira Leo',
@@ -161,6 +163,9 @@ PILOTS,SEEDS,FEW = (100, 101),range(10),range(5)
 MAJOR = ('span','scalar','sentence','random','grpo') # Run again at equal KL
 NOISY = ('clean', *(f'{k} {p}' for p in (.25, .5, .1) for k in ('flip','shift','move','drop')),
          'unending 1', 'blame 1', 'praise 1', 'swapped', 'opposed')
+HORIZONS = ({f'siblings, gamma {g:g}':dict(baseline='group', gamma=g) for g in (.9, .5, 0.)} |
+            {f'values, lambda {l:g}':dict(baseline='value', gamma=1., lam=l) for l in (.95, .5, 0.)} |
+            dict(local=dict(baseline='local'))) # Arms with span rewards that differ from `span` in their credit alone
 EVERY = 2 # Steps between measurements
 KEPT = Path(__file__).with_name('fast.jsonl')
 
@@ -216,10 +221,12 @@ def run(base, part, arm, lr, seed, critic='clean', **changed):
     lm = blank(tok)
     lm.load_state_dict(model.state_dict())
     cfg = SHARED | dict(lr=lr, seed=seed) | changed
-    policy = Policy.create(lm, tok, lora=None, value_head=ARMS[arm].get('baseline')=='value', seed=seed)
+    fields = (ARMS | HORIZONS)[arm]
+    policy = Policy.create(lm, tok, lora=None, value_head=fields.get('baseline')=='value', seed=seed)
     on = VALID if part=='pilot' else TEST
     curve = Curve(examples(**on), Critic(('again','filler')) if critic=='swapped' else None, BEGUN.get(on['seed']))
-    arm_trainer(arm, policy, critic_of(critic, seed), examples(**TRAIN), cfg, callbacks=[curve]).fit()
+    given = policy,critic_of(critic, seed),examples(**TRAIN)
+    (arm_trainer(arm, *given, cfg, callbacks=[curve]) if arm in ARMS else SpanPPO(*given, cfg | fields, callbacks=[curve])).fit()
     BEGUN[on['seed']] = curve.answers[0],{k:v for k,v in curve.points[0].items() if k not in ('rollouts','tokens')}
     out = dict(part=part, arm=arm, lr=lr, seed=seed, critic=critic, curve=curve.points)
     if part=='arms': out |= dict(marks=[counts(curve.answers[0]), counts(curve.answers[-1])])
@@ -230,7 +237,7 @@ def rates(rows):
     "The rate of each arm at which pilot runs ended highest in what every arm optimises, the total less the price of the KL"
     worth = lambda r: r['curve'][-1]['total']-SHARED['kl_coef']*r['curve'][-1]['kl']
     out = {}
-    for arm in ARMS:
+    for arm in (*ARMS, *HORIZONS):
         of = {lr:[worth(r) for r in rows if (r['part'],r['arm'],r['lr'])==('pilot',arm,lr)] for lr in RATES}
         if all(len(v)==len(PILOTS) for v in of.values()): out[arm] = max(of, key=lambda lr: sum(of[lr]))
     return out
@@ -244,10 +251,11 @@ def far_rates(rows):
 
 def plan(part, rows):
     "Runs of a part, the more important ones first"
-    if part=='pilot': return [dict(arm=a, lr=lr, seed=s) for a in ARMS for lr in RATES for s in PILOTS]
+    if part=='pilot': return [dict(arm=a, lr=lr, seed=s) for a in (*ARMS, *HORIZONS) for lr in RATES for s in PILOTS]
     lr = far_rates(rows) if part=='matched' else rates(rows)
     if part=='matched': return [dict(arm=a, lr=lr[a], seed=s) for s in SEEDS for a in lr]
     if part=='arms': return [dict(arm=a, lr=lr[a], seed=s) for s in SEEDS for a in ARMS if a in lr]
+    if part=='horizon': return [dict(arm=a, lr=lr[a], seed=s) for s in FEW for a in HORIZONS if a in lr]
     return [dict(arm=a, lr=lr[a], seed=s, critic=c) for s in FEW for c in NOISY[1:] for a in ('span','scalar')]
 
 def main(part):
@@ -262,4 +270,4 @@ def main(part):
 
 if __name__=='__main__':
     torch.set_num_threads(1)
-    for part in sys.argv[1:] or ('pilot','arms','matched','noise'): main(part)
+    for part in sys.argv[1:] or ('pilot','arms','matched','noise','horizon'): main(part)
