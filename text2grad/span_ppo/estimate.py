@@ -324,6 +324,7 @@ def _rows(cfg, shape, lengths, heldout):
             fits = '' if m.peak<d.memory else ' (too much)'
             yield f'{n} x {name:<8}{m.peak/1e9:>8.1f} GB{fits:<12}{s.tokens_per_second:>10,.0f}{s.hours:>10,.1f}'
 
+# %% ../../nbs/span_ppo/06_estimate.ipynb #429a2700
 def dry_run(
     opts:dict,            # Options of `text2grad train`
     cfg:SpanPPOConfig,    # Fields of the config
