@@ -2,12 +2,13 @@
 
 One row a case: what is typed, the exit code, and what the message has to say. Library calls are in the second table."""
 import csv,gzip,io,json,os,re,stat,subprocess,sys,threading
+from dataclasses import replace
 from pathlib import Path
 import pytest
 from hypothesis import given,settings,strategies as st
 from text2grad import files
 from text2grad.cli.command import main
-from text2grad.span_ppo.heldout import load_rows
+from text2grad.span_ppo.heldout import load_rows,save_rows
 from text2grad.cli.train_rm import read_all
 from text2grad.core import *
 from text2grad.files import *
@@ -420,6 +421,14 @@ def test_a_measurement_that_is_of_another_kind(tmp_path, text, says):
     (tmp_path/'heldout-before.jsonl').write_text(text)
     with pytest.raises(UserError, match='heldout-before.jsonl') as e: load_rows(tmp_path/'heldout-before.jsonl', ('reward',), load_task('summarize').heldout[:2])
     assert says in str(e.value)
+
+P,B = Example('p', '', reference='r'),Example('b', '', reference='r')
+@pytest.mark.parametrize('written,due,says', [([P,P,B,B], [P,B], '4 rows, and 2 responses are due'), ([P,B], [P,P,B,B], '2 rows, and 4 responses'), ([P,P], [P], '2 rows, and 1 responses'), ([P,B], [B,P], 'row 1: example.prompt: is not that of this run'),
+    ([P,P,B,B], [P,B,P,B], 'row 2: example.prompt'), ([P,B], [replace(P, reference='other'),B], 'row 1: example.reference'), ([P], [replace(P, reference=None)], 'row 1: example.reference'), ([P,B], [P,B], None), ([P], [replace(P, reference=['r'])], None)])
+def test_a_measurement_of_other_responses_than_are_due(tmp_path, written, due, says):
+    save_rows(tmp_path/'m.jsonl', [dict(example=e, reward=1.) for e in written])
+    if says is None: assert load_rows(tmp_path/'m.jsonl', ('reward',), due); return
+    with pytest.raises(UserError, match=says): load_rows(tmp_path/'m.jsonl', ('reward',), due)
 
 def test_names_with_escape_sequences_and_a_link_to_itself(here, capsys):
     name = 'no\x1b[31m\x07.jsonl'

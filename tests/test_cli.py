@@ -1,5 +1,5 @@
 "The command: the main job on the tiny model as a process, stopped and resumed; annotate, align and doctor"
-import json,os,re,shutil,signal,subprocess,sys,threading,time
+import dataclasses,json,os,re,shutil,signal,subprocess,sys,threading,time
 from http.server import BaseHTTPRequestHandler,ThreadingHTTPServer
 from pathlib import Path
 import pytest
@@ -7,6 +7,7 @@ from text2grad.cli.command import main
 from text2grad.cli.quickstart import seeds_text
 from text2grad.cli.train import summary_text
 from text2grad.core import read_jsonl,write_jsonl
+from text2grad.files import UserError
 
 root = Path(__file__).resolve().parent.parent
 run_files = {'config.json','metrics.jsonl','samples.jsonl','summary.json','report.html','checkpoints','heldout-before.jsonl','heldout-after.jsonl','greedy-before.jsonl','greedy-after.jsonl','policy','.lock'}
@@ -417,6 +418,21 @@ def test_the_folder_is_held_until_the_summary_is_written(tiny, tmp_path, monkeyp
     assert quickstart(tiny, tmp_path/'r')==0 and set(seen)=={'begin','write_config','save','measure','finish'}
     lock_folder(tmp_path/'r').close()
 
+KEPT = dict(prompts='p.jsonl', prompt_field='prompt', critic='tests', model=None, heldout='0.1', samples=1, metric=['m:f'], log=None, sampler=None)
+@pytest.mark.parametrize('typed,file,says', [([], 'lr: 0.5\n', 'lr is 0.0003 there and 0.5 here'), ([], 'samples: 2\n', 'samples is 1'), ([], 'critic: rules:summarize\n', 'critic is'), ([], 'metric: m:g\n', 'metric is'), ([], 'heldout: 0.2\n', 'heldout is'),
+    ([], 'kl_target: 6.0\n', 'kl_target is None'), ([], 'stepz: 2\n', "did you mean 'steps'"), (['--set','epochs=3'], '', 'epochs is 1'), (['--set','epochs=3'], 'epochs: 1\n', 'epochs is 1'), (['--gradient-checkpointing'], '', 'gradient_checkpointing'), (['--quantize','4bit'], '', 'quantize is None'),
+    (['--heldout','0.10'], 'heldout: 0.1\nmetric: m:f\nlr: null\nsteps: 30\neval_every: 2\nlog: tensorboard\n', None), (['--metric','m:f','--prompts','p.jsonl'], '', None), (['--lr','3e-4'], 'lr: 0.5\n', None)])
+def test_what_is_said_on_resuming_is_compared_wherever_it_stands(tmp_path, typed, file, says):
+    from text2grad.cli.command import _parser
+    from text2grad.cli.train import settings_of,tuned
+    from text2grad.span_ppo.config import config_of
+    rates = dict(span=3e-4, scalar=9e-4)
+    kept = KEPT | dataclasses.asdict(config_of(tuned({}, rates)))
+    (tmp_path/'c.yaml').write_text(file or '{}\n')
+    args = _parser().parse_args(['train','--resume','--out','r','--config',str(tmp_path/'c.yaml'),*typed])
+    if says is None: assert settings_of(args, rates, kept); return
+    with pytest.raises(UserError, match=says): settings_of(args, rates, kept)
+
 # ---- over seeds
 
 def seeds(tiny, out, *more): return main(['quickstart','--model',str(tiny),'--steps','2','--batch-size','4','--heldout','3','--seeds','0-2','--out',str(out), *more])
@@ -449,6 +465,8 @@ def test_seeds_go_on_where_they_were(tiny, three, tmp_path, capsys):
     assert seeds(tiny, out)==0
     assert (out/'seeds.json').read_bytes()==want
     assert seeds(tiny, out, '--lr', '1')==1 and '--lr 1.0: the run was started with' in capsys.readouterr().err
+    assert main(['quickstart','--seeds','0-3','--out',str(out)])==1 and 'steps is 2 in ' in capsys.readouterr().err and not (out/'seed3').exists()
+    assert seeds(tiny, out, '--steps', '3')==0 and [json.loads((out/f'seed{s}/summary.json').read_text())['steps'] for s in range(3)]==[3]*3
 
 @pytest.mark.parametrize('argv,code,says', [(['--seeds','0'], 2, 'two seeds or more'), (['--seeds','0-x'], 2, 'two seeds or more'), (['--seeds','1,1'], 2, 'two seeds or more'), (['--seeds','0-1','--seed','3'], 1, 'give one of them')])
 def test_seeds_that_cannot_be(tmp_path, capsys, argv, code, says):

@@ -192,6 +192,22 @@ def test_evaluate_a_policy():
     assert all(abs(r['kl_response']-r['kl']*r['length'])<1e-6 for r in evaluate(policy, critic, exs, task))
     assert policy.moved and all(r['kl']>0 for r in evaluate(policy, critic, exs, SimpleNamespace(max_new_tokens=6, metric_names=())))
 
+def test_greedy_responses_beside_the_samples_are_those_of_their_own_pass():
+    "Many ids end a response here, so that in every batch the samples end before the greedy ones or after them"
+    from types import SimpleNamespace
+    from text2grad.span_ppo.policy import Policy
+    from text2grad.pretrained import tiny_lm
+    policy,task = Policy.create(*tiny_lm()),SimpleNamespace(max_new_tokens=12, metric_names=())
+    policy.eos_ids = list(range(0, 200, 7))
+    exs = [Example(f'Say {w} again.', '') for w in 'one two three four five'.split()]
+    rows = lambda **how: evaluate(policy, lambda es: [None]*len(es), exs, task, **how)
+    both = rows(temperature=1., samples=2, greedy=True, batch_size=2, kl_rows=3)
+    said = lambda rs: [r['example'].response for r in rs]
+    sampled,greedy = [r for i,r in enumerate(both) if i%3<2],both[2::3]
+    assert said(sampled)==said(rows(temperature=1., samples=2, batch_size=2)) and said(greedy)==said(rows())
+    assert len({r['length'] for r in sampled})>3 and [r['kl'] is None for r in both]==[False,False,True,False]+[True]*11
+    with pytest.raises(ValueError, match='give a temperature'): rows(greedy=True)
+
 # Runs and reports
 
 def row(step, text='Rain fell.', reason='why', n=3, prompt='p', reward=.5):

@@ -695,6 +695,17 @@ def test_the_same_weights_and_words_under_other_rules_are_another_run(what, mode
     was = json.loads(json.dumps(run(tiny_lm()).identity()))
     with pytest.raises(CheckpointError, match=what): run(changed(model)).check_identity(was, 'there')
 
+@pytest.mark.parametrize('what,model', [('rope_parameters.rope_theta 10000.0 and 1000000.0', configured(rope_parameters=dict(rope_type='default', rope_theta=1e6))), ('rope_parameters.rope_type default and linear', configured(rope_parameters=dict(rope_type='linear', rope_theta=1e4, factor=2.))),
+    ('rms_norm_eps', configured(rms_norm_eps=.01)), ('hidden_act silu and gelu', configured(hidden_act='gelu')), (None, configured(tie_word_embeddings=False)), (None, configured(attention_dropout=.5)), (None, lambda m,t: (m.bfloat16(), t))])
+@pytest.mark.parametrize('lora', [dict(r=4, alpha=8), None], ids=['adapter','whole'])
+def test_what_is_saved_is_loaded_on_weights_under_the_same_settings(tmp_path, lora, what, model):
+    "A tie of equal weights, a dropout that is off and a narrower dtype are no other model"
+    Policy.create(*tiny_lm(), lora=lora).save_pretrained(tmp_path)
+    base = changed(model)[0]
+    if what is None: assert Policy.load(tmp_path, base)
+    else:
+        with pytest.raises(ModelError, match=re.escape(what)): Policy.load(tmp_path, base)
+
 def test_a_saved_model_is_the_one_in_memory(tmp_path):
     m,tok = tiny_lm()
     m.save_pretrained(tmp_path); tok.save_pretrained(tmp_path)
@@ -721,7 +732,7 @@ def test_a_base_in_another_dtype_is_the_same_base(tmp_path, caplog):
     half = lambda seed: SpanPPO(Policy.create(tiny_lm(seed)[0].bfloat16(), tiny_lm()[1], lora=dict(r=4, alpha=8)), e_critic, prompts, small)
     t = make()
     t.check_identity(half(0).identity(), 'there')
-    assert not caplog.text
+    assert re.search("not to the bit: precision is 'bfloat16 and float32' there and 'float32' here", caplog.text) and len(caplog.messages)==1
     with pytest.raises(CheckpointError, match='base is'): t.check_identity(half(1).identity(), 'there')
 
 def test_meta_that_is_no_json_can_be_trained_on(tmp_path):

@@ -1,5 +1,6 @@
 "The span reward model and what both reward models share: nothing leaks, nothing depends on neighbours, nothing is lost on disk"
 import json,logging,pickle,shutil
+from contextlib import contextmanager
 from dataclasses import dataclass,replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -58,6 +59,37 @@ def test_a_batch_scores_as_its_rows_do_alone(rm):
     same_scores(rm.scores([blank[0]]*5), [together[0]]*5)
     assert [len(s) for s in together]==[len(text_ids(rm.tokenizer, e.response)) for e in cast]
     assert together[0].probs.std()>1e-3
+
+@contextmanager
+def counted(m):
+    "Tokens that go through the backbone meanwhile, one number a pass"
+    seen = []
+    hook = m.lm.base_model.register_forward_pre_hook(lambda _,args,kw: seen.append(kw['input_ids'].numel()), with_kwargs=True)
+    try: yield seen
+    finally: hook.remove()
+
+@pytest.mark.parametrize('batch_size', (3, 4, 12))
+def test_responses_to_one_prompt_share_its_reading(batch_size):
+    m = make(batch_size=batch_size)
+    said = ('Ann won it. Bob sang, and it rained.', 'Bob.', '', 'Nobody won the race of Monday.')
+    es = [replace(e, response=y) for y in said for e in blank] # three prompts of other lengths, each four times, in turn
+    with counted(m) as seen: got = m.scores(es)
+    with counted(m) as one: alone = [m.scores([e])[0] for e in es]
+    same_scores(got, alone, 1e-5)
+    groups = [[m.encode(e) for e in es[i::3]] for i in range(3)]
+    if batch_size==4: assert sum(seen)==sum(g[0].before+4*max(len(r.offsets) for r in g) for g in groups)<sum(one)
+    m.shares = False
+    with counted(m) as whole: same_scores(m.scores(es), alone, 1e-5)
+    assert sum(whole)>=sum(one)
+
+def test_prompts_are_shared_neither_with_a_gradient_nor_from_a_cache_of_states(frozen, monkeypatch):
+    m,es = make(),[cast[0]]*2
+    with counted(m) as seen: m(**m.collate(es))
+    assert len(seen)==1 # in training the row is read whole
+    monkeypatch.setattr('text2grad.reward_model.span_model.selectable', lambda cache: False)
+    with counted(m) as seen: got = m.scores(es)
+    assert len(seen)==2 and not m.shares
+    same_scores(got, [m.scores([e])[0] for e in es], 1e-5)
 
 def test_the_loss_of_a_batch_is_the_mean_of_its_rows(rm):
     whole = rm(**rm.collate(cast))
@@ -491,6 +523,21 @@ def test_saved_and_loaded(tmp_path, lora):
     SpanRewardModel.from_pretrained(str(folder), model=tiny_lm()[0]).save_pretrained(tmp_path/'second')
     assert all(str(tmp_path) not in t for t in text_of(tmp_path/'second').values())
     assert loads((tmp_path/'second'/'reward_model.json').read_bytes())==loads((folder/'reward_model.json').read_bytes())
+
+@pytest.mark.parametrize('lora', [LORA, 'frozen'])
+def test_it_is_put_on_the_backbone_that_it_was_trained_on_or_not_at_all(tmp_path, lora, caplog):
+    folder = make(lora).save_pretrained(tmp_path/'rm')
+    load = lambda model: RewardModel.from_pretrained(folder, model=model)
+    def turned():
+        m = tiny_lm()[0]
+        m.config.rope_parameters = dict(rope_type='default', rope_theta=7.)
+        return m
+    for other,what in ((tiny_lm(5)[0], 'base is'), (turned(), 'rope_theta 10000.0 and 7.0')):
+        with pytest.raises(ModelError, match=f'another base model of the same shape: .*{what}'): load(other)
+    assert load(tiny_lm()[0].bfloat16()) and not caplog.text
+    d = loads((folder/'reward_model.json').read_bytes())
+    (folder/'reward_model.json').write_text(json.dumps({k:v for k,v in d.items() if not k.startswith('base_')}))
+    assert load(tiny_lm(5)[0]) and 'loaded without comparing its base model' in caplog.text
 
 def test_the_backbone_is_found_by_its_name(tmp_path):
     lm,tok = tiny_lm(seed=3)

@@ -181,3 +181,14 @@ def test_two_clauses_without_quotations_are_judged_apart():
     assert {(r[s.start:s.end], s.score) for s in align(r, 'The date is right and the place is wrong.').spans}=={('The date of the trial was May.', 1.), ('The place of the trial was Leeds.', -1.)}
 
 def test_labels_without_end(): assert verdict('[x] '*4000+'it is bad')==-1 and verdict('[]'*4000)==0
+
+# ---- turns that were attacked: what denies from afar, what is only wished, and what comes in part
+
+turns = [(1, 'That is hard to fault. | It does not suffer from any of the usual problems. | It would be hard to find a mistake here. | It is wrong about nothing. | There is no need to change this. | It is not easy to spot an error in it. | Was there an error? None that I could find. | It is anything but vague. | I wish all answers were this clear.'),
+    (-1, 'It is not so good. | I would not go so far as to call it accurate. | There is no reason at all to believe it is right. | There is little evidence to suppose that it is true. | It is not so much accurate as lucky. | This would be fine if it were true, but it is not. | It is supposed to be helpful but is not. | It is accurate only in part. | It is right about nothing. | I wish it were accurate. | It suffers from vagueness.'),
+    (0, 'I have not checked the date. | We did not compare it with the source. | Is it so good?')]
+@pytest.mark.parametrize('sign,text', [(s, t) for s,ts in turns for t in ts.split(' | ')])
+def test_denials_from_afar_wishes_and_parts(sign, text): assert verdict(text)==sign
+
+@pytest.mark.parametrize('text,sign', [('The second sentence is anything but clear.', -1.), ('The second sentence is nothing but correct.', 1.), ('The second sentence is anything but wrong.', 1.), ('I see no reason whatsoever to believe that the second sentence is right.', -1.)])
+def test_anything_but_is_no_exception_where_it_is_said_of_a_thing(text, sign): assert marked(text)=={(halls, sign)}

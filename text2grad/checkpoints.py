@@ -7,7 +7,7 @@ Docs: https://text2grad.github.io/text2grad/checkpoints.html.md"""
 # %% auto #0
 __all__ = ['CheckpointError', 'numbered', 'clear_leftovers', 'write_checkpoint', 'check_checkpoint', 'latest_checkpoint',
            'optimizer_tensors', 'load_optimizer', 'rng_tensors', 'load_rng', 'read_state', 'putting_back',
-           'compare_identity', 'append_log', 'trim_log', 'RunFolderError', 'lock_folder', 'StopOnSignal']
+           'compare_identity', 'check_base', 'append_log', 'trim_log', 'RunFolderError', 'lock_folder', 'StopOnSignal']
 
 # %% ../nbs/05_checkpoints.ipynb #db3ba251
 import fcntl,hashlib,logging,os,random,re,shutil,signal,threading,time
@@ -18,6 +18,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from .files import UserError,dumps,loads,write_file
 from .loaded import in_shards_of
+from .pretrained import ModelError
 
 # %% ../nbs/05_checkpoints.ipynb #9da09338
 _log = logging.getLogger('text2grad')
@@ -206,6 +207,12 @@ def putting_back(
                               f'Remove {path.name} to go on from the one before, or start again under another name') from e
 
 # %% ../nbs/05_checkpoints.ipynb #a8c05b3e
+def _unlike(k, a, b):
+    "Which of two values differs, and how; of dicts the first entry that does"
+    if not (isinstance(a, dict) and isinstance(b, dict)): return f'{k} {a!s:.40} and {b!s:.40}'
+    inner = next(i for i in {**a, **b} if a.get(i)!=b.get(i) or (i in a)!=(i in b))
+    return _unlike(f'{k}.{inner}', a.get(inner), b.get(inner))
+
 def compare_identity(
     was,       # What a checkpoint says: thing -> `dict(name=..., KIND=hash, ...)`; anything else if it says nothing
     here:dict, # What this run stands on, in the same form
@@ -220,11 +227,24 @@ def compare_identity(
         kinds = [k for k in h if k!='name' and k in w]
         odd = next((k for k in kinds if w[k]!=h[k]), None)
         names = f'{w.get("name")!r} there and {h["name"]!r} here'
-        if odd: differ[what] = f'{what} is {names} ({odd} {w[odd]!s:.16} and {h[odd]!s:.16})'
+        if odd: differ[what] = f'{what} is {names} ({_unlike(odd, w[odd], h[odd])})'
         elif not kinds: unknown[what] = f'{what} ({names}, with nothing to compare them by)'
     gone = {k:w for k,w in was.items() if k not in here and isinstance(w, dict)}
     unknown |= {k:f'{k} ({w.get("name")!r} there and none here)' for k,w in gone.items()}
     return differ,unknown
+
+# %% ../nbs/05_checkpoints.ipynb #9d2cc78f
+def check_base(
+    was,       # What a saved adapter says of the model under it, for `compare_identity`
+    here:dict, # The same of the model that it is put on
+    where,     # Folder of the adapter
+):
+    "`ModelError` if an adapter was trained on another model; a warning where that cannot be told"
+    differ,unknown = compare_identity(was, here)
+    if differ:
+        raise ModelError(f'{where}: was trained on another base model of the same shape: {"; ".join(differ.values())}. '
+                         'Pass the one that it was trained on as `model`, or mend the name of the base in the folder')
+    if unknown: _log.warning('%s: loaded without comparing its base model: %s', where, '; '.join(unknown.values()))
 
 # %% ../nbs/05_checkpoints.ipynb #3b769197
 def append_log(

@@ -7,7 +7,7 @@ Docs: https://text2grad.github.io/text2grad/loaded.html.md"""
 # %% auto #0
 __all__ = ['LORA', 'peft_quietly', 'lora_config', 'trained', 'trained_tensors', 'in_shards_of', 'load_trained',
            'checkpoint_layers', 'quantized_as', 'template_options', 'base_lm', 'plain_generation', 'lm_states',
-           'lm_logits', 'check_logits', 'base_tensors', 'weights_id', 'settings_of_model', 'tokenizer_id']
+           'lm_logits', 'check_logits', 'base_tensors', 'weights_id', 'settings_of_model', 'tokenizer_id', 'base_id']
 
 # %% ../nbs/04_loaded.ipynb #c5b816e9
 import hashlib,json,re,warnings
@@ -232,9 +232,10 @@ _no_number = re.compile(r'_?name_or_path|name|.*(version|dtype|cache|attn_implem
 
 def settings_of_model(
     model, # A causal LM, or a `PeftModel` of one
-)->dict:   # Setting -> value that JSON can hold
+)->dict:   # `name` of the architecture, and setting -> value that JSON can hold
     "What a model computes with besides its weights: the settings of its config that change a number"
-    return {k:v for k,v in loads(base_lm(model).config.to_json_string(use_diff=False)).items() if not _no_number.fullmatch(k)}
+    cfg = base_lm(model).config
+    return dict(name=cfg.model_type) | {k:v for k,v in loads(cfg.to_json_string(use_diff=False)).items() if not _no_number.fullmatch(k)}
 
 def tokenizer_id(
     tok, # A tokenizer
@@ -246,3 +247,12 @@ def tokenizer_id(
     if not getattr(tok, 'is_fast', False): return out
     rules = json.loads(tok.backend_tokenizer.to_str()) | dict(truncation=None, padding=None) # those change with a call
     return out | {f'rules of tokenizers {tokenizers.__version__}':hashed(rules)}
+
+# %% ../nbs/04_loaded.ipynb #838ea780
+def base_id(
+    model, # A causal LM, or a `PeftModel` of one
+)->dict:   # `name`, and kind -> hash as from `weights_id`
+    "What tells the model inside an adapter from others"
+    tensors,packed = base_tensors(model),quantized_as(model)
+    if packed: tensors = {k:t for k,t in tensors.items() if t.is_floating_point()} # the packed ones may be laid out anew as they are used
+    return dict(name=base_lm(model).name_or_path) | {f'{k} beside {packed}' if packed else k:v for k,v in weights_id(tensors).items()}

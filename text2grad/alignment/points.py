@@ -68,7 +68,8 @@ _source_re = re.compile(r'\b(?:source|article|text|passage|document|story|report
                         r'mentions?|indicates?|refers?|describes?|only|specif\w+|clearly|actually|gives?|just|reads?|reports?|'
                         r'explains?|does|did|is|was|has|lists?|tells?|calls?)\b|according to the (?:source|article|text)'
                         r'|\b(?:was|is|were|are) actually\b|\bactually (?:was|is|were)\b', re.I)
-_except_re = re.compile(r'\b(?:except|apart from|other than|aside from|(?:every\w*|all|none|nothing|anything) but)\b(?: for)?'
+_except_re = re.compile(r'\b(?:except|apart from|other than|aside from|'
+                        r'(?:every\w*|all|none|(?<!is )(?<!are )(?<!was )(?<!were )(?<!be )(?<!looks )(?:nothing|anything)) but)\b(?: for)?'
                         r'(?! (?:that|this)\b)(.+)', re.I|re.S)
 
 # %% ../../nbs/alignment/03_points.ipynb #6c8e9022

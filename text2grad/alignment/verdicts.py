@@ -77,6 +77,7 @@ def polarity(
 # %% ../../nbs/alignment/02_verdicts.ipynb #5e1f000f
 _token_re = re.compile(r"[^\W\d_][\w'-]*|[.;:!?()]")
 _reasons = {'because','since','when','unless','so','if','just'}
+_clause = {*"it is that the a an this these those i we you he she they there please keep well no".split()} # a reason begins with one
 _again = {'it','is','that','this','the','they'}
 
 def _score(clause):
@@ -85,7 +86,8 @@ def _score(clause):
     total,first,last,denied,at,idle = 0,0,0,False,-9,0
     for i,w in enumerate(words):
         denied = denied and (words[at]!='less' or i-at<4)
-        if not w[0].isalpha() or w in _reasons or w=='and' and {*words[i+1:i+2]}&_again: denied = False
+        reason = w in _reasons and (w!='so' or not {*words[i+1:i+2]}-_clause) # "so good" is none
+        if not w[0].isalpha() or reason or w=='and' and {*words[i+1:i+2]}&_again: denied = False
         elif w in denials: denied,at,idle = not (denied and i-at==1),i,idle+(w!='less')
         elif v := polarity(w.strip("'-")):
             last = -v if denied else v
@@ -123,7 +125,10 @@ _bare = re.compile(r"\W*(?:(?:and|no|it|this|that|they|these|he|she|there|i) )*(
                    r"(?:no|nope|none|nothing|never|hardly|not(?: +really| +at all| +quite| +think)?)"
                    r"(?: +so| +that| +it| +the case| (?:that )?i (?:could|can) (?:find|see))?\W*$")
 _unsure = re.compile(r"\b(?:can not|could not|hard to|do not) (?:say|tell|know|judge|decide) (?:whether|if)\b|\bno (?:opinion|view)\b|"
-                     r"\bnot sure (?:whether|if|what|who|when|why)\b")
+                     r"\bnot sure (?:whether|if|what|who|when|why)\b|"
+                     r"\b(?:i|we) (?:have|had|did) not (?:yet )?(?:check|read|look|test|run|verif|compar)\w*\b")
+_unreal = re.compile(r"\b(?<!i )(?<!we )(?:would|could|should|might|wish\w*|supposed|meant|pretend\w*|claim\w*|purport\w*|"
+                     r"want\w*|tr(?:y|ies|ied|ying)) ")
 
 # %% ../../nbs/alignment/02_verdicts.ipynb #5e1f0013
 _not = re.compile(r"\b(do|does|did|is|are|was|were|has|have|had|could|would|should|must|need|might|ai)n'?t\b"
@@ -164,13 +169,14 @@ def verdict(
     "Whether a clause praises or blames what it speaks of; what it quotes has no vote"
     t = _spelled_out(text)
     if t.rstrip(' )').endswith('?') or _unsure.search(t): return 0.
-    label = 0.
+    label,unreal = 0.,_unreal.search(t)
     while m := _aspect.match(t): label,t = label or _label_sign(m[1] or '')[0] or 0.,m[2]
     t = _concedes.sub(' ', ASIDE.sub(' ', t))
     for p,r in _lexicon()[1]: t = p.sub(r, t)
     parts = [p for p in _but.split(t) if p.strip(' ,.;:!')]
     denied = [*takewhile(_bare.match, reversed(parts))]
     said = next(filter(None, map(_part, reversed(parts[:len(parts)-len(denied)]))), 0)
+    if denied and unreal: return -1. # "would be fine if it were true, but it is not"
     return float(said*(-1)**len(denied) or -bool(denied) or label)
 
 # %% ../../nbs/alignment/02_verdicts.ipynb #5e1f0018

@@ -8,7 +8,7 @@ Docs: https://text2grad.github.io/text2grad/cli/quickstart.html.md"""
 __all__ = ['LR', 'quickstart_command', 'seeds_text', 'quickstart_parser']
 
 # %% ../../nbs/cli/03_quickstart.ipynb #6132fb54
-import argparse,shutil,sys
+import argparse,sys
 from pathlib import Path
 from ..files import dumps,write_file
 from .doctor import COUNT,CommandError,INTEGER,NUMBER,TEXT,WHOLE,device_here,kept_options,one_of,positive,printable
@@ -48,15 +48,20 @@ def _critic(task):
     from text2grad.critics.unit_tests import UnitTestCritic
     return UnitTestCritic() if task=='code' else rule_critic(task)
 
-def _trainer(policy, critic, task, opts):
-    "A `SpanPPO` with the settings of the quickstart"
-    from text2grad.span_ppo.heldout import HeldOut
-    from text2grad.span_ppo.trainer import SpanPPO
+def _config(task, opts):
+    "Settings of the quickstart, checked before anything is loaded"
+    from text2grad.span_ppo.config import config_of
     own,n = _task_settings(opts['task']),opts['batch_size']
     given = {o:opts[o] for o in ('steps','reward','seed','lr','kl_coef','baseline','batch_size')}
     given |= dict(max_new_tokens=task.max_new_tokens, temperature=own['temperature'], samples_per_prompt=min(own['siblings'], n))
+    return config_of(tuned(given, LR))
+
+def _trainer(policy, critic, task, config, opts):
+    "A `SpanPPO` that is measured on the task's held-out prompts"
+    from text2grad.span_ppo.heldout import HeldOut
+    from text2grad.span_ppo.trainer import SpanPPO
     kept = HeldOut(task.heldout[:opts['heldout']], task, samples=opts['samples'], greedy=True, bars=True)
-    return SpanPPO(policy, critic, task, tuned(given, LR), heldout=kept)
+    return SpanPPO(policy, critic, task, config, heldout=kept)
 
 def _supervised_start(trainer, task, opts, out):
     "Let the policy imitate references, unless the run goes on from a checkpoint, which has that behind it"
@@ -81,9 +86,10 @@ def quickstart_command(
     task,reward,seed = args.task or 'summarize',args.reward or 'span',args.seed or 0
     out = run_folder(args.out, f'{task}-{reward}-seed{seed}', args.resume)
     opts,device = _options(args, out),device_here(args.device)
-    policy = Policy.of(opts['model'], device=device, seed=opts['seed'], value_head=opts['baseline']=='value')
     task = load_task(opts['task'])
-    trainer = _trainer(policy, _critic(opts['task']), task, opts)
+    config = _config(task, opts)
+    policy = Policy.of(opts['model'], device=device, **config.for_policy())
+    trainer = _trainer(policy, _critic(opts['task']), task, config, opts)
     _supervised_start(trainer, task, opts, out)
     again = printable(f'text2grad quickstart --resume --out {out}')
     next_ = f'text2grad app --run {out}','text2grad quickstart --seeds 0-4','text2grad train --help'
@@ -103,27 +109,32 @@ def _over_seeds(args):
     task,reward = args.task or 'summarize',args.reward or 'span'
     out = Path(args.out or f'runs/{task}-{reward}-seeds')
     folders = {s:out/f'seed{s}' for s in args.seeds}
+    sub = lambda s,d: argparse.Namespace(**vars(args) | dict(seed=s, seeds=None, out=str(d), resume=(d/'config.json').exists()))
+    opts = {d:_options(sub(s, d), d) for s,d in folders.items()} # refuses what was typed and is not what a run was started with
+    _alike(opts)
     for s,d in folders.items():
-        there = (d/'config.json').exists()
-        sub = argparse.Namespace(**vars(args) | dict(seed=s, seeds=None, out=str(d), resume=there))
-        if there and (d/'summary.json').exists():
-            _options(sub, d) # refuses what was typed and is not what the run was started with
-            continue
+        if (d/'summary.json').exists() and kept_options(d, 'quickstart', True, _kinds)['steps']==opts[d]['steps']: continue
         print(printable(f'\n{d}'), file=sys.stderr)
-        if not there: _measured_already(d, [o for o in folders.values() if o!=d], typed_options(sub, _defaults))
-        stopped = quickstart_command(sub)
+        if not (d/'config.json').exists() and not opts[d]['supervised']: _measured_already(d, [o for o in opts if o!=d])
+        stopped = quickstart_command(sub(s, d))
         if stopped: return stopped
     return _say_seeds(out, folders)
 
-def _measured_already(out, others, typed):
+def _alike(opts):
+    "Refuse runs that differ in more than their seed: a mean over them would be of nothing"
+    (first,want),*rest = opts.items()
+    for d,o in rest:
+        odd = [f'{k} is {want[k]!r} in {first} and {v!r} in {d}' for k,v in o.items() if k!='seed' and v!=want[k]]
+        if odd: raise CommandError(f'{"; ".join(odd)}. Give the options that the runs there were started with, or another --out')
+
+def _measured_already(out, others):
     "Take the measurement before training from a run that differs in its seed alone"
-    for o in others:
-        if not (o/'summary.json').exists(): continue
-        kept = kept_options(o, 'quickstart', True, _kinds)
-        if any(kept[k]!=v for k,v in typed.items() if k!='seed'): continue
-        out.mkdir(parents=True, exist_ok=True)
-        for name in ('heldout','greedy'): shutil.copyfile(o/f'{name}-before.jsonl', out/f'{name}-before.jsonl')
-        return
+    names = [f'{k}-before.jsonl' for k in ('heldout','greedy')]
+    known = next((o for o in others if (o/'summary.json').exists() and all((o/n).exists() for n in names)), None)
+    if known is None: return
+    out.mkdir(parents=True, exist_ok=True)
+    for n in names: write_file(out/n, (known/n).read_bytes())
+
 
 # %% ../../nbs/cli/03_quickstart.ipynb #424c64d0
 def _say_seeds(out, folders):

@@ -160,6 +160,17 @@ def _pair(s):
     try: return k.strip().replace('-', '_'),loads(v)
     except ValueError: return k.strip().replace('-', '_'),v
 
+_MAY_CHANGE = 'steps','eval_every','log','sampler'
+
+def _changed(said, kept):
+    "What was said on resuming, typed or in a file, and is not what the run was started with, in words"
+    from text2grad.span_ppo.config import config_of
+    number = lambda v: float(v) if re.fullmatch(r'[\d.]+(e-?\d+)?', str(v)) else v
+    plain = lambda k,v: several(v) if k=='metric' else number(v) if k=='heldout' else v
+    for k in {*said}-{*kept, *OPTIONS}: config_of({k:said[k]}) # a name that there is not
+    odd = [k for k,v in said.items() if k not in _MAY_CHANGE and plain(k, v)!=plain(k, kept.get(k))]
+    return [f'{k} is {kept.get(k)!r} there and {said[k]!r} here' for k in odd]
+
 def settings_of(
     args,       # As the parser of `train` reads them
     rates:dict, # As for `tuned`
@@ -168,14 +179,14 @@ def settings_of(
     "What was decided: the command line, then a file, then what is usual"
     from text2grad.span_ppo.config import config_of
     typed = {k:getattr(args, k) for k in (*OPTIONS, *FLAGS) if getattr(args, k) is not None} | dict(args.set or ())
+    said = (read_settings(args.config) if args.config else {}) | typed
     if kept is not None:
-        odd = {k:v for k,v in typed.items() if k not in ('steps','eval_every','log','sampler') and kept.get(k)!=v}
-        odd = [f'{k} is {kept.get(k)!r} there and {v!r} here' for k,v in odd.items()]
-        if odd: raise CommandError(f'{"; ".join(odd)}. A run is resumed with the options it was started with: leave these out')
-        said = kept | typed
+        if said.get('lr', 0) is None: del said['lr'] # in a file: the usual one
+        if odd := _changed(said, kept):
+            raise CommandError(f'{"; ".join(odd)}. A run is resumed with the options it was started with: leave these out')
+        said = kept | said
         opts = {k:said.get(k) for k in OPTIONS}
         return opts,config_of({k:v for k,v in said.items() if k not in OPTIONS})
-    said = (read_settings(args.config) if args.config else {}) | typed
     opts = OPTIONS | {k:v for k,v in said.items() if k in OPTIONS}
     cfg = config_of(tuned({k:v for k,v in said.items() if k not in OPTIONS}, rates))
     need = [f'--{k}' for k in ('prompts','critic') if not opts[k]]

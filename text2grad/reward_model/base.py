@@ -20,7 +20,8 @@ from torch import nn
 from ..core import Critique,Example,Judgement
 from ..files import dumps,write_file
 from ..data.store import code_digest
-from ..loaded import LORA,base_lm,load_trained,lora_config,peft_quietly,trained,trained_tensors
+from ..checkpoints import check_base
+from ..loaded import LORA,base_id,base_lm,load_trained,lora_config,peft_quietly,settings_of_model,trained,trained_tensors
 from ..pretrained import ModelError,check_safetensors,load_model,no_dropout,progress_bars,read_json
 from ..span_ppo.model_card import public_base,reward_card
 
@@ -138,7 +139,8 @@ def save_pretrained(self:RewardModel,
     write_file(folder/'README.md', reward_card(named, self.kind, facts, what).encode())
     base = self.lm.name_or_path
     if self.config.lora is None and Path(base).is_dir(): base = Path(base).name
-    write_file(folder/_file, dumps(dict(format=1, kind=self.kind, base=base, config=asdict(self.config))).encode())
+    under = {} if self.config.lora is None else dict(base_weights=base_id(self.model), base_settings=settings_of_model(self.model))
+    write_file(folder/_file, dumps(dict(format=1, kind=self.kind, base=base, config=asdict(self.config), **under)).encode())
     return folder
 
 # %% ../../nbs/reward_model/02_base.ipynb #af4a172a
@@ -187,6 +189,9 @@ def from_pretrained(cls:RewardModel,
     try:
         with torch.random.fork_rng(): self = cls(_backbone(base, config.lora), tok, config)
     except (TypeError, ValueError) as e: raise ModelError(f'{folder}: does not fit its backbone ({e})') from e
+    if config.lora is not None:
+        was = dict(base=d.get('base_weights'), config=d.get('base_settings'))
+        check_base(was, dict(base=base_id(self.model), config=settings_of_model(self.model)), folder)
     if isinstance(config.lora, dict): _put(*_adapter(self.model), folder/'adapter_model.safetensors')
     if heads := _heads(self): _put(heads, lambda state: self.load_state_dict(state, strict=False), folder/'heads.safetensors')
     return self.to(self.device).eval()

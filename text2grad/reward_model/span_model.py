@@ -30,6 +30,7 @@ from .preprocessing import NEUTRAL,POOR,chat_pieces,fit_prompt,text_offsets,toke
 from .base import RewardModel
 from .decoding import calibrated,choose_thresholds,class_weights,fit_temperature,span_decoder
 from .token_head import TokenHead,piece_ids,state_widths,token_features
+from ..span_ppo.policy import selectable
 
 # %% ../../nbs/reward_model/05_span_model.ipynb #4448c248
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class SpanRewardModel(RewardModel):
         self.widths = [widths[1+l] for l in self.at]
         self.reader = TokenHead([widths[0], *self.widths], config)
         self.piece_ids = piece_ids(tokenizer)
-        self.kept,self.states_dir = {},None
+        self.kept,self.states_dir,self.shares = {},None,True # equal prompts are read once where the cache allows
         self.most = min(config.max_length, getattr(cfg, 'max_position_embeddings', None) or 1<<30, tokenizer.model_max_length)
         if self.writes: check_logits(self.model)
     @property
@@ -220,13 +221,37 @@ def check(self:SpanRewardModel,
     why = lambda e: 'has no critique' if e.critique is None else self._row(e, self._teaches(e))
     return [f'{i}: {o}' for i,e in enumerate(examples) if isinstance(o := why(e), str)]
 
+# %% ../../nbs/reward_model/05_span_model.ipynb #806941b9
+@patch
+def _shared_states(self:SpanRewardModel, ids, region):
+    "The states at the chosen depths (B, L, W), each different prompt read once; `None` if all differ or cannot be shared"
+    said,answer,dev = region==1,region==2,ids.device
+    P,T,n = int(said.sum(1).max()),int(answer.sum(1).max()),said.sum(1, keepdim=True)
+    rows,back = torch.where(said, ids, -1)[:,:P].unique(dim=0, return_inverse=True)
+    if not self.shares or len(rows)==len(ids) or not T or not n.all(): return None
+    pos = torch.arange(P, device=dev)-(rows<0).sum(1, keepdim=True) # flush right
+    there,how = pos>=0,dict(use_cache=True, output_hidden_states=True)
+    a = self.lm.base_model(input_ids=rows.gather(1, pos.clamp(min=0)), attention_mask=there.long(), position_ids=pos.clamp(min=0), **how)
+    cache = a.past_key_values
+    self.shares = selectable(cache)
+    if not self.shares: return None
+    cache.batch_select_indices(back)
+    at,new = n+torch.arange(T, device=dev),torch.arange(T, device=dev)<answer.sum(1, keepdim=True)
+    b = self.lm.base_model(input_ids=ids.gather(1, at.clamp(max=ids.shape[1]-1)), attention_mask=torch.cat([there[back],new], 1).long(),
+                           position_ids=at, past_key_values=cache, **how)
+    chosen = lambda out: torch.cat([out.hidden_states[l] for l in self.at], 2)
+    read = lambda x,m,s: x.masked_scatter(m[...,None], s)
+    x = a.last_hidden_state.new_zeros(*ids.shape, sum(self.widths))
+    return read(read(x, said, chosen(a)[back][there[back]]), answer, chosen(b)[new])
+
 # %% ../../nbs/reward_model/05_span_model.ipynb #bcf6ba07
 def _columns(region): return int((((region>0)&(region<3)).sum(1)).max()) # of prompt and response, in the longest row
 
 @patch
-def _states(self:SpanRewardModel, ids, mask, n):
-    "The states at the chosen depths side by side up to column `n` (B, n, W), and the last ones (B, L, d)"
-    out = self.lm.base_model(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
+def _states(self:SpanRewardModel, ids, region, n):
+    "The states at the chosen depths side by side up to column `n` (B, n, W), and the last ones (B, L, d), `None` where prompts are shared"
+    if not torch.is_grad_enabled() and (x := self._shared_states(ids, region)) is not None: return x[:,:n],None
+    out = self.lm.base_model(input_ids=ids, attention_mask=(region>0).long(), use_cache=False, output_hidden_states=True)
     return torch.cat([out.hidden_states[l][:,:n] for l in self.at], 2),out.last_hidden_state
 
 @patch
@@ -238,7 +263,7 @@ def read(self:SpanRewardModel,
 )->tuple:        # (B, P, 5) of the token head; (B, L, d) last states, `None` if they were not needed
     "Run backbone and token head; P columns hold every prompt and response"
     n,last = _columns(region),None
-    if states is None: states,last = self._states(ids, (region>0).long(), n)
+    if states is None: states,last = self._states(ids, region, n)
     words = self.lm.get_input_embeddings()(ids[:,:n])
     return self.reader([words, *states.split(self.widths, 2)], region[:,:n]*(region[:,:n]<3), features[:,:n]),last
 
@@ -263,7 +288,7 @@ def forward(self:SpanRewardModel,
     "The loss of a batch"
     c = self.config
     if states is None and c.lora=='frozen':
-        with torch.no_grad(): states = self._states(ids, (region>0).long(), _columns(region))[0]
+        with torch.no_grad(): states = self._states(ids, region, _columns(region))[0]
     out,last = self.read(ids, region, features, states)
     P = out.shape[1]
     m = (region[:,:P]==2)&(classes[:,:P]>=0)
@@ -338,6 +363,15 @@ def _load_states(self:SpanRewardModel, rows):
         if self._believed(new, rows): self.kept.update(new)
         else: _log.warning('%s: holds states of another backbone or of other depths; they are computed anew', p.name)
 
+# %% ../../nbs/reward_model/05_span_model.ipynb #0db32dfa
+def _siblings_together(rows):
+    "Numbers of the rows that are no error message, shortest first, those of one prompt side by side"
+    groups = {}
+    for i,r in enumerate(rows):
+        if not isinstance(r, str): groups.setdefault(tuple(r.ids[:r.before]), []).append(i)
+    long = lambda i: len(rows[i].ids)
+    return [i for g in sorted(groups.values(), key=lambda g: long(max(g, key=long))) for i in sorted(g, key=long)]
+
 # %% ../../nbs/reward_model/05_span_model.ipynb #a7ad8dfd
 @patch
 def _read_rows(self:SpanRewardModel, rows):
@@ -351,16 +385,16 @@ def _read_rows(self:SpanRewardModel, rows):
 @patch
 @torch.no_grad()
 def _raw(self:SpanRewardModel, examples):
-    "For each example what `_read_rows` gives, in batches of like length; `None` if it does not fit"
+    "For each example what `_read_rows` gives, siblings side by side, in batches of like length; `None` if it does not fit"
     rows = [self._row(e) for e in examples]
     bad = [o for o in rows if isinstance(o, str)]
     if bad: _log.warning('%d of %d responses cannot be scored; the first: %s', len(bad), len(rows), bad[0])
-    order = sorted((i for i,r in enumerate(rows) if not isinstance(r, str)), key=lambda i: len(rows[i].ids))
+    order,size = _siblings_together(rows),self.config.batch_size
     out,was = [None]*len(rows),self.training
     self.eval()
     try:
-        for k in range(0, len(order), self.config.batch_size):
-            now = order[k:k+self.config.batch_size]
+        for k in range(0, len(order), size):
+            now = order[k:k+size]
             for i,o in zip(now, self._read_rows([rows[i] for i in now])): out[i] = o
     finally: self.train(was)
     return out

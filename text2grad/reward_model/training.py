@@ -21,7 +21,7 @@ from ..checkpoints import lock_folder,numbered,putting_back,read_state,trim_log
 from ..checkpoints import load_optimizer,load_rng,optimizer_tensors,rng_tensors,write_checkpoint
 from ..core import prompt_text,to_record,versions,write_examples
 from ..files import UserError,dumps,is_number,loads,read_jsonl,write_file
-from ..loaded import base_tensors,settings_of_model,tokenizer_id,weights_id
+from ..loaded import base_id,settings_of_model,tokenizer_id
 from ..viz.html import columns_html,fold_html,note_html,page_html,section_html,spans_html,table_html
 from ..viz.plots import curve_svg
 from ..evaluation.run_html import clipped
@@ -335,8 +335,7 @@ def _settings(model, train, dev, cfg):
 
 def _identity(model):
     "What a run stands on that is not in its settings, for `compare_identity`"
-    return dict(base=dict(name=str(model.lm.name_or_path)) | weights_id(base_tensors(model.model)),
-                config=dict(name=model.lm.config.model_type) | settings_of_model(model.model),
+    return dict(base=base_id(model.model), config=settings_of_model(model.model),
                 tokenizer=dict(name=str(model.tokenizer.name_or_path)) | tokenizer_id(model.tokenizer))
 
 def _same(at, settings, identity):

@@ -27,7 +27,7 @@ _brackets = {list:('[',']'), tuple:('{"t":[',']}'), set:('{"s":[',']}'), frozens
 _bases = {int:int.__index__, float:float.__float__, str:str.__str__, bytes:lambda v: memoryview(v).tobytes(),
           tuple:lambda v: (*tuple.__iter__(v),), list:lambda v: [*list.__iter__(v)],
           dict:lambda v: {k:dict.__getitem__(v, k) for k in dict.keys(v)}, set:lambda v: {*set.__iter__(v)},
-          frozenset:lambda v: frozenset(frozenset.__iter__(v))}
+          frozenset:lambda v: frozenset(frozenset.__iter__(v)), memoryview:bytes}
 _views = {type({}.keys()):'keys', type({}.values()):'values', type({}.items()):'items'}
 _text = dict(Decimal='decimal', UUID='uuid', PurePosixPath='pathlib', PosixPath='pathlib')   # types that their text tells all about
 _times = ('date','datetime','time')

@@ -30,24 +30,26 @@ def evaluate(
     batch_size:int=8,   # Responses sampled side by side
     temperature:float=0.,# 0 is greedy
     samples:int=1,      # Responses to each prompt; above 1 only at a temperature
+    greedy:bool=False,  # A greedy response to each prompt beside the samples too, from one reading of it; its KL is not measured
     progress=None,      # Called with the number of responses finished, after each batch
     kl_rows:int|None=None,# Measure the exact KL on the first so many responses only; `None`: on all
     max_new_tokens:int|None=None, # Longest response; `None`: the task's, or 48
     metrics:dict|None=None, # Metrics of your own: name -> function of an answered `Example` that gives a number, or `None`
     procs=ALONE,        # `Processes` that share the work; each of them gets all rows
-)->list:                # N*`samples` rows of `score_responses`, those of a prompt side by side, with `kl` and `kl_response`
+)->list:                # Rows of `score_responses`, those of a prompt side by side, a greedy one last, with `kl` and `kl_response`
     "Answer each prompt, let the critic read the answers, score them, and measure how far the policy has moved"
-    if samples>1 and not temperature:
+    if (samples>1 or greedy) and not temperature:
         raise ValueError(f'samples={samples}: greedy responses to a prompt are all the same; give a temperature')
-    policy,longest = Policy.of(policy),max_new_tokens or getattr(task, 'max_new_tokens', 48)
-    examples = [e for e in examples_from(examples) for _ in range(samples)]
-    answered = sample(policy, examples, longest, temperature, seed, batch_size, allow_off_policy=True, progress=progress, procs=procs)
-    r = judge(answered, critic, procs)
+    policy,longest,k = Policy.of(policy),max_new_tokens or getattr(task, 'max_new_tokens', 48),samples+greedy
+    examples = [e for e in examples_from(examples) for _ in range(k)]
+    how = dict(siblings=k, greedy=True, batch_size=max(1, batch_size//samples)*k) if greedy else dict(batch_size=batch_size)
+    how |= dict(allow_off_policy=True, progress=progress, procs=procs)
+    r = judge(sample(policy, examples, longest, temperature, seed, **how), critic, procs)
     own = lambda: _scored(r, procs.rows(len(r)), getattr(task, 'metric_names', ()), metrics or {})
     rows = [row for rows in procs.shared(own) for row in rows]
-    n = len(rows) if kl_rows is None else min(kl_rows, len(rows))
-    kls = _kl(policy, r, n, procs)+[None]*(len(rows)-n)
-    return [row | dict(kl=None if kl is None else kl/max(1, row['length']), kl_response=kl) for row,kl in zip(rows, kls)]
+    kls = _kl(policy, r, [i for i in range(len(rows)) if not greedy or i%k<samples][:kl_rows], procs)
+    per_token = lambda i,row: kls[i]/max(1, row['length']) if i in kls else None
+    return [row | dict(kl=per_token(i, row), kl_response=kls.get(i)) for i,row in enumerate(rows)]
 
 # %% ../../nbs/span_ppo/04_heldout.ipynb #b8023f32
 _taken = {'example','total','reward','length','kl','kl_response'}
@@ -67,12 +69,12 @@ def _scored(r, own, names, metrics):
     rows = score_responses(exs, rewards, lengths, names) if exs else []
     return [row | {k:_own_metric(k, f, e) for k,f in metrics.items()} for row,e in zip(rows, exs)]
 
-def _kl(policy, rollout, n, procs=ALONE, batch_size=4):
-    "Exact KL from the reference, nats a response, of the first `n`; temperature 1"
-    parts = [slice(i, min(i+batch_size, n)) for i in range(0, n, batch_size)]
+def _kl(policy, rollout, rows, procs=ALONE, batch_size=4):
+    "Row -> exact KL from the reference, nats a response, temperature 1"
+    parts = [rows[i:i+batch_size] for i in range(0, len(rows), batch_size)]
     def mine():
-        with procs.autocast(): return [(p.start, policy.exact_kl(*rollout.forward_args(p)).sum(1).tolist()) for p in procs.deal(parts)]
-    return [kl for _,kls in sorted(o for os in procs.shared(mine) for o in os) for kl in kls]
+        with procs.autocast(): return [list(zip(p, policy.exact_kl(*rollout.forward_args(p)).sum(1).tolist())) for p in procs.deal(parts)]
+    return {i:kl for os in procs.shared(mine) for o in os for i,kl in o}
 
 # %% ../../nbs/span_ppo/04_heldout.ipynb #56294670
 def save_rows(
@@ -82,20 +84,25 @@ def save_rows(
     "Write a measurement"
     write_jsonl(path, [dict(r, example=to_record(r['example'])) for r in rows])
 
+def _other(row, due):
+    "What of a row belongs to another example than the one that is due"
+    was,due = from_record(row),from_record(to_record(due))
+    return [k for k in ('prompt','reference') if getattr(was, k)!=getattr(due, k)]
+
 def load_rows(
     path:Path,     # As `save_rows` wrote it
     names,         # Numbers that each row must have
     examples:list, # The prompts that were answered, in their order
 )->list:           # As `evaluate` gave them; `UserError` if the file is not as it was written
     "Read a measurement"
-    found,wrong = read_jsonl(path),[]
+    found = read_jsonl(path)
+    wrong = [] if len(found)==len(examples) else [f'{len(found)} rows, and {len(examples)} responses are due']
     for i,r in enumerate(found, 1):
         e = r.get('example')
         ps = [f'example.{p}' for p in problems(e)] if isinstance(e, dict) else ['example: must be an object']
         ps += [f'{k}: must be a number or null' for k in names if not (r.get(k) in (None,True,False) or is_number(r[k]))]
-        if not ps and (i>len(examples) or e['prompt']!=examples[i-1].prompt): ps = ['example.prompt: is not that of this run']
+        if not ps and i<=len(examples): ps = [f'example.{k}: is not that of this run' for k in _other(e, examples[i-1])]
         wrong += [f'row {i}: {p}' for p in ps]
-    if len(found)<len(examples): wrong.append(f'{len(found)} rows, and {len(examples)} responses are due')
     if wrong: raise UserError(f'{RecordError(path, wrong)}\nDelete the file: the held-out prompts are then measured again, '
                               'with the policy as it was')
     return [dict(r, example=from_record(r['example'])) for r in found]
@@ -120,24 +127,24 @@ class HeldOut:
         self.metrics,self.samples,self.greedy = metrics,samples,greedy
         self.kl_rows,self.batch_size,self.bars,self.rows = kl_rows,batch_size,bars,{}
         self.before = self.after = None # Each a dict: 'heldout' and perhaps 'greedy' -> rows of `evaluate`
-    def hows(self, t):
-        "How the prompts are answered: name -> options of `evaluate`"
-        return dict(heldout=dict(temperature=t.config.temperature, samples=self.samples)) | (dict(greedy={}) if self.greedy else {})
     def __len__(self): return len(self.examples)
     def __repr__(self): return f'HeldOut({len(self)} prompts, {self.samples} responses to each)'
 
 # %% ../../nbs/span_ppo/04_heldout.ipynb #aefbaf13
-def _answered(self, t, what, how):
-    "One measurement, with a bar if there is to be one"
+def _answered(self, t, when, due):
+    "Name -> rows of the measurements that are due, 'heldout' and 'greedy' in one pass, with a bar if there is to be one"
     from tqdm.auto import tqdm
-    total = len(self)*how.get('samples', 1)
-    with tqdm(total=total, desc=what, unit='response', disable=not (self.bars and t.procs.first)) as bar:
+    k,greedy,what = self.samples*('heldout' in due),'greedy' in due,f'{when}, {" and ".join(due)}'
+    how = dict(temperature=t.config.temperature, samples=k, greedy=greedy, kl_rows=self.kl_rows) if k else dict(kl_rows=0)
+    with tqdm(total=len(self)*(k+greedy), desc=what, unit='response', disable=not (self.bars and t.procs.first)) as bar:
         def progress(n):
             bar.update(n)
             if t.procs.anyone(t.stop): raise Interrupted(what)
         if t.procs.anyone(t.stop): raise Interrupted(what)
-        own = dict(metrics=self.metrics, kl_rows=self.kl_rows, batch_size=self.batch_size, max_new_tokens=t.config.max_new_tokens)
-        return evaluate(t.policy, t.critic, self.examples, self.task, progress=progress, procs=t.procs, **own, **how)
+        own = dict(metrics=self.metrics, batch_size=self.batch_size, max_new_tokens=t.config.max_new_tokens)
+        rows = evaluate(t.policy, t.critic, self.examples, self.task, progress=progress, procs=t.procs, **own, **how)
+    own = dict(heldout=lambda i: i%(k+greedy)<k, greedy=lambda i: i%(k+greedy)==k)
+    return {name:[r for i,r in enumerate(rows) if own[name](i)] for name in due}
 
 @patch
 def measure(self:HeldOut,
@@ -145,18 +152,16 @@ def measure(self:HeldOut,
     when:str, # 'before', 'after' or 'step 5'
 )->dict:      # 'heldout' and perhaps 'greedy' -> rows; `Interrupted` if a signal came
     "Have the policy answer the prompts as it is now; before training, take what is in the folder of the run"
-    folder,out = getattr(t, 'run_dir', None),{}
-    for name,how in self.hows(t).items():
-        if name=='greedy' and when not in ('before','after'): continue
-        path = folder and when in ('before','after') and Path(folder)/f'{name}-{when}.jsonl'
-        known = path and when=='before' and t.procs.once(path.exists)
-        rows = None if known else _answered(self, t, f'{when}, {"sampled" if how else name}', how)
-        if path and rows: t.procs.once(lambda: save_rows(path, rows))
-        own = {*(self.metrics or {}), *getattr(self.task, 'metric_names', ())}-{'critic_reward'}
-        names = own | {'total','reward','length','kl','kl_response'}
-        due = [e for e in self.examples for _ in range(how.get('samples', 1))]
-        out[name] = t.procs.once(lambda: load_rows(path, names, due)) if path else rows
-    return out
+    folder,kept = getattr(t, 'run_dir', None),when in ('before','after')
+    samples = dict(heldout=self.samples) | (dict(greedy=1) if self.greedy and kept else {})
+    paths = {k:Path(folder)/f'{k}-{when}.jsonl' for k in samples} if folder and kept else {}
+    due = [k for k in samples if not (paths and when=='before' and t.procs.once(paths[k].exists))]
+    out = _answered(self, t, when, due) if due else {}
+    for k in due if paths else (): t.procs.once(lambda: save_rows(paths[k], out[k]))
+    own = {*(self.metrics or {}), *getattr(self.task, 'metric_names', ())}-{'critic_reward'}
+    names = own | {'total','reward','length','kl','kl_response'}
+    asked = lambda k: [e for e in self.examples for _ in range(samples[k])]
+    return out if not paths else {k:t.procs.once(lambda: load_rows(p, names, asked(k))) for k,p in paths.items()}
 
 # %% ../../nbs/span_ppo/04_heldout.ipynb #3579340c
 def means(

@@ -19,12 +19,12 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from ..files import dumps,write_file
 from ..pretrained import ModelError
-from ..loaded import LORA,base_lm,base_tensors,check_logits,template_options
+from ..loaded import LORA,base_id,base_lm,check_logits,settings_of_model,template_options
 from ..pretrained import check_safetensors,load_model
 from ..loaded import checkpoint_layers,lm_logits,lm_states,load_trained,quantized_as
 from ..pretrained import no_dropout,progress_bars,read_json
-from ..loaded import lora_config,peft_quietly,trained,trained_tensors,weights_id
-from ..checkpoints import compare_identity
+from ..loaded import lora_config,peft_quietly,trained,trained_tensors
+from ..checkpoints import check_base
 from .model_card import model_card,public_base
 
 # %% ../../nbs/span_ppo/02_policy.ipynb #5d2a90c4
@@ -336,10 +336,8 @@ def load_state_dict(self:Policy,
 def base_id(self:Policy)->dict:
     "Name and hashes of the base model that the adapter belongs to, or of the reference of a policy that is trained whole"
     if self.in_shards: return self.in_shards
-    ref,packed = self.reference_model,quantized_as(self.model)
-    tensors = base_tensors(ref if isinstance(ref, nn.Module) else self.model)
-    if packed: tensors = {k:t for k,t in tensors.items() if t.is_floating_point()} # the packed ones may be laid out anew as they are used
-    return dict(name=self.lm.name_or_path) | {f'{k} beside {packed}' if packed else k:v for k,v in weights_id(tensors).items()}
+    ref = self.reference_model
+    return base_id(ref if isinstance(ref, nn.Module) else self.model) | dict(name=self.lm.name_or_path)
 
 @patch
 def save_pretrained(self:Policy,
@@ -362,7 +360,8 @@ def save_pretrained(self:Policy,
     name = base['id'] or base['label']
     _name_the_base(folder, name)
     about = dict(base=name if public else self.lm.name_or_path, reference=ref, value_head=self.value_head is not None,
-                 detach_value=self.detach_value, template=self.template, base_weights=weights | (dict(name=name) if public else {}))
+                 detach_value=self.detach_value, template=self.template, base_settings=settings_of_model(self.model),
+                 base_weights=weights | (dict(name=name) if public else {}))
     write_file(folder/'policy.json', dumps(about | (dict(quantize=packed) if packed else {})).encode())
     return folder
 
@@ -410,15 +409,6 @@ def push_to_hub(self:Policy,
         self.save_pretrained(tmp, facts, public=True)
         return str(api.upload_folder(repo_id=repo_id, folder_path=tmp, **kw))
 
-# %% ../../nbs/span_ppo/02_policy.ipynb #5652e9b7
-def _same_base(was, here, folder):
-    "`ModelError` if a policy was trained on another base model; a warning where that cannot be told"
-    differ,unknown = compare_identity(dict(base=was), dict(base=here))
-    if differ:
-        raise ModelError(f'{folder}: was trained on another base model of the same shape: {differ["base"]}. '
-                         'Pass the one that it was trained on as `model`, or mend the name in policy.json')
-    if unknown: _log.warning('%s: loaded without comparing its base model: %s', folder, unknown['base'])
-
 # %% ../../nbs/span_ppo/02_policy.ipynb #7c6e0004
 @patch(cls_method=True)
 def load(cls:Policy,
@@ -447,7 +437,8 @@ def load(cls:Policy,
             model = PeftModel.from_pretrained(base, folder, is_trainable=True)
             if ref=='adapter': model.load_adapter(folder/'reference', 'reference', is_trainable=False)
     self = cls(model, tok, ref, cfg['value_head'], cfg['detach_value'], template=cfg.get('template'))
-    _same_base(cfg.get('base_weights'), self.base_id(), folder)
+    here = dict(base=self.base_id(), config=settings_of_model(base))
+    check_base(dict(base=cfg.get('base_weights'), config=cfg.get('base_settings')), here, folder)
     if cfg['value_head']:
         check_safetensors(folder/'value_head.safetensors')
         self.value_head.load_state_dict(load_file(folder/'value_head.safetensors'))

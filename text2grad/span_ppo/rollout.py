@@ -153,10 +153,11 @@ def _make_room(cache, room):
     cache.layers = [_roomy()(l, room) if type(l) is DynamicLayer and l.keys is not None else l for l in cache.layers]
 
 # %% ../../nbs/span_ppo/03_rollout.ipynb #0e12b74f
-def _generate(policy, ids, mask, max_new_tokens, temperature, options, more=()):
+def _generate(policy, ids, mask, max_new_tokens, temperature, options, draw=None):
     "Ids that follow each left-padded prompt, and what the sampler said of them, (B, <=max_new_tokens) each"
     from transformers import GenerationConfig
-    how = dict(do_sample=True, temperature=float(temperature), top_k=0, top_p=1.) if temperature else dict(do_sample=False)
+    drawn = temperature and draw is None
+    how = dict(do_sample=True, temperature=float(temperature), top_k=0, top_p=1.) if drawn else dict(do_sample=False)
     cfg = GenerationConfig(**(dict(max_new_tokens=max_new_tokens, num_beams=1, use_cache=True, pad_token_id=policy.pad_id, 
                                    eos_token_id=list(policy.eos_ids), **how) | options))
     policy.lm.eval()
@@ -168,7 +169,7 @@ def _generate(policy, ids, mask, max_new_tokens, temperature, options, more=()):
             read[0].batch_select_indices(read[2])
             _make_room(read[0], max_new_tokens+1)
         out = policy.model.generate(input_ids=ids, attention_mask=mask.long(), generation_config=cfg, past_key_values=read and read[0],
-                                    logits_processor=[*[said]*bool(said), *more])
+                                    logits_processor=[x for x in (said, temperature and draw) if x])
     return out[:,ids.shape[1]:],*(said.all(out) if said else (None, None))
 
 def _stacked(xs, T, value):
@@ -177,32 +178,38 @@ def _stacked(xs, T, value):
 
 # %% ../../nbs/span_ppo/03_rollout.ipynb #92bee08f
 class _Draw:
-    "Draws for some rows of a batch what would be drawn for them if all rows were here"
-    def __init__(self, temperature, own, B, generator):
-        self.temperature,self.own,self.B,self.generator,self.steps = temperature,own,B,generator,0
-    def noise(self, V, device):
+    "Draws for some rows of a batch what would be drawn for them if all rows were here; rows that are not `drawn` are greedy"
+    def __init__(self, temperature, own, drawn, generator, eos_ids):
+        self.temperature,self.own,self.drawn,self.generator,self.eos_ids = temperature,own,drawn,generator,sorted(eos_ids)
+        self.steps,self.open = 0,drawn[own]
+    def noise(self, V):
         self.steps += 1
-        return torch.empty(self.B, V, device=device).exponential_(generator=self.generator)[self.own]
+        drawn = torch.empty(int(self.drawn.sum()), V, device=self.drawn.device).exponential_(generator=self.generator)
+        if self.drawn.all(): return drawn[self.own]
+        return torch.ones(len(self.drawn), V, device=drawn.device).masked_scatter_(self.drawn[:,None], drawn)[self.own]
     def __call__(self, ids, logits):
+        if self.steps: self.open = self.open & ~torch.isin(ids[:,-1], torch.tensor(self.eos_ids, device=ids.device))
         p = (logits.float()/self.temperature).softmax(-1)
-        drawn = (p/self.noise(p.shape[1], p.device)).argmax(-1, keepdim=True)
-        return torch.full_like(logits, -torch.inf).scatter_(1, drawn, 0.)
+        if self.open.any(): p = p/self.noise(p.shape[1])
+        return torch.full_like(logits, -torch.inf).scatter_(1, p.argmax(-1, keepdim=True), 0.)
 
 class _Shared:
-    "As `_generate`, each process sampling its rows"
-    def __init__(self, procs, siblings, device, seed):
-        self.procs,self.siblings = procs,siblings
+    "As `_generate`, each process sampling its rows, and the last of each prompt's `siblings` greedy if that is wished"
+    def __init__(self, procs, siblings, greedy, device, seed):
+        self.procs,self.siblings,self.greedy = procs,siblings,greedy
         self.generator = torch.Generator(device).manual_seed(seed)
     def __call__(self, policy, ids, mask, max_new_tokens, temperature, options):
-        own = self.procs.rows(len(ids), self.siblings)
-        draw = _Draw(temperature, own, len(ids), self.generator)
-        mine = lambda: _generate(policy, ids[own], mask[own], max_new_tokens, temperature, options, [draw]*bool(temperature))
+        own,drawn = self.procs.rows(len(ids), self.siblings),torch.ones(len(ids), dtype=torch.bool, device=ids.device)
+        if self.greedy: drawn[self.siblings-1::self.siblings] = False
+        draw = _Draw(temperature, own, drawn, self.generator, policy.eos_ids)
+        mine = lambda: (_generate(policy, ids[own], mask[own], max_new_tokens, temperature, options, draw), draw.steps)
         V = policy.lm.get_output_embeddings().weight.shape[0]
-        outs = self.procs.shared(lambda: mine() if len(ids[own]) else None)
-        outs = [o for o in outs if o is not None]
-        T = max(o.shape[1] for o,*_ in outs)
-        while temperature and draw.steps<T: draw.noise(V, ids.device) # so that all go on from the same place
-        whole = [_stacked(xs, T, fill) for xs,fill in zip(zip(*outs), (policy.pad_id, 0., 0.))]
+        said = self.procs.shared(lambda: mine() if len(ids[own]) else None)
+        outs = [o for o in said if o is not None]
+        while draw.steps<max(steps for _,steps in outs): draw.noise(V) # so that all go on from the same place
+        parts = [o for o,_ in outs]
+        T = max(o.shape[1] for o,*_ in parts)
+        whole = [_stacked(xs, T, fill) for xs,fill in zip(zip(*parts), (policy.pad_id, 0., 0.))]
         return [x if x is None else x.to(ids.device) for x in whole]
 
 # %% ../../nbs/span_ppo/03_rollout.ipynb #c26021e6
@@ -217,13 +224,16 @@ def sample(
     progress=None,            # Called with the number of responses finished, after each batch
     procs=ALONE,              # `Processes` that share the work; each of them gets the whole rollout
     siblings:int=1,           # Responses to each prompt, side by side, which one process samples
+    greedy:bool=False,        # The last of each prompt's `siblings` is greedy, for evaluation
     **options                 # Further generation options of transformers
 )->Rollout:
     "Sample one response to each prompt"
     if not examples: raise ValueError('no examples to sample for')
     if not allow_off_policy: check_on_policy(temperature, options)
     pids,pmask = policy.encode([e.prompt for e in examples])
-    bs,outs,draw = batch_size or len(examples),[],_generate if procs.count==1 else _Shared(procs, siblings, policy.device, seed)
+    bs,outs = batch_size or len(examples),[]
+    if greedy and (bs%siblings or not temperature): raise ValueError(f'greedy: wants a temperature and whole prompts, {siblings} of {bs}')
+    draw = _Shared(procs, siblings, greedy, policy.device, seed) if greedy or procs.count>1 else _generate
     with procs.autocast(), torch.random.fork_rng(devices=[policy.device] if policy.device.type=='cuda' else []):
         torch.manual_seed(seed)
         for i in range(0, len(examples), bs):

@@ -51,13 +51,17 @@ def identity(self:Resumable)->dict: # Thing -> its name and hashes, for `checkpo
     p,ref = self.policy,self.policy.reference_model
     tok,on = p.tokenizer,getattr(p.model, 'active_adapter', None)
     scales = sorted({float(m.scaling[on]) for m in p.model.modules() if isinstance(getattr(m, 'scaling', None), dict) and on in m.scaling})
-    d = dict(base=p.base_id(), config=dict(name=p.lm.config.model_type) | settings_of_model(p.model),
+    d = dict(base=p.base_id(), config=settings_of_model(p.model),
              tokenizer=dict(name=tok.name_or_path, ends=p.eos_ids) | tokenizer_id(tok),
              adapter=dict(name=f'scaled by {scales}, detach_value {p.detach_value}, template {p.template}',
                           settings=_hash(scales, p.detach_value, p.template)),
              data=data_id(self.examples), critic=_judge_id(self.critic))
     if ref=='adapter': d['reference'] = dict(name='adapter') | weights_id({k:v for k,v in p.named_parameters() if '.reference.' in k})
     if self.own_reward: d['reward'] = _judge_id(self.reward)
+    dtypes = [str(t.dtype).removeprefix('torch.') for t in p.lm.parameters() if t.is_floating_point()]
+    mixed = getattr(self.procs.accelerator, 'mixed_precision', None)
+    how = ' and '.join(sorted(set(dtypes)))+(f', mixed {mixed}' if mixed else '')
+    d['precision'] = dict(name=how, dtypes=how)
     if self.heldout: d['heldout'] = data_id(self.heldout.examples)
     self.stands_on = d
     return d
@@ -67,12 +71,13 @@ def check_identity(self:Resumable,
     was,       # The `identity` that was written down; anything else if there is none
     where:str, # Who says so, for the message
 ):
-    "`CheckpointError` if the run stood on another model or other data; a warning for another critic and for what cannot be compared"
+    "`CheckpointError` if the run stood on another model or other data; a warning for another judge or precision, and for what is unknown"
     differ,unknown = compare_identity(was, self.identity())
-    judges = [differ.pop(k) for k in ('critic','reward') if k in differ]
+    judges,width = ([differ.pop(k) for k in ks if k in differ] for ks in (('critic','reward'), ('precision',)))
     if differ:
         raise CheckpointError(f'{where}: made by another run: {"; ".join(differ.values())}. Resume with the same, or start a new run')
     if judges: _log.warning('%s: resumed with another judge than before: %s', where, '; '.join(judges))
+    if width: _log.warning('%s: resumed, but not to the bit: %s', where, width[0])
     if unknown: _log.warning('%s: resumed without comparing %s', where, '; '.join(unknown.values()))
 
 # %% ../../nbs/span_ppo/04_state.ipynb #18e5c6a9
