@@ -485,6 +485,10 @@ def test_each_recipe_makes_a_step_on_the_tiny_model_with_rows_of_the_same_column
     (tmp_path/'mine.py').write_text('from text2grad.core import Critique\ndef judge(es): return [Critique("Fine.") for _ in es]\n')
     small = ['--model',str(tiny),'--prompts',f'{name}:{tmp_path/"in.jsonl"}','--critic',f'{tmp_path/"mine.py"}:judge' if name=='ultrafeedback' else 'tests' if name=='kodcode' else 'rules:summarize',
              '--heldout','0','--steps','1','--batch-size','2','--set','minibatch_size=2','--set','epochs=1','--max-new-tokens','4']
+    there = sorted(tmp_path.rglob('*'))
+    assert main(['train','--config',name,'--dry-run','--out',str(tmp_path/'r'), *small])==0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    assert sorted(tmp_path.rglob('*'))==there and 'reward: sign' in out and '4 prompts to train on, 0 held out' in out and '8 x H100' in out
     assert main(['train','--config',name,'--out',str(tmp_path/'r'), *small])==0, capsys.readouterr().err
     said = json.loads((tmp_path/'r/config.json').read_text())['ppo']
     assert (said['reward'], said['temperature'], said['gradient_checkpointing'], said['kl_target'])==('sign', .6, True, 6)
@@ -492,4 +496,5 @@ def test_each_recipe_makes_a_step_on_the_tiny_model_with_rows_of_the_same_column
 
 def test_a_recipe_needs_a_critic_and_an_unknown_one_is_refused(tmp_path, capsys):
     assert main(['train','--config','slf5k','--out',str(tmp_path/'r')])==1 and '--critic: say what to train on' in capsys.readouterr().err
+    assert main(['train','--dry-run','--config','slf5k','--out',str(tmp_path/'r')])==1 and '--critic: say what to train on' in capsys.readouterr().err
     assert main(['train','--config','slf6k','--out',str(tmp_path/'r')])==1 and 'slf6k: no such file' in capsys.readouterr().err

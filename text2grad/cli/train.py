@@ -245,6 +245,7 @@ def train_command(
     rates, # Learning rate of each reward, if none is given
 )->int:    # As `run_training`
     "`text2grad train --prompts FILE --critic NAME`"
+    from text2grad.span_ppo.estimate import dry_run
     from text2grad.span_ppo.loggers import logger_of
     from text2grad.span_ppo.policy import Policy
     from text2grad.span_ppo.processes import processes
@@ -257,6 +258,7 @@ def train_command(
     prompts = prompts_of(opts['prompts'], opts['prompt_field'])
     heldout = heldout_of(str(opts['heldout']), prompts, opts['prompt_field'])
     if metrics and not heldout: raise CommandError('--metric: is measured on held-out prompts, and there are none; see --heldout')
+    if args.dry_run: return dry_run(opts, cfg, prompts, heldout, critic)
     policy = Policy.of(opts['model'], device=device, **cfg.for_policy())
     trainer = SpanPPO(policy, critic, prompts, cfg, heldout=heldout, sampler=_sampler(opts['sampler'], out), accelerator=procs)
     if held := trainer.heldout: held.samples,held.metrics,held.bars = opts['samples'],metrics,True
@@ -447,6 +449,8 @@ def train_parser(
     p.add_argument('--out', help='folder of the run (default: runs/train-seedN)')
     p.add_argument('--device', help='cpu, cuda, mps (default: the best there is)')
     p.add_argument('--resume', action='store_true', help='go on with the run in --out; a higher --steps makes it longer')
+    p.add_argument('--dry-run', action='store_true',
+                   help='find everything that the run needs, say what it would take in memory and time, and train nothing')
     p.add_argument('--push-to-hub', metavar='OWNER/NAME', help='upload the policy at the end')
     p.set_defaults(run=lambda args: train_command(args, rates))
 

@@ -30,6 +30,7 @@ from .loggers import Logger,TensorBoardLogger,TrackioLogger,WandbLogger
 from .server import RolloutServer,ServerError
 from .config import SpanPPOConfig,derived_seed,permutation,prompt_rows,scalar_reward,span_reward
 from .trainer import NonFiniteError,SpanPPO
+from .estimate import DEVICES,estimate_memory,estimate_step
 from .inspection import Case,checkpoint_cases,measure,rejudged
 from .one_step import apply_critique
 from .credit import ledger,ledger_html,three_rewards
