@@ -171,6 +171,7 @@ def _changed(said, kept):
     odd = [k for k,v in said.items() if k not in _MAY_CHANGE and plain(k, v)!=plain(k, kept.get(k))]
     return [f'{k} is {kept.get(k)!r} there and {said[k]!r} here' for k in odd]
 
+# %% ../../nbs/cli/02_train.ipynb #0cd2a1e1
 def settings_of(
     args,       # As the parser of `train` reads them
     rates:dict, # As for `tuned`
