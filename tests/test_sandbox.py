@@ -686,6 +686,27 @@ def test_humaneval():
     assert [e.meta['id'] for e,r in zip(exs, bad) if r.passed is not False]==[]
     assert len(good)==len(bad)==164 and all(r.failures for r in bad)
 
+def test_programs_that_are_planned_side_by_side_do_not_fail_each_other():
+    "CPython 3.11 raises SystemError where two threads build a syntax tree at once and collecting garbage lets them change places"
+    import gc
+    class Slow:
+        def __init__(self): self.me = self
+        def __del__(self): sum(range(50))
+    wrong,often,turns = [],gc.get_threshold(),sys.getswitchinterval()
+    def work(k):
+        for i in range(30):
+            Slow()
+            job = dict(tests='\n'.join(f'assert f({j})=={k*100+i}' for j in range(60)), entry_point=None, setup='')
+            try: runner._planned(job)
+            except SystemError as e: wrong.append(e)
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    gc.set_threshold(5); sys.setswitchinterval(1e-6)
+    try:
+        for t in threads: t.start()
+        for t in threads: t.join()
+    finally: gc.set_threshold(*often); sys.setswitchinterval(turns)
+    assert not wrong
+
 NEAR = {r['entry_point']:r['wrong'] for r in read_jsonl(Path(__file__).parent/'near_misses.jsonl')}
 def test_the_bundled_task():
     "In the real sandbox every reference passes and every near miss fails; 40 functions are one program, so that all of it takes a few runs"

@@ -15,6 +15,7 @@ from dataclasses import replace
 from fastcore.basics import patch
 from functools import lru_cache
 from importlib.resources import files
+from threading import Lock
 
 # %% ../../nbs/sandbox/08_runner.ipynb #dfa78883
 from .box import Box,BoxError,Limits
@@ -179,9 +180,12 @@ def _by_box(box, program, p, known, timeout):
     except (TypeError,ValueError,IndexError,KeyError) as e: raise Ours(f'the box of the tests sent nonsense: {e}') from None
 
 # %% ../../nbs/sandbox/08_runner.ipynb #39135c3c
+_parsing = Lock() # CPython 3.11 counts how deep it is in a tree for all threads together: two that parse can fail
+
 def _statement(p, line):
     "The statement of the tests at a line of their instrumented source"
-    nodes = [n for n in ast.walk(ast.parse(p.source)) if isinstance(n, ast.stmt) and n.lineno<=line<=n.end_lineno]
+    with _parsing: tree = ast.parse(p.source)
+    nodes = [n for n in ast.walk(tree) if isinstance(n, ast.stmt) and n.lineno<=line<=n.end_lineno]
     return ast.unparse(max(nodes, key=lambda n: n.lineno)).partition('\n')[0] if nodes else ''
 
 def _failed(t, program, name, text, of_call, last, right=False, sides=()):
@@ -327,14 +331,17 @@ def run(
     return _run(job | dict(timeout=timeout, memory_mb=memory_mb, sandbox=sandbox), set())
 
 # %% ../../nbs/sandbox/08_runner.ipynb #d2a95b60
+def _planned(job, **how):
+    "The plan of a job; threads take turns in parsing"
+    with _parsing: return plan(job['tests'], job['entry_point'] or None, job['setup'], **how)
+
 def _by_calls(tier, job, live):
     "The `Result` of a program whose functions are called, or of one that just runs"
-    entry = job['entry_point'] or ''
-    p = plan(job['tests'], entry or None, job['setup']) if job['tests'].strip() else Plan(entry=entry)
+    p = _planned(job) if job['tests'].strip() else Plan(entry=job['entry_point'] or '')
     r = Result(None, 'infrastructure', detail=p.problem)
     for _ in range(3 if not p.problem else 0):
         try: return _once(tier, p, *(job[k] for k in _given), live, job.get('room', 0))
-        except _Boxed: p = plan(job['tests'], entry or None, job['setup'], boxed=True)
+        except _Boxed: p = _planned(job, boxed=True)
         except (BoxError,OSError) as e: r = Result(None, 'infrastructure', n_tests=p.n, detail=f'the box did not start: {e}')
     return r
 
