@@ -59,7 +59,8 @@ def identity(self:Resumable)->dict: # Thing -> its name and hashes, for `checkpo
     if ref=='adapter': d['reference'] = dict(name='adapter') | weights_id({k:v for k,v in p.named_parameters() if '.reference.' in k})
     if self.own_reward: d['reward'] = _judge_id(self.reward)
     dtypes = [str(t.dtype).removeprefix('torch.') for t in p.lm.parameters() if t.is_floating_point()]
-    how = ' and '.join(sorted(set(dtypes)))+('' if self.procs.accelerator is None else f', mixed {self.procs.accelerator.mixed_precision}')
+    mixed = getattr(self.procs.accelerator, 'mixed_precision', None)
+    how = ' and '.join(sorted(set(dtypes)))+(f', mixed {mixed}' if mixed else '')
     d['precision'] = dict(name=how, dtypes=how)
     if self.heldout: d['heldout'] = data_id(self.heldout.examples)
     self.stands_on = d
@@ -70,7 +71,7 @@ def check_identity(self:Resumable,
     was,       # The `identity` that was written down; anything else if there is none
     where:str, # Who says so, for the message
 ):
-    "`CheckpointError` if the run stood on another model or other data; a warning for another critic, another precision and what cannot be compared"
+    "`CheckpointError` if the run stood on another model or other data; a warning for another judge or precision, and for what is unknown"
     differ,unknown = compare_identity(was, self.identity())
     judges,width = ([differ.pop(k) for k in ks if k in differ] for ks in (('critic','reward'), ('precision',)))
     if differ:
