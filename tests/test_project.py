@@ -1,5 +1,5 @@
 "What no notebook can show: that the files around the notebooks agree with each other, and that imports point down and stay light"
-import ast,re,subprocess,sys,tomllib
+import ast,builtins,functools,re,subprocess,sys,tomllib
 from configparser import ConfigParser
 from pathlib import Path
 import pytest
@@ -164,3 +164,39 @@ def test_nothing_is_defined_twice_in_a_module():
 def test_no_saved_output_names_a_path_of_an_environment():
     "As warnings of packages do"
     assert not [f.name for f in notebooks for c in read_nb(f).cells if 'Warning: ' in (o := str(c.get('outputs', ''))) and 'site-packages' in o]
+
+@functools.cache
+def names_of(module):
+    "What `from module import *` gives"
+    names = {}
+    exec(f'from {module} import *', names)
+    return set(names)
+
+class Now(ast.NodeVisitor):
+    "Names that a cell reads while it runs, those in the bodies of functions left out, and names that it binds"
+    def __init__(self, trees):
+        self.read,self.bound,self.stars = set(),set(),[]
+        for t in trees: self.visit(t)
+    def visit_Name(self, n): (self.read if isinstance(n.ctx, ast.Load) else self.bound).add(n.id)
+    def visit_alias(self, n): self.bound.add((n.asname or n.name).split('.')[0])
+    def visit_ImportFrom(self, n): self.stars.append(n.module) if n.names[0].name=='*' else self.generic_visit(n)
+    def visit_ExceptHandler(self, n): self.bound.add(n.name); self.generic_visit(n)
+    def visit_FunctionDef(self, n):
+        self.bound.add(n.name)
+        for o in (*n.decorator_list, *n.args.defaults, *filter(None, n.args.kw_defaults)): self.visit(o)
+    visit_AsyncFunctionDef = visit_FunctionDef
+    def visit_Lambda(self, n): pass
+    def visit_ClassDef(self, n): self.bound.add(n.name); self.generic_visit(n)
+
+@pytest.mark.parametrize('name', modules)
+def test_nbdev_can_run_what_it_runs_for_the_docs(name):
+    "It runs exported cells and cells that import, and no other: such a cell may use nothing that a cell without an import made"
+    from nbdev.processors import _do_eval
+    have = {*dir(builtins), '__file__', 'show_doc', 'display'}
+    for c in read_nb(modules[name]).cells:
+        if c.cell_type!='code': continue
+        c.directives_ = c.directives
+        if not _do_eval(c): continue
+        n = Now(ast.parse(c.source).body)
+        have |= n.bound | {o for s in n.stars for o in names_of(s)}
+        assert not n.read-have, f'{modules[name].name} {c.id}: {sorted(n.read-have)}; import in a cell above, and keep the rest apart'
