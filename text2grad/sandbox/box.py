@@ -129,7 +129,7 @@ def as_nobody(
 _denied = ('ptrace','process_vm_readv','process_vm_writev','mount','umount2','unshare','setns','keyctl','add_key','request_key','bpf',
            'perf_event_open','userfaultfd','io_uring_setup','io_uring_enter','io_uring_register','socket',
            'shmget','shmat','msgget','msgsnd','semget','semop','mq_open',   # Memory of nobody, which no limit on a process counts
-           'sendmsg','sendmmsg','memfd_secret')                             # So is a file on its way through a socket, when its sender closes it
+           'sendmsg','sendmmsg','memfd_secret')                             # So is a file on its way through a socket
 
 @lru_cache
 def seccomp_filter()->bytes: # A BPF program; empty where pyseccomp or libseccomp is missing
