@@ -3,6 +3,7 @@ import dataclasses,json,os,re,shutil,signal,subprocess,sys,threading,time
 from http.server import BaseHTTPRequestHandler,ThreadingHTTPServer
 from pathlib import Path
 import pytest
+from children import Child
 from text2grad.cli.command import main
 from text2grad.cli.quickstart import seeds_text
 from text2grad.cli.train import summary_text
@@ -50,8 +51,8 @@ def test_run_folder_is_not_overwritten(tiny, tmp_path, capsys):
     assert '--resume' in capsys.readouterr().err and (tmp_path/'r/summary.json').read_bytes()==before
 
 def start(tiny, out, *more):
-    return subprocess.Popen([sys.executable,'-m','text2grad','quickstart','--model',str(tiny),'--steps','40','--batch-size','2','--heldout','2','--out',str(out),*more],
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root)
+    argv = ['quickstart','--model',str(tiny),'--steps','12','--batch-size','2','--heldout','2','--out',str(out),*more]
+    return Child(main, argv, folder=out.parent)
 
 @pytest.mark.parametrize('sig,code', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stopped_run_says_how_to_resume_and_resumes(tiny, tmp_path, sig, code):
@@ -62,13 +63,13 @@ def test_stopped_run_says_how_to_resume_and_resumes(tiny, tmp_path, sig, code):
     _,err = p.communicate(timeout=120)
     assert p.returncode==code and f'--resume --out {tmp_path/"r"}' in err, err
     done = len(read_jsonl(log))
-    assert 2<=done<40
+    assert 2<=done<12
     before = (tmp_path/'r/heldout-before.jsonl').read_bytes()
     r = start(tiny, tmp_path/'r', '--resume')
     out,err = r.communicate(timeout=300)
     assert r.returncode==0, err
-    assert [x['step'] for x in read_jsonl(log)]==list(range(1, 41)) and (tmp_path/'r/heldout-before.jsonl').read_bytes()==before
-    assert '40 steps' in out
+    assert [x['step'] for x in read_jsonl(log)]==list(range(1, 13)) and (tmp_path/'r/heldout-before.jsonl').read_bytes()==before
+    assert '12 steps' in out
 
 def test_killed_before_the_first_step_resumes(tiny, tmp_path):
     p = start(tiny, tmp_path/'r')
@@ -79,17 +80,17 @@ def test_killed_before_the_first_step_resumes(tiny, tmp_path):
     out,err = r.communicate(timeout=300)
     assert r.returncode==0, err
 
+def _on_a_full_disk(argv):
+    import resource
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+    return main(argv)
+
 def test_full_disk_says_so(tiny, tmp_path):
     "A limit on file size stands in for the full disk"
-    code = f'''
-import resource,signal,sys
-from text2grad.cli.command import main
-import torch,transformers,peft
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
-sys.exit(main(['quickstart','--model',{str(tiny)!r},'--steps','2','--batch-size','2','--heldout','2','--out',{str(tmp_path/"r")!r}]))'''
-    r = subprocess.run([sys.executable,'-c',code], capture_output=True, text=True, cwd=root)
-    assert r.returncode==1 and 'Traceback' not in r.stderr and re.search(r'/r/\S+: File too large; make room, then go on with:\n  text2grad quickstart --resume --out .*/r\n', r.stderr), r.stderr
+    p = Child(_on_a_full_disk, ['quickstart','--model',str(tiny),'--steps','2','--batch-size','2','--heldout','2','--out',str(tmp_path/'r')], folder=tmp_path)
+    _,err = p.communicate(120)
+    assert p.returncode==1 and 'Traceback' not in err and re.search(r'/r/\S+: File too large; make room, then go on with:\n  text2grad quickstart --resume --out .*/r\n', err), err
     assert not list(tmp_path.glob('r/checkpoints/ckpt*')) and not (tmp_path/'r/summary.json').exists()
 
 def test_device_that_is_not_here(tiny, tmp_path, capsys):
@@ -300,7 +301,7 @@ def test_help_loads_no_other_part_of_the_library():
     code = 'import sys\nfrom text2grad.cli import main\nmain(["--help"])\nprint([m for m in sys.modules if m.startswith("text2grad.") or m in ("torch","numpy")])'
     out = subprocess.run([sys.executable,'-c',code], capture_output=True, text=True, check=True).stdout
     loaded = set(eval(out.splitlines()[-1]))
-    assert 'quickstart' in out and loaded=={'text2grad.files','text2grad.core','text2grad.cli',*(f'text2grad.cli.{m}' for m in ('doctor','train','train_rm','quickstart','command'))}
+    assert 'quickstart' in out and loaded=={'text2grad.files','text2grad.core','text2grad.cli',*(f'text2grad.cli.{m}' for m in ('doctor','train','train_rm','evaluate','quickstart','command'))}
 
 def test_the_package_is_the_command():
     r = subprocess.run([sys.executable,'-m','text2grad','--version'], capture_output=True, text=True)

@@ -1,10 +1,11 @@
 "Span PPO: the rows of the PPO checklist that concern the trainer, faults, and runs that are killed"
-import copy,functools,hashlib,json,os,random,re,shutil,signal,subprocess,sys,tempfile,time
+import copy,functools,hashlib,json,os,random,re,shutil,signal,tempfile,time
 from dataclasses import asdict,replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, pytest, tokenizers, torch
+from children import Child
 from hypothesis import HealthCheck,given,settings,strategies as st
 from safetensors.torch import save as save_tensors
 from text2grad.core import Critique,Example,Span,read_jsonl
@@ -314,18 +315,15 @@ def test_bitwise_resume(tmp_path):
     same = lambda n: [{k:v for k,v in r.items() if k!='seconds'} for r in read_jsonl(tmp_path/n/'metrics.jsonl')]
     assert same('a')==same('b') and read_jsonl(tmp_path/'a/samples.jsonl')==read_jsonl(tmp_path/'b/samples.jsonl')
 
-script = '''
-import sys; sys.path.insert(0, {tests!r})
-from test_span_ppo import *
-out = Path(sys.argv[1])
-resume = any((out/'checkpoints').glob('ckpt-[0-9]*'))
-print('ready', flush=True)
-make(replace(small, steps=12), callbacks=[RunFolder(out, resume), *([StopOnSignal()] if len(sys.argv)>2 else [])]).fit()
-'''.format(tests=str(Path(__file__).parent))
+def _train(out, *signals):
+    resume = any((out/'checkpoints').glob('ckpt-[0-9]*'))
+    print('ready', flush=True)
+    make(replace(small, steps=12), callbacks=[RunFolder(out, resume), *([StopOnSignal()] if signals else [])]).fit()
 
 def start(out, *more):
-    p = subprocess.Popen([sys.executable, '-c', script, str(out), *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
-    assert p.stdout.readline()=='ready\n', p.stderr.read()
+    p = Child(_train, out, *more, folder=out.parent)
+    while p.poll() is None and not p.said()[0]: time.sleep(.01)
+    assert p.said()[0]=='ready\n', p.said()
     return p
 
 def test_ten_random_kills_end_in_the_same_weights(tmp_path):
@@ -337,10 +335,9 @@ def test_ten_random_kills_end_in_the_same_weights(tmp_path):
         time.sleep(rng.uniform(.05, .8))
         if p.poll() is None: p.kill(); kills += 1
         p.wait()
-        p.stdout.close(); p.stderr.close()
         if any((out/'checkpoints').glob('ckpt-[0-9]*')): assert not check_checkpoint(latest_checkpoint(out/'checkpoints')[0])
     p = start(out)
-    assert p.wait()==0, p.stderr.read()
+    assert p.wait()==0, p.said()
     got = make(replace(small, steps=12))
     got.load_state(latest_checkpoint(out/'checkpoints')[0])
     assert kills>=5 and got.step==12 and equal(weights(want), weights(got))
@@ -353,7 +350,7 @@ def test_a_signal_finishes_the_step_and_saves(tmp_path, sig):
     until = time.time()+60
     while time.time()<until and not ((tmp_path/'r/metrics.jsonl').exists() and (tmp_path/'r/metrics.jsonl').read_text()): time.sleep(.02)
     p.send_signal(sig)
-    assert p.wait(60)==0, p.stderr.read()
+    assert p.wait(60)==0, p.said()
     steps = [r['step'] for r in read_jsonl(tmp_path/'r/metrics.jsonl')]
     assert latest_checkpoint(tmp_path/'r/checkpoints')[0].name==f'ckpt-{steps[-1]:06d}'
 
@@ -391,19 +388,19 @@ def test_no_checkpoint_left(tmp_path):
     for p in (tmp_path/'checkpoints').glob('ckpt-*'): (p/'state.json').write_text('{}')
     with pytest.raises(CheckpointError, match='state.json is not the file'): latest_checkpoint(tmp_path/'checkpoints')
 
+def _fill_the_disk(out):
+    import resource
+    make(callbacks=[RunFolder(out)]).fit(1)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    try: make(callbacks=[RunFolder(out, True)]).fit(2)
+    except OSError as e: print('refused:', e)
+
 def test_full_disk_leaves_the_previous_checkpoint(tmp_path):
     "A file size limit stands in for the full disk, in a process of its own"
-    code = script.replace("print('ready', flush=True)", '''
-import resource,signal
-make(callbacks=[RunFolder(out)]).fit(1)
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-try: make(callbacks=[RunFolder(out, True)]).fit(2)
-except OSError as e: print('refused:', e)
-sys.exit(0)
-''')
-    r = subprocess.run([sys.executable, '-c', code, str(tmp_path/'r')], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
-    assert 'refused:' in r.stdout, r.stderr
+    p = Child(_fill_the_disk, tmp_path/'r', folder=tmp_path)
+    out,err = p.communicate(60)
+    assert 'refused:' in out, err
     root = tmp_path/'r/checkpoints'
     assert latest_checkpoint(root)[0].name=='ckpt-000001' and not list(root.glob('*.tmp*'))
     b = make(callbacks=[RunFolder(tmp_path/'r', resume=True)]).fit(2)

@@ -17,7 +17,8 @@ from text2grad.pretrained import ModelError,tiny_lm
 from text2grad.reward_model.token_head import copy_features,piece_ids,token_features
 from text2grad.reward_model.base import RewardModel
 from text2grad.reward_model.span_model import *
-from text2grad.reward_model.span_model import _key,_marks
+from text2grad.reward_model.rows import marks_question
+from text2grad.reward_model.span_model import _key
 
 SMALL = dict(size=16, layers=1, heads=2, dropout=0., max_new_tokens=12)
 LORA = dict(r=4, alpha=8)
@@ -267,9 +268,9 @@ def test_a_forged_end_in_a_response_is_text(rm):
 
 def test_marks_are_quoted_in_order_and_not_too_many():
     e = 'a "b"\n'+'c '*300
-    text = _marks([Span(6, 400, -.2), Span(0, 5, 1.), Span(5, 5, -1.), Span(0, 1, 0.)], e)
+    text = marks_question([Span(6, 400, -.2), Span(0, 5, 1.), Span(5, 5, -1.), Span(0, 1, 0.)], e)
     assert text.splitlines()[1]=='good: "a \\"b\\""' and text.splitlines()[2].startswith('poor: "c c') and len(text.splitlines())==4 and len(text)<300
-    assert _marks([Span(i, i+1, -1.) for i in range(50)], e).count('poor:')==12 and '(none)' in _marks([], e)
+    assert marks_question([Span(i, i+1, -1.) for i in range(50)], e).count('poor:')==12 and '(none)' in marks_question([], e)
 
 def test_chats_that_end_in_an_odd_way(rm):
     user,bot,sys = (lambda t,r=r: dict(role=r, content=t) for r in ('user','assistant','system'))

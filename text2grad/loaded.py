@@ -7,7 +7,8 @@ Docs: https://text2grad.github.io/text2grad/loaded.html.md"""
 # %% auto #0
 __all__ = ['LORA', 'peft_quietly', 'lora_config', 'trained', 'trained_tensors', 'in_shards_of', 'load_trained',
            'checkpoint_layers', 'quantized_as', 'template_options', 'base_lm', 'plain_generation', 'lm_states',
-           'lm_logits', 'check_logits', 'base_tensors', 'weights_id', 'settings_of_model', 'tokenizer_id', 'base_id']
+           'lm_logits', 'check_logits', 'selectable', 'base_tensors', 'weights_id', 'settings_of_model', 'tokenizer_id',
+           'base_id']
 
 # %% ../nbs/04_loaded.ipynb #c5b816e9
 import hashlib,json,re,warnings
@@ -183,6 +184,16 @@ def check_logits(
         raise ModelError(f'{kind}: this model cannot read four tokens ({type(e).__name__}: {e}); use another one{with_lora}') from e
     if not torch.allclose(ours.float(), its.float(), atol=1e-2, rtol=1e-2):
         raise ModelError(f'{kind}: this architecture changes its logits after the output layer in a way that is not known here')
+
+# %% ../nbs/04_loaded.ipynb #30f050cd
+def selectable(
+    cache, # As a model returns it, or `None`
+)->bool:   # False for the states of linear attention and of convolutions, which belong to one row
+    "Whether rows can be picked from a cache of keys and values"
+    from transformers import cache_utils
+    linear = getattr(cache_utils, 'LinearAttentionCacheLayerMixin', ())
+    layers = getattr(cache, 'layers', None)
+    return bool(layers) and all(hasattr(l, 'batch_select_indices') and not isinstance(l, linear) for l in layers)
 
 # %% ../nbs/04_loaded.ipynb #e6a2974b
 def _bare(name, wraps):

@@ -14,7 +14,8 @@ from pathlib import Path
 from ..files import RecordError,STRICT_JSON,UserError,check_out,dumps,read_text
 from .doctor import CommandError,doctor_command,positive,printable,say_it_waits
 from .quickstart import LR,quickstart_parser
-from .train import compare_parser,evaluate_parser,report_parser,train_parser
+from .evaluate import compare_parser,evaluate_parser,report_parser
+from .train import train_parser
 from .train_rm import train_rm_parser
 
 # %% ../../nbs/cli/04_command.ipynb #03c857ae

@@ -8,7 +8,7 @@ Docs: https://text2grad.github.io/text2grad/reward_model/span_model.html.md"""
 __all__ = ['SpanRewardConfig', 'SpanRewardModel']
 
 # %% ../../nbs/reward_model/05_span_model.ipynb #cf248e68
-import hashlib,json,logging
+import hashlib,logging
 from dataclasses import dataclass,field,replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,12 +25,12 @@ from ..files import write_file
 from ..critics.local import ModelCritic,model_name
 from ..evaluation.statistics import auroc
 from ..evaluation.span_metrics import TokenScores,carried
-from ..loaded import LORA,check_logits,lm_logits
-from .preprocessing import NEUTRAL,POOR,chat_pieces,fit_prompt,text_offsets,token_labels,unlabelled
+from ..loaded import LORA,check_logits,lm_logits,selectable
+from .preprocessing import NEUTRAL,POOR,text_offsets,token_labels,unlabelled
+from .rows import padded_rows,shortened,training_row
 from .base import RewardModel
 from .decoding import calibrated,choose_thresholds,class_weights,fit_temperature,span_decoder
 from .token_head import TokenHead,piece_ids,state_widths,token_features
-from ..span_ppo.policy import selectable
 
 # %% ../../nbs/reward_model/05_span_model.ipynb #4448c248
 @dataclass(frozen=True)
@@ -99,93 +99,33 @@ class SpanRewardModel(RewardModel):
     @property
     def weights(self): return class_weights(self.config.shares, self.config.balance)
 
-# %% ../../nbs/reward_model/05_span_model.ipynb #b595b6dc
-def _short(t, n=160): return t if len(t)<=n else f'{t[:n//2]} [...] {t[len(t)-n//2:]}'
-
-def _marks(spans, response, most=12):
-    "The question that a critique answers: what was marked, as JSON strings"
-    line = lambda s: f'{"poor" if s.score<0 else "good"}: {json.dumps(_short(response[s.start:s.end]), ensure_ascii=False)}'
-    strongest = sorted((s for s in spans if s.score and s.end>s.start), key=lambda s: -abs(s.score))[:most]
-    shown = sorted(strongest, key=lambda s: s.start)
-    return '\n'.join(['These parts of your answer were marked:', *([line(s) for s in shown] or ['(none)']), 'Explain why.'])
-
-def _chat(prompt): return [dict(role='user', content=prompt)] if isinstance(prompt, str) else prompt
-def _messages(ex): return [*_chat(ex.prompt), dict(role='assistant', content=ex.response)]
-
-def _flat(pieces): return [i for ids,_ in pieces for i in ids]
-
-@patch
-def _tail(self:SpanRewardModel, ex, critique):
-    "Ids after the response: up to where the critique starts, and the critique with its end"
-    msgs = _messages(ex)
-    k = len(msgs)-1
-    question = [dict(role='user', content=_marks(critique.spans, ex.response)), dict(role='assistant', content=critique.text.strip())]
-    pieces = chat_pieces(self.tokenizer, [*(m | dict(content='') for m in msgs[:k]), msgs[k], *question])
-    after = pieces[next(j for j,(_,i) in enumerate(pieces) if i==k)+1:]
-    eos,end = self.tokenizer.eos_token_id,after[-1][0]
-    return _flat(after[:-2]),[*after[-2][0], *(end[:end.index(eos)+1] if eos in end else [eos])]
-
-# %% ../../nbs/reward_model/05_span_model.ipynb #4db89dbe
-@patch
-def _no_room(self:SpanRewardModel, room, write):
-    said = f'the response{" and its critique" if write else ""} leave{"s"*(not write)} {max(0, room)} of {self.most} tokens for the prompt'
-    return f'{said}; {"raise max_length" if self.most==self.config.max_length else "the model takes no more"}'
-
+# %% ../../nbs/reward_model/05_span_model.ipynb #eaa34b9e
 @patch
 def encode(self:SpanRewardModel,
     ex:Example,         # With a critique if it is to be taught
     write:bool=False,   # With marks and critique after the response
     spare:int=0,        # Tokens to leave free after them
-)->SimpleNamespace:     # `ids`, `before`, `offsets`, `features`, `ask`, `target`
-    """One row; `ValueError` if the response does not fit
+)->SimpleNamespace:     # As `training_row`, with the `features` (T, 6) of the response's tokens
+    "One row; `ValueError` if the response does not fit"
+    tok,c = self.tokenizer,self.config
+    remedy = 'raise max_length' if self.most==c.max_length else 'the model takes no more'
+    r = training_row(tok, ex, self.most, c.max_prompt, write, spare, remedy)
+    r.features = token_features(tok, self.piece_ids, ex.prompt, ex.response, r.offsets)
+    return r
 
-    The first `before` of the `ids` come before the response; `offsets` and `features` are those of its tokens;
-    `ask` and `target` are the ids of the marks and of the critique.
-    """
-    tok,c,msgs = self.tokenizer,self.config,_messages(ex)
-    ask,target = self._tail(ex, ex.critique) if write else ([], [])
-    pieces = chat_pieces(tok, msgs, reply=True)
-    texts = sum(len(ids) for ids,i in pieces if i is not None and i<len(msgs)-1)
-    room = self.most-len(_flat(pieces))+texts-len(ask)-len(target)-spare
-    limit = room if c.max_prompt is None else min(room, c.max_prompt)
-    if texts>limit:
-        if limit<16: raise ValueError(self._no_room(room, write))
-        pieces = chat_pieces(tok, [*_chat(fit_prompt(ex.prompt, limit, tok)), msgs[-1]], reply=True)
-    ids,n,offsets = _flat(pieces),len(pieces[-1][0]),text_offsets(tok, ex.response)
-    features = token_features(tok, self.piece_ids, ex.prompt, ex.response, offsets)
-    return SimpleNamespace(ids=ids, before=len(ids)-n, offsets=offsets, features=features, ask=ask, target=target)
-
-# %% ../../nbs/reward_model/05_span_model.ipynb #09b3e440
+# %% ../../nbs/reward_model/05_span_model.ipynb #8d79e3ab
 @patch
 def _teaches(self:SpanRewardModel, e): return self.writes and e.critique is not None and bool(e.critique.text.strip())
 
 @patch
 def collate(self:SpanRewardModel,
     examples:list, # `Example`s; without a critique a row has no labels
-)->dict:           # Tensors on the CPU
-    """A batch, padded on the right
-
-    Each is (B, L): `ids`; `region`, 0 padding, 1 prompt, 2 response, 3 marks and critique; `classes`, -1 where there is
-    no label; `severity`; `change`; `target`. Then `features` (B, L, 6), and `states` (B, P, W) if they are kept.
-    """
+)->dict:           # As `padded_rows`, and `states` (B, P, W) if they are kept
+    "A batch on the CPU, padded on the right"
     return self._stack([self.encode(e, self._teaches(e)) for e in examples], [e.critique for e in examples])
 
 @patch
-def _stack(self:SpanRewardModel, rows, critiques):
-    B,L = len(rows),max(len(r.ids)+len(r.ask)+len(r.target) for r in rows)
-    kinds = dict(ids=torch.long, region=torch.long, classes=torch.long, severity=torch.float, change=torch.float, target=torch.bool)
-    x = {k:torch.zeros(B, L, dtype=t) for k,t in kinds.items()} | dict(features=torch.zeros(B, L, 6))
-    x['classes'] -= 1
-    for i,(r,critique) in enumerate(zip(rows, critiques)):
-        a,n,k = r.before,len(r.ids),len(r.ids)+len(r.ask)
-        full = r.ids+r.ask+r.target
-        x['ids'][i,:len(full)] = torch.tensor(full)
-        x['region'][i,:len(full)],x['region'][i,:n],x['region'][i,:a] = 3,2,1
-        x['target'][i,k:k+len(r.target)],x['features'][i,a:n] = True,torch.from_numpy(r.features)
-        if critique is None: continue
-        y,s = (torch.from_numpy(o) for o in token_labels(critique, r.offsets))
-        x['classes'][i,a:n],x['severity'][i,a:n],x['change'][i,a+1:n] = y,s.float(),(y[1:]!=y[:-1]).float()
-    return x | self._kept_states(rows)
+def _stack(self:SpanRewardModel, rows, critiques): return padded_rows(rows, critiques) | self._kept_states(rows)
 
 # %% ../../nbs/reward_model/05_span_model.ipynb #c4e85b17
 def _key(ids): return hashlib.sha256(np.array(ids, np.int64).tobytes()).hexdigest()[:24]
@@ -444,7 +384,7 @@ def spans(self:SpanRewardModel,
 # %% ../../nbs/reward_model/05_span_model.ipynb #2066ed1d
 def _listing(spans, response):
     "The marks of either sign in one line"
-    quoted = lambda sign: [f'"{_short(response[s.start:s.end], 60)}"' for s in spans if s.score*sign>0]
+    quoted = lambda sign: [f'"{shortened(response[s.start:s.end], 60)}"' for s in spans if s.score*sign>0]
     said = [f'{name}: {"; ".join(qs)}.' for name,sign in (('Poor',-1), ('Good',1)) if (qs := quoted(sign))]
     return ' '.join(said) or 'Nothing to mark.'
 
