@@ -7,7 +7,8 @@ from text2grad.core import Critique,Span
 from text2grad.files import UserError,read_jsonl
 from text2grad.pretrained import tiny_lm
 from text2grad.span_ppo import HeldOut,Policy,RunFolder,SpanPPO
-from text2grad.span_ppo.processes import Processes,_sharded
+from text2grad.processes import Processes,_sharded
+from text2grad.span_ppo.trainer import _in_shards
 
 prompts = [f'Write {n} letters, '+'please '*(i%4) for i,n in enumerate('one two three four five six seven'.split())]
 small = dict(steps=2, batch_size=6, minibatch_size=4, micro_batch_size=2, max_new_tokens=12, lr=1e-3, epochs=2, save_every=1, kl_target=.5, eval_every=2)
@@ -178,8 +179,6 @@ def test_an_engine_that_is_not_understood_is_refused(kind, plugin, says):
         _sharded(SimpleNamespace(distributed_type=DistributedType[kind], state=SimpleNamespace(fsdp_plugin=made)))
 
 def test_a_policy_that_is_trained_whole_is_not_cut_into_shards():
-    p = Processes()
-    p.sharded = True
-    with pytest.raises(UserError, match='trained whole'): p.shard(Policy.create(*tiny_lm(), lora=None))
+    with pytest.raises(UserError, match='trained whole'): _in_shards(Policy.create(*tiny_lm(), lora=None), Processes())
 
 if __name__=='__main__': job(Path(sys.argv[1]))

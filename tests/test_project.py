@@ -6,7 +6,7 @@ import pytest
 from fastcore.nbio import read_nb
 
 root = Path(__file__).resolve().parent.parent
-wings = ['files','core','text','pretrained','loaded','checkpoints','alignment','viz','sandbox','data','critics','evaluation','span_ppo','reward_model','app','cli','all']
+wings = ['files','core','text','pretrained','loaded','checkpoints','processes','alignment','viz','sandbox','data','critics','evaluation','span_ppo','reward_model','app','cli','all']
 light = ['files','core','alignment','viz','sandbox','data','critics','evaluation']
 
 def exported(f):

@@ -6,7 +6,7 @@ _faces = dict(
     files='UserError',
     core='Critique Example Judgement Quote Span read_examples write_examples',
     pretrained='load_model tiny_lm',
-    loaded='', checkpoints='StopOnSignal',
+    loaded='', checkpoints='StopOnSignal', processes='',
     alignment='align find_spans token_rewards',
     viz='heat_map spans_html token_html',
     sandbox='run',

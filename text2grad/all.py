@@ -14,6 +14,7 @@ from .text import *
 from .pretrained import *
 from .loaded import *
 from .checkpoints import *
+from .processes import *
 from .alignment import *
 from .viz import *
 from . import sandbox

@@ -248,7 +248,7 @@ def train_command(
     from text2grad.span_ppo.estimate import dry_run
     from text2grad.span_ppo.loggers import logger_of
     from text2grad.span_ppo.policy import Policy
-    from text2grad.span_ppo.processes import processes
+    from text2grad.processes import processes
     from text2grad.span_ppo.trainer import SpanPPO
     procs = processes()
     out,kept = procs.once(lambda: _folder(args))

@@ -22,7 +22,7 @@ from ..loaded import LORA,lm_logits
 from .losses import AdaptiveKL,FixedKL,Objective,explained_variance,gae,kl_penalty,last_token,masked_mean
 from .losses import masked_sum,missing_eos,policy_loss,shape_rewards,token_advantages,token_scores,value_loss,whiten
 from .policy import Policy,entropy_from_logits,exact_kl
-from .processes import ProcessError
+from ..processes import ProcessError
 from .rollout import OffPolicyError,Rollout,check_on_policy,judge,make_rollout,response_mask,sample
 from .heldout import HeldOut,evaluate
 from .callbacks import Callback,ProgressBar,RunFolder,sample_rows

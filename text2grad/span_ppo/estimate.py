@@ -23,7 +23,7 @@ from ..loaded import LORA,checkpoint_layers
 from ..pretrained import ModelError,read_json
 from .config import SpanPPOConfig
 from .policy import Policy
-from .processes import ALONE
+from ..processes import ALONE
 from .rollout import Rollout,_generate
 from .trainer import SpanPPO
 

@@ -17,7 +17,7 @@ from ..data.readers import examples_from
 from ..evaluation.complaints import compare_complaints
 from ..evaluation.task_metrics import compare_rows,score_responses
 from .policy import Policy
-from .processes import ALONE
+from ..processes import ALONE
 from .rollout import judge,sample
 
 # %% ../../nbs/span_ppo/04_heldout.ipynb #29ff5ee7

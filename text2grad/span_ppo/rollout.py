@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from ..alignment.asking import judgements_of
 from ..files import UserError
 from ..loaded import plain_generation
-from .processes import ALONE
+from ..processes import ALONE
 from ..alignment.tokens import decode_with_offsets
 from ..critics.base import held_to_limit
 

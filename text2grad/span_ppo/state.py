@@ -18,7 +18,7 @@ from ..checkpoints import rng_tensors
 from ..data.store import code_text
 from ..files import dumps
 from ..loaded import settings_of_model,tokenizer_id,weights_id
-from .processes import seed_all
+from ..processes import seed_all
 
 # %% ../../nbs/span_ppo/04_state.ipynb #c7437472
 _log = logging.getLogger('text2grad')

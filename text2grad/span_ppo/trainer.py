@@ -17,6 +17,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from ..alignment.asking import name_of_critic
 from ..files import UserError,dumps,write_file
+from ..loaded import quantized_as
+from ..processes import processes
 from ..data.readers import examples_from
 from ..evaluation.alarms import alarms
 from .config import REWARDS,SpanPPOConfig,config_of,derived_seed,permutation,prompt_rows,rollout_scores,score_bound
@@ -26,7 +28,6 @@ from .losses import policy_loss,token_advantages,truncated_weights,value_loss
 from .heldout import HeldOut,Interrupted,means
 from .memory import MicroBatches
 from .policy import Policy
-from .processes import processes
 from .rollout import Rollout,judge,sample
 from .state import Resumable,data_id
 
@@ -112,7 +113,19 @@ def begin(self:SpanPPO):
     if self.sampler is not sample: raise UserError('sampler: a server takes adapters, and weights in shards are none; use one of the two')
     self.fits.group = math.inf # the others would wait while one halves its micro-batches
     self.identity()            # while the weights are whole
-    self.procs.shard(self.policy)
+    _in_shards(self.policy, self.procs)
+
+# %% ../../nbs/span_ppo/05_trainer.ipynb #9a8783cf
+def _in_shards(policy, procs):
+    "Cut a policy over the processes"
+    if packed := quantized_as(policy.model): raise UserError(f'a model packed in {packed} cannot be cut into shards; take MULTI_GPU')
+    if not isinstance(policy.reference_model, str): raise UserError('a policy that is trained whole cannot be cut into shards: use a LoRA')
+    base = policy.base_id()
+    procs.shard(policy, set(policy.lm._no_split_modules or ()))
+    policy.in_shards = base
+    one = torch.full((1, 1), policy.pad_id, device=policy.device)
+    with torch.no_grad(): policy(one, one>=0, one, one>=0, with_values=False) # the first pass says which unit is the outermost
+    policy.reshard()
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #35985538
 @patch
