@@ -301,6 +301,9 @@ placed = dict(
     reasoning_content=(dict(reasoning_content=J), 'stop', 'reasoning_content'), reasoning=(dict(reasoning='\n'+J+'\n'), 'stop', 'reasoning'),
     no_finish=(dict(reasoning_content=J), None, 'reasoning_content'), thought_and_reply=(dict(reasoning_content=f'<think>Perhaps.</think>{J}'), 'stop', 'reasoning_content'),
     details=(dict(reasoning_details=[dict(type='reasoning.text', text=J)]), 'stop', 'reasoning_details'), empty_then_full=(dict(reasoning_content=' ', reasoning=J), 'stop', 'reasoning'),
+    blocks=(dict(thinking_blocks=[dict(type='thinking', thinking=J, signature='x')]), 'stop', 'thinking_blocks'), nested=(dict(reasoning=dict(summary=[dict(type='summary_text', text=J)])), 'stop', 'reasoning'),
+    deeper=(dict(reasoningContent=dict(reasoningText=dict(text=J))), 'stop', 'reasoningContent'), of_a_provider=(dict(provider_specific_fields=dict(reasoning_content=J, citations=None)), 'stop', 'reasoning_content'),
+    bare_list=(dict(reasoning_content=[J]), 'stop', 'reasoning_content'), thought_part=(dict(content=[dict(text=J, thought=True)]), 'stop', 'content'), not_thoughts=(dict(reasoning_effort='low', reasoning_tokens=9, thinking=J), 'stop', 'thinking'),
     tool=(dict(tool_calls=[call(J)]), 'tool_calls', 'a tool call'), tool_of_another_name=(dict(tool_calls=[call(J, 'report')]), 'tool_calls', 'a tool call'),
     tool_with_an_object=(dict(tool_calls=[call(good)]), 'stop', 'a tool call'), custom_tool=(dict(tool_calls=[call(J, kind='custom')]), 'tool_calls', 'a tool call'),
     function_call=(dict(function_call=dict(name='critique', arguments=J)), 'function_call', 'a tool call'), one_of_two=(dict(tool_calls=[call('{}', 'look'), call(J)]), 'tool_calls', 'a tool call'),
@@ -314,6 +317,8 @@ lost = dict(
     cut_off=(dict(reasoning_content=J), 'length', 'all tokens went into reasoning, so raise max_tokens'), another_tool=(dict(tool_calls=[call('{"q": "rain"}', 'search')]), 'tool_calls', r'called a tool \(search\) instead'),
     two_critiques=(dict(tool_calls=[call(J), call(J.replace('Short', 'Long'))]), 'tool_calls', 'called a tool'), odd_call=(dict(tool_calls=[5, None, {}, dict(function=7), call(None), call([1])]), 'stop', 'called a tool'),
     odd_calls=(dict(tool_calls=7, reasoning=9, reasoning_details=[3, dict(text=4)]), 'stop', 'the model wrote nothing'), refused=(dict(refusal='I will not', reasoning=J), 'stop', "refused: 'I will not'"),
+    encrypted=(dict(reasoning_details=[dict(type='reasoning.encrypted', data='xx')]), 'stop', 'nothing but reasoning.*in reasoning_details'), blocks=(dict(thinking_blocks=[dict(type='thinking', thinking='Let me see.')]), 'stop', 'nothing but reasoning'),
+    only_settings=(dict(reasoning_effort='low', thinking_budget='9'), 'stop', 'the model wrote nothing$'), cut_off_in_parts=(dict(content=[dict(type='thinking', thinking=J)]), 'length', 'raise max_tokens'),
     refused_in_parts=(dict(content=[dict(type='refusal', refusal='I will not')]), 'stop', "refused: 'I will not'"))
 
 @pytest.mark.parametrize('name', placed)

@@ -198,7 +198,7 @@ def parquet(rows):
     return f.getvalue()
 
 FILES = {'a.jsonl':lines(ROWS), 'bom.jsonl':BOM+lines(ROWS, b'\r\n'), 'twice.jsonl':BOM+lines(ROWS[:1])+BOM+lines(ROWS[1:]), 'a.jsonl.gz':gzip.compress(lines(ROWS)), 'bom.jsonl.gz':gzip.compress(BOM+lines(ROWS)),
-         'zipped.jsonl':gzip.compress(lines(ROWS)), 'noname':BOM+lines(ROWS), 'a.json':json.dumps(ROWS).encode(), 'bom.json':BOM+json.dumps(ROWS).encode(), 'lines.json':lines(ROWS), 'data.json':json.dumps(dict(data=ROWS)).encode(),
+         'zipped.jsonl':gzip.compress(lines(ROWS)), 'noname':BOM+lines(ROWS), 'joined.jsonl':lines(ROWS)+BOM+b'\n'+BOM, 'a.json':json.dumps(ROWS).encode(), 'bom.json':BOM+json.dumps(ROWS).encode(), 'lines.json':lines(ROWS), 'data.json':json.dumps(dict(data=ROWS)).encode(),
          'a.csv':table(ROWS), 'bom.csv':BOM+table(ROWS), 'tabs.csv':table(ROWS, '\t'), 'a.tsv.gz':gzip.compress(table(ROWS, '\t')), 'mac.csv':table(ROWS).replace(b'\r\n', b'\r'), 'a.parquet':parquet(ROWS)}
 
 def held():
@@ -284,10 +284,33 @@ def test_numbers_of_numpy_and_what_pandas_writes_for_nothing(tmp_path):
     assert read_records([good | dict(spans=spans, reference='one')])[0]['spans']==[dict(start=0, end=5, score=.5)]
     assert read_examples([good | dict(reference='one')])[0].reference==['one']
 
-@pytest.mark.parametrize('x,says', [(dict(prompt='p', response='r'), 'one dict .*pass a list of rows'), ('DD', 'one DatasetDict .train, test.*one split'), (3, 'must be a path, a list of rows, a DataFrame'), (b'x', 'must be a path')])
+@pytest.mark.parametrize('at,put', [(4, b'\xff'*40), (-400, b''), (2000, b'\xff'*200)], ids=['the first page','the end','a page in the middle'])
+def test_damage_inside_a_parquet_file_is_named(here, capsys, at, put):
+    import pyarrow as pa,pyarrow.parquet as pq
+    f = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([dict(good, id=str(i), response=f'Rain {i} stopped play.') for i in range(3000)]), f, compression='none', use_dictionary=False)
+    b = f.getvalue()
+    p = write(here, b[:at]+put+b[at+len(put):] if put else b[:at], 'x.parquet')
+    with pytest.raises(RecordError, match=r'x.parquet.*\n.*not a whole Parquet file, it breaks off behind row \d+: .*; copy it again'): read_records(p)
+    assert main(['annotate', str(p), '--critic', 'rules', '--out', 'o.jsonl'])==1 and 'x.parquet' in capsys.readouterr().err
+    with pytest.raises(RecordError, match='packed with gzip'): read_records(write(here, gzip.compress(b), 'y.parquet'))
+
+def test_what_a_dataset_is_set_to_give_makes_no_difference():
+    import datasets
+    ds = datasets.Dataset.from_list([dict(good, spans=[dict(start=0, end=4, score=.3)])])
+    for f in ('numpy','torch','pandas','arrow'): assert read_records(ds.with_format(f))[0]['spans']==[dict(start=0, end=4, score=.3)]
+
+def test_keys_and_numbers_that_json_cannot_hold_are_named(tmp_path):
+    for meta,says in (({1:'a', '1':'b'}, "meta: its key 1 is no text, but int"), ({(1,2):3}, r'meta: its key \(1, 2\)'), (dict(a=[10**5000]), r'meta.a\[0\]: a number of 16610 bits')):
+        with pytest.raises(RecordError, match=f'row 1: cannot be written as JSON: {says}'): annotate([dict(good, meta=meta)], None, tmp_path/'o.jsonl', cache=None)
+
+@pytest.mark.parametrize('x,says', [(dict, 'got type'), (io.StringIO('{}'), 'open file .StringIO.; pass its path'), ('twice', 'two columns'), (dict(prompt='p', response='r'), 'one dict .*pass a list of rows'), ('DD', 'one DatasetDict .train, test.*one split'), (3, 'must be a path, a list of rows, a DataFrame'), (b'x', 'must be a path')])
 def test_what_has_no_rows(tmp_path, x, says):
     import datasets
-    if x=='DD': x = datasets.DatasetDict({k:datasets.Dataset.from_list([good]) for k in ('train','test')})
+    if isinstance(x, str) and x=='twice':
+        import pandas as pd
+        x = pd.DataFrame([['p','q','r']], columns=['prompt','prompt','response'])
+    if isinstance(x, str) and x=='DD': x = datasets.DatasetDict({k:datasets.Dataset.from_list([good]) for k in ('train','test')})
     for f in (read_records, lambda x: annotate(x, None, tmp_path/'o.jsonl', cache=None)):
         with pytest.raises(ValueError, match=says): f(x)
 

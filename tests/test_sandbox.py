@@ -139,10 +139,46 @@ for _ in range(20):
 def f(x): time.sleep(30)
 """
 
-@pytest.mark.parametrize('code', [FAMILY, FILES], ids=['many processes','files in memory'])
+MAPPED = """
+import mmap,os,time
+held = []
+for _ in range(20):
+    fd = os.memfd_create('x')
+    for _ in range(15): os.write(fd, bytes(1<<20))
+    held.append(mmap.mmap(fd, 4096))
+    os.close(fd)
+def f(x): time.sleep(30)
+"""
+SHRUNK = """
+import ctypes,mmap,time
+libc,held = ctypes.CDLL(None),[]
+for _ in range(20):
+    held.append(m := mmap.mmap(-1, 20<<20))
+    m[:] = bytes(20<<20)
+    time.sleep(.15)
+    m.madvise(mmap.MADV_DONTNEED)
+    libc.munmap(ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(m))+4096), ctypes.c_size_t((20<<20)-4096))
+def f(x): time.sleep(30)
+"""
+
+@pytest.mark.parametrize('code', [FAMILY, FILES, MAPPED, SHRUNK], ids=['many processes','files in memory','files of which a page is mapped','shared memory given back but for a page'])
 def test_memory_is_limited_in_all(code):
     r = run(code, 'assert f(1) == 1', timeout=20., memory_mb=128)
     assert (r.passed, r.status, r.seconds<15)==(False, 'memory', True) and '128 MB in all' in r.failures[0].error
+
+def test_no_file_travels_through_a_socket():
+    "Nobody could weigh it on its way; an event loop wakes itself through one, with bytes alone"
+    send = 'import os,socket\ndef f(x):\n    a,b = socket.socketpair()\n    socket.send_fds(a, [b"x"], [0])\n    return x'
+    loop = 'import asyncio\nasync def g(x): return x\ndef f(x): return asyncio.run(g(x))'
+    assert ['PermissionError' in run(send, 'assert f(1) == 1').failures[0].error, run(loop, 'assert f(1) == 1').passed]==[True, True]
+
+def test_shared_memory_below_the_limit_is_fine():
+    code = 'import mmap\ndef f(x):\n    m = mmap.mmap(-1, 60<<20)\n    m[:] = b"x"*len(m)\n    return m[7:9]'
+    assert run(code, 'assert f(1) == b"xx"', memory_mb=256).passed is True
+
+def test_half_a_character_in_an_error_can_be_shown():
+    r = run('def f(x): raise ValueError("\\ud800")', 'assert f(1) == 1')
+    assert r.failures[0].error=='ValueError: \\ud800' and r._repr_html_().encode() and str(r).encode()
 
 def test_processes_that_share_their_memory_are_counted_once():
     code = 'import os,time\nx = b"x"*(50<<20)\nfor _ in range(6):\n    if os.fork()==0:\n        time.sleep(30)\n        os._exit(0)\ndef f(n):\n    time.sleep(1)\n    return n'

@@ -142,7 +142,7 @@ def _json_lines(lines, path, most=10_000):
     "`(row, value, problem)`; a file whose first `most` rows are all bad is no JSON Lines, and may have no end"
     good = n = 0
     for i,raw in lines:
-        if not raw.strip(): continue
+        if not raw.strip(b' \t\n\r\v\f\xef\xbb\xbf'): continue
         v,p = _parse_row(raw)
         good,n = good or not p,n+1
         if n>=most and not good: raise RecordError(path, [f'none of the first {n} rows can be read, this one because it is {p}'])
@@ -208,10 +208,16 @@ def _arrow(t):
 
 def _parquet(path):
     import pyarrow as pa, pyarrow.parquet as pq
+    n = 0
     with _open(path) as f:
-        try: batches = pq.ParquetFile(f).iter_batches(1000)
-        except pa.ArrowInvalid as e: raise RecordError(path, [f'not a whole Parquet file: {e}; copy it again']) from None
-        yield from ((i, r, '') for i,r in enumerate((r for b in batches for r in _arrow(b)), 1))
+        if f.peek(2)[:2]==b'\x1f\x8b': raise RecordError(path, ['packed with gzip, which Parquet does by itself: unpack it'])
+        try:
+            for b in pq.ParquetFile(f).iter_batches(1000):
+                for r in _arrow(b):
+                    yield (n := n+1),r,''
+        except (pa.ArrowException,OSError,ValueError) as e:
+            why = ' '.join(str(e).split())
+            raise RecordError(path, [f'not a whole Parquet file, it breaks off behind row {n}: {why}; copy it again']) from None
 
 # %% ../nbs/00_files.ipynb #c95a322f
 def _table(f, path, kind):
@@ -285,15 +291,19 @@ def held_rows(
     source, # A list, a generator, a `datasets.Dataset`, a DataFrame of pandas or polars, an Arrow table
 ):          # Its rows, one at a time; `ValueError` for what has none
     "Rows that are in memory, as they are"
-    if hasattr(source, 'iter_rows') and hasattr(source, 'to_dicts'): return source.iter_rows(named=True)
-    if hasattr(source, 'to_dict') and hasattr(source, 'columns'): return source.to_dict('records')
-    if hasattr(source, 'to_pylist'): return _arrow(source)
+    kind = type(source).__name__
+    if hasattr(source, 'read') and hasattr(source, 'readline'): raise ValueError(f'rows: got an open file ({kind}); pass its path')
     if isinstance(source, dict):
         names = ', '.join(map(str, list(source)[:5]))
-        raise ValueError(f'rows: got one {type(source).__name__} ({names}); pass a list of rows, or one split of a DatasetDict')
-    if isinstance(source, (str,bytes)) or not hasattr(source, '__iter__'):
-        raise ValueError(f'rows: must be a path, a list of rows, a DataFrame or a Dataset, got {type(source).__name__}')
-    return source
+        raise ValueError(f'rows: got one {kind} ({names}); pass a list of rows, or one split of a DatasetDict')
+    if hasattr(source, 'iter_rows') and hasattr(source, 'to_dicts'): return source.iter_rows(named=True)
+    if hasattr(source, 'to_dict') and hasattr(source, 'columns') and not isinstance(source, type):
+        if not source.columns.is_unique: raise ValueError('rows: two columns of the DataFrame have one name: rename one of them')
+        return source.to_dict('records')
+    if hasattr(source, 'to_pylist') and not isinstance(source, type): return _arrow(source)
+    if isinstance(source, (str,bytes,type)) or not hasattr(source, '__iter__'):
+        raise ValueError(f'rows: must be a path, a list of rows, a DataFrame or a Dataset, got {kind}')
+    return source.with_format(None) if hasattr(source, 'with_format') else source # whatever a Dataset is set to give: tensors round
 
 # %% ../nbs/00_files.ipynb #3f288504
 _cells = 'spans','feedback','omissions','reference','correction','scores','meta'
@@ -349,9 +359,11 @@ def not_json(
     "The first place in a value that JSON cannot hold"
     items = v.items() if isinstance(v, dict) else enumerate(v) if isinstance(v, (list,tuple)) else None
     if items is None:
-        held = v is None or isinstance(v, str) or isinstance(v, int) or is_number(v)
+        if isinstance(v, int) and v.bit_length()>14_000: return f'{at}: a number of {v.bit_length()} bits' # Python writes 4,300 digits
+        held = v is None or isinstance(v, (str,int)) or is_number(v)
         return '' if held else f'{at}: {v} is no JSON number' if isinstance(v, float) else f'{at}: {type(v).__name__}'
     for k,o in items:
+        if isinstance(v, dict) and not isinstance(k, str): return f'{at or "a row"}: its key {k!r} is no text, but {type(k).__name__}'
         try: p = not_json(o, f'{at}[{k}]' if isinstance(v, (list,tuple)) else f'{at}.{k}' if at else str(k))
         except RecursionError: return f'{at}: nested too deeply'
         if p: return p

@@ -6,10 +6,11 @@ Docs: https://text2grad.github.io/text2grad/app/page.html.md"""
 
 # %% auto #0
 __all__ = ['NEEDED', 'VIEWS', 'import_gradio', 'critics_of', 'page', 'calm_theme', 'loopback', 'read_auth', 'check_bind',
-           'Logins', 'Gate', 'launch_options', 'serve', 'check_model', 'app']
+           'Logins', 'Gate', 'gated', 'launch_options', 'serve', 'check_model', 'app']
 
 # %% ../../nbs/app/08_page.ipynb #d38d37a2
 import ipaddress,os,threading,time
+from contextlib import asynccontextmanager
 from fastcore.basics import patch
 from fastcore.imports import IN_NOTEBOOK
 from pathlib import Path
@@ -217,7 +218,8 @@ async def __call__(self:Gate, scope, receive, send):
     if visitor and (wait := self.logins.wait(visitor)): status,why = 429,f'Too many wrong passwords. Try again in {wait} seconds.'
     async def framed(m):
         if m['type']=='http.response.start':
-            m = m | dict(headers=[*m.get('headers', ()), *_unframed])
+            own = [(k, v) for k,v in m.get('headers', ()) if k.lower()!=b'x-frame-options']
+            m = m | dict(headers=own+_unframed)
             if visitor and m['status']==200: self.logins.right(visitor)
         await send(m)
     if not status: return await self.app(scope, receive, framed)
@@ -226,6 +228,16 @@ async def __call__(self:Gate, scope, receive, send):
     await framed(dict(type='http.response.start', status=status, headers=head))
     await send(dict(type='http.response.body', body=why.encode()))
 
+def gated(
+    host:str, # Address that is listened on
+):            # For `FastAPI(lifespan=...)`
+    "Put a `Gate` in front of an app and all its layers, before it is asked anything"
+    @asynccontextmanager
+    async def begin(app):
+        app.middleware_stack = Gate(app.middleware_stack, host)
+        yield
+    return begin
+
 # %% ../../nbs/app/08_page.ipynb #f55ce26c
 def launch_options(
     host:str='127.0.0.1', # Address to listen on
@@ -233,13 +245,12 @@ def launch_options(
     auth=None,            # As for `read_auth`; needed if `host` is not a loopback address
 )->dict:                  # For `Blocks.launch`; `ValueError` for an address without a password
     "How the app is served"
-    from starlette.middleware import Middleware
     user = check_bind(host, auth)
     return dict(server_name=host, server_port=port, auth=user and [user], root_path='', strict_cors=True,
                 share=False, run_history=False, ssr_mode=False, enable_monitoring=False, mcp_server=False, pwa=False,
                 max_file_size='1mb', num_workers=0, inline=False, state_session_capacity=64,
                 show_error=False, quiet=True, footer_links=[],
-                app_kwargs=dict(middleware=[Middleware(Gate, host=host)]))
+                app_kwargs=dict(lifespan=gated(host)))
 
 def serve(
     demo,    # `gr.Blocks`
@@ -250,7 +261,9 @@ def serve(
     try: demo.launch(prevent_thread_lock=True, **options)
     finally:
         if hidden is not None: os.environ['GRADIO_ALLOWED_PATHS'] = hidden
-    return demo
+    if isinstance(demo.app.middleware_stack, Gate): return demo
+    demo.close(verbose=False)
+    raise RuntimeError('this version of Gradio began to serve without the gate in front; use the one in constraints.txt')
 
 # %% ../../nbs/app/08_page.ipynb #658df4c9
 def check_model(

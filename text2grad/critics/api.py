@@ -254,11 +254,15 @@ def _finish(choice):
     why = choice.get('finish_reason') if isinstance(choice, dict) else None
     return why if isinstance(why, str) and why else 'stop'
 
+def _is_thought(o):
+    "Is a part of a message a thought?"
+    named = isinstance(o, dict) and isinstance(o.get('type'), str) and re.search('think|thought|reason', o['type'])
+    return bool(named) or isinstance(o, dict) and o.get('thought') is True
+
 def _text_of(x):
     "A string, or the text of a list of parts without those that are thoughts"
     if not isinstance(x, list): return x
-    thought = lambda o: o.get('thought') is True or isinstance(o.get('type'), str) and re.search('think|thought|reason', o['type'])
-    return ''.join(o['text'] for o in x if isinstance(o, dict) and isinstance(o.get('text'), str) and not thought(o))
+    return ''.join(o['text'] for o in x if isinstance(o, dict) and isinstance(o.get('text'), str) and not _is_thought(o))
 
 def _called(m):
     "`(name, arguments)` of each tool that a message calls"
@@ -272,14 +276,24 @@ def _called(m):
         yield clipped(c['name'], 60) if isinstance(c.get('name'), str) else '?',args if isinstance(args, str) else ''
 
 # %% ../../nbs/critics/05_api.ipynb #6df04ed0
-_thought_fields = ('reasoning_content','reasoning','reasoning_text','thinking','reasoning_details')
+_thinks,_counts = re.compile('think|thought|reasoning', re.I),re.compile('effort|token|budget|usage', re.I)
+_worded = 'text','thinking','content','summary','reasoning','reasoningText'
+
+def _words_of(x, depth=0):
+    "The text in a field of thoughts: a string, parts, or an object around either"
+    if isinstance(x, str): return x
+    if isinstance(x, list) and depth<5: return ''.join(_words_of(o, depth+1) for o in x)
+    said = (_words_of(x[k], depth+1) for k in _worded if k in x) if isinstance(x, dict) and depth<5 else ()
+    return next(filter(None, said), '')
 
 def _thought(m):
-    "`(field, text)` of the thoughts beside an empty reply"
-    fields = ((k, m.get(k)) for k in _thought_fields)
-    fields = ((k, ''.join(o['text'] for o in v if isinstance(o, dict) and isinstance(o.get('text'), str)) if isinstance(v, list) else v)
-              for k,v in fields)
-    return next(((k, v) for k,v in fields if isinstance(v, str) and v.strip()), ('', ''))
+    "`(field, text)` of the thoughts beside an empty reply, whatever a server calls them; no text if they are encrypted"
+    more,parts = m.get('provider_specific_fields'),m.get('content')
+    fields = {k:v for k,v in ((more if isinstance(more, dict) else {}) | m).items() if _thinks.search(k) and not _counts.search(k)}
+    if isinstance(parts, list): fields['content'] = list(filter(_is_thought, parts))
+    texts = [(k, _words_of(v)) for k,v in fields.items()]
+    hidden = [(k, '') for k,v in fields.items() if isinstance(v, list) and any(isinstance(o, dict) and o.get('data') for o in v)]
+    return next(((k, t) for k,t in texts if t.strip()), (*hidden, ('', ''))[0])
 
 def _is_critique(text):
     "Is a text one critique and nothing else?"

@@ -128,7 +128,8 @@ def as_nobody(
 # %% ../../nbs/sandbox/01_box.ipynb #89cb6bc9
 _denied = ('ptrace','process_vm_readv','process_vm_writev','mount','umount2','unshare','setns','keyctl','add_key','request_key','bpf',
            'perf_event_open','userfaultfd','io_uring_setup','io_uring_enter','io_uring_register','socket',
-           'shmget','shmat','msgget','msgsnd','semget','semop','mq_open')   # Memory of nobody, which no limit on a process counts
+           'shmget','shmat','msgget','msgsnd','semget','semop','mq_open',   # Memory of nobody, which no limit on a process counts
+           'sendmsg','sendmmsg','memfd_secret')                             # So is a file on its way through a socket
 
 @lru_cache
 def seccomp_filter()->bytes: # A BPF program; empty where pyseccomp or libseccomp is missing
@@ -239,7 +240,7 @@ class Box:
     ):
         self.tier,self.limits,self.name = tier,limits,f'text2grad-{secrets.token_hex(8)}'
         self.stdout,self.stderr,self._in,self._out = bytearray(),bytearray(),bytearray(),bytearray()
-        self.buffers,self._pid,self.proc,self._weighed = {},None,None,time.monotonic()
+        self.buffers,self._pid,self.proc,self._weighed,self._largest = {},None,None,time.monotonic(),{}
         try: self._start(source)
         except BaseException:
             self.close()
@@ -321,26 +322,47 @@ def _family(pid):
             for t in os.listdir(f'/proc/{pid}/task'): todo += map(int, Path(f'/proc/{pid}/task/{t}/children').read_text().split())
     return found
 
-def _held(pid, seen):
-    "Bytes that a process holds: its share of memory, and files in memory that it has open and that are not in `seen`"
-    n = 0
-    with suppress(OSError, ValueError, IndexError):
-        n += int(next(l for l in Path(f'/proc/{pid}/smaps_rollup').read_text().splitlines() if l.startswith('Pss:')).split()[1])<<10
+def _held(pid):
+    "Bytes of a process, its share of what it has in common with others, without files in memory"
+    with suppress(OSError, ValueError):
+        rows = [l.split() for l in Path(f'/proc/{pid}/smaps_rollup').read_text().splitlines()[1:]]
+        kb = {r[0]:int(r[1]) for r in rows}
+        return (kb['Pss:']-kb.get('Pss_Shmem:', 0))<<10
+    return 0
+
+
+# %% ../../nbs/sandbox/01_box.ipynb #5e6b670f
+def _mapped(pid, most):
+    "inode -> bytes of the files in memory that a process has mapped; one with a name may hold `most`, whatever part of it is mapped"
+    found = {}
+    with suppress(OSError, ValueError):
+        for l in Path(f'/proc/{pid}/maps').read_text().splitlines():
+            span,perms,_,_,ino,*name = l.split(None, 5)
+            if perms[3]!='s' or not name or not name[0].startswith(('/memfd:','/dev/zero','/SYSV')): continue
+            a,b = (int(o, 16) for o in span.split('-'))
+            found[int(ino)] = most if name[0].startswith('/memfd:') else found.get(int(ino), 0)+b-a
+    return found
+
+def _opened(pid):
+    "The same of those that it has open"
+    found = {}
     with suppress(OSError):
         for e in os.scandir(f'/proc/{pid}/fd'):
             if not os.readlink(e.path).startswith('/memfd:'): continue
             st = os.stat(e.path)
-            if st.st_ino not in seen: n += st.st_blocks*512
-            seen.add(st.st_ino)
-    return n
+            found[st.st_ino] = st.st_blocks*512
+    return found
 
 @patch
 def _weigh(self:Box):
     "`BoxError` of kind 'memory' if all that is in the box holds more than one process may have"
     if time.monotonic()-self._weighed<.1 or self.tier.name in ('docker','podman') or not os.path.isdir('/proc/self'): return
-    self._weighed,seen = time.monotonic(),set()
-    if sum(_held(pid, seen) for pid in _family(self.proc.pid))>self.limits.memory_mb<<20:
+    self._weighed,pids,seen,files = time.monotonic(),_family(self.proc.pid),{},{}
+    for p in pids: seen,files = seen | _mapped(p, self.limits.file_mb<<20),files | _opened(p)
+    self._largest = {k:max(v, self._largest.get(k, 0)) for k,v in seen.items()}
+    if sum(map(_held, pids))+sum((self._largest | files).values())>self.limits.memory_mb<<20:
         raise BoxError('memory', f'took more than {self.limits.memory_mb} MB in all its processes')
+
 
 # %% ../../nbs/sandbox/01_box.ipynb #18d08785
 @patch

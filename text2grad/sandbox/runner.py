@@ -68,7 +68,7 @@ def _thrown(error, call):
         (name,text,bases,line,column,phase),args = error
         line,column = (n if type(n) is int and 0<=n<10**7 else None for n in (line,column))
         kind = 'syntax' if phase=='syntax' else _kinds.get(name, 'exception')
-        said = f'{name}: {text}'[:600] if text else str(name)
+        said = (f'{name}: {text}' if text else str(name))[:600].encode(errors='backslashreplace').decode() # half a character is shown so
         f = Failure('', kind, call, error=said, line=line, column=column if kind=='syntax' else None)
         return f,(str(name)[:200], [str(b)[:200] for b in bases[:50]], list(decode(args)))
     except (TypeError,ValueError,RecursionError):
