@@ -2,7 +2,7 @@
 
 One row a case: what is typed, the exit code, and what the message has to say. Library calls are in the second table."""
 import csv,gzip,io,json,os,re,stat,subprocess,sys,threading
-from dataclasses import replace
+from dataclasses import asdict,replace
 from pathlib import Path
 import pytest
 from hypothesis import given,settings,strategies as st
@@ -438,6 +438,31 @@ def test_options_of_a_run_that_are_of_another_kind(here, capsys, text):
         assert main([cmd, '--resume', '--out', 'run'])==1
         err = capsys.readouterr().err
         assert 'run/config.json' in err and 'Traceback' not in err and ('must be' in err or 'missing' in err or 'not of a run' in err), err
+
+ODD = dict(prompts=[['p.txt']], critic=[3], model=[['x'], 3], heldout=[[1], None, {}], samples=['3', 0, 1.5], metric=[3, {'a': 1}, [None]], log=[5], sampler=[True], prompt_field=[None], steps=['many', 1.5, True, 10**30], seed=['x'], lr=['1e-3'],
+           clip=[[1], None], target_kl=['x'], reward=[{'a': 1}], spread=['x', 0], overlap=['x'], gradient_checkpointing=['no', 1], quantize=[4])
+
+@pytest.mark.parametrize('k,v', [(k, v) for k,vs in ODD.items() for v in vs])
+def test_settings_of_another_kind_are_named_with_their_file(here, capsys, k, v):
+    from text2grad.cli.train import OPTIONS
+    from text2grad.span_ppo.config import SpanPPOConfig
+    Path('p.txt').write_text('one\ntwo\nthree\n')
+    whole = dict(train=OPTIONS | dict(prompts='p.txt', critic='rules:summarize', heldout='0'), ppo=asdict(SpanPPOConfig()))
+    Path('run').mkdir()
+    Path('run/config.json').write_text(json.dumps({s:d | ({k:v} if k in d else {}) for s,d in whole.items()}))
+    Path('own.json').write_text(json.dumps(dict(prompts='p.txt', critic='rules:summarize', heldout='0') | {k:v}))
+    for argv,says in ((['train','--resume','--out','run'], 'run/config.json: .*'), (['train','--config','own.json','--out','new'], '')):
+        assert main(argv)==1
+        err = capsys.readouterr().err
+        assert re.search(rf'{says}{k}=', err) and 'Traceback' not in err, err
+    assert not Path('new').exists()
+
+@pytest.mark.parametrize('text', ['{}', '[]', '{"train": {}, "ppo": {}}', '{"quickstart": {}}', '{"train": {"prompts": "p.txt"}, "ppo": {}}'])
+def test_a_config_that_is_not_of_train_is_not_resumed(here, capsys, text):
+    Path('run').mkdir()
+    Path('run/config.json').write_text(text)
+    assert main(['train','--resume','--out','run'])==1
+    assert 'run/config.json: ' in (err := capsys.readouterr().err) and 'Traceback' not in err
 
 @pytest.mark.parametrize('text,says', [('[1]\n','must be a JSON object'), ('{}\n','row 1: example: must be an object'), ('{"example": {"prompt": "p"}}\n','row 1: example.schema'), ('\n','0 rows, and 2 responses'), ('{"example": 3, "reward": "x"}\n','row 1: reward')])
 def test_a_measurement_that_is_of_another_kind(tmp_path, text, says):

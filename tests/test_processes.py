@@ -1,13 +1,14 @@
-"Span PPO on two processes: the same update, one log, one checkpoint; a process that fails or is killed ends the run, and it goes on elsewhere"
+"Both trainers on two processes: the same update, one log, one checkpoint; a process that fails or is killed ends the run, and it goes on elsewhere"
 import inspect,json,os,random,signal,subprocess,sys
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, pytest, torch
-from text2grad.core import Critique,Span
+from text2grad.core import Critique,Example,Span,write_examples
 from text2grad.files import UserError,read_jsonl
 from text2grad.pretrained import tiny_lm
 from text2grad.span_ppo import HeldOut,Policy,RunFolder,SpanPPO
 from text2grad.processes import Processes,_sharded
+from text2grad.reward_model import SpanRewardConfig,SpanRewardModel,TrainConfig,train_reward_model
 from text2grad.span_ppo.trainer import _in_shards
 
 prompts = [f'Write {n} letters, '+'please '*(i%4) for i,n in enumerate('one two three four five six seven'.split())]
@@ -35,6 +36,18 @@ def trained(kind, folder, judge=critic, data=prompts, callbacks=(), resume=False
     after = held.after['heldout'] if held and held.after else []
     return dict(weights=weights, log=log.rows, said=[r['example'].response for r in after], step=t.step, totals=[r['total'] for r in after])
 
+def judged(i): return Example(f'Question {i}', f'the bad {"cat "*(i%4)}saw a good boat', Critique('So.', [Span(4, 7, -1.), Span(19+4*(i%4), 23+4*(i%4), 1.)]), meta=dict(id=f'e{i}'))
+rows,held = [judged(i) for i in range(11)],[judged(i) for i in range(100, 103)]
+
+def learnt(folder, data=rows, resume=False, forward=None, **kw):
+    "A short run of a reward model with an adapter and dropout: what it logged, and where it ended"
+    m = SpanRewardModel.create(*tiny_lm(), SpanRewardConfig(size=16, layers=1, heads=2, max_length=300, lora=dict(r=2, alpha=4)))
+    if forward: m.forward = forward(m.forward)
+    cfg = TrainConfig(**dict(epochs=2, batch_size=4, micro_batch_size=2, lr=1e-2, save_every=2, shown=1) | kw)
+    r = train_reward_model(m, data, held, folder, cfg, resume=resume, progress=False)
+    return dict(weights=m.state(), dev=r.dev, steps=r.steps, best=r.best_step, config=m.config)
+def lines(folder): return [{k:v for k,v in r.items() if k not in ('seconds','dev')} for r in read_jsonl(folder/'metrics.jsonl')]
+
 def refused(f):
     try: f()
     except Exception as e: return f'{type(e).__name__}: {e}'
@@ -51,6 +64,7 @@ def job(folder):
     def only_one(examples):
         if rank: raise ValueError('no critic here')
         return critic(examples)
+    def broken(forward): return lambda **b: {k:v*(float('nan') if rank else 1) for k,v in forward(**b).items()}
     out = {k:trained(k, folder) for k in kinds}
     shards = Processes(Accelerator(cpu=True), sharded=True)
     for resume in (False, True): out['shards'] = trained('value', folder/'shards', resume=resume, upto=2 if resume else 1, accelerator=shards)
@@ -58,6 +72,10 @@ def job(folder):
     out['other data'] = refused(lambda: trained('group', folder/'other', data=prompts[rank:], held=False))
     out['one critic fails'] = refused(lambda: trained('group', folder/'fails', judge=only_one, held=False))
     out['drawn'] = [random.random(), float(np.random.rand()), float(torch.rand(()))]
+    out['reward model'] = learnt(folder/'rm')
+    out['reward model, other data'] = refused(lambda: learnt(folder/'rm-other', data=rows[rank:]))
+    out['reward model, no number'] = refused(lambda: learnt(folder/'rm-nan', forward=broken))
+    out['reward model, again'] = refused(lambda: learnt(folder/'rm'))
     out['code'] = main(['train', '--config', str(folder/'train.json'), '--out', str(folder/'cli')])
     out['again'] = main(['train', '--config', str(folder/'train.json'), '--out', str(folder/'cli')])
     torch.save(out, folder/f'{rank}.pt')
@@ -144,6 +162,47 @@ def test_a_killed_process_ends_the_run_which_goes_on_with_one(tmp_path, capsys):
     a,b = ([{k:v for k,v in r.items() if k!='seconds'} for r in read_jsonl(tmp_path/f'{k}/metrics.jsonl')] for k in ('run','whole'))
     for x,y in zip(a, b, strict=True): assert x==pytest.approx(y, abs=2e-6)
 
+def test_two_processes_train_a_reward_model_as_one_does(two, tmp_path):
+    (a,b),_,_,d = two
+    a,b,one = a['reward model'],b['reward model'],learnt(tmp_path/'rm')
+    for k,w in one['weights'].items():
+        assert torch.equal(a['weights'][k], b['weights'][k])
+        torch.testing.assert_close(a['weights'][k], w, rtol=0, atol=1e-6)
+    assert a['dev']==b['dev']==one['dev'] and (a['steps'],a['best'],a['config'])==(one['steps'],one['best'],one['config'])==(6,b['best'],b['config'])
+    for x,y in zip(lines(d/'rm'), lines(tmp_path/'rm'), strict=True): assert x==pytest.approx(y, abs=2e-6)
+    assert sorted(p.name for p in (d/'rm/checkpoints').iterdir())==sorted(p.name for p in (tmp_path/'rm/checkpoints').iterdir())
+
+def test_what_fails_in_one_process_of_a_reward_model_fails_in_both(two):
+    (a,b),*_ = two
+    assert a['reward model, other data']==b['reward model, other data']=='ProcessError: process 1: has another data than process 0'
+    said = b['reward model, no number']
+    assert said.startswith('TrainingError: step 0: the loss is nan') and a['reward model, no number']==f'ProcessError: process 1: {said.removeprefix("TrainingError: ")}'
+    assert 'RunFolderError' in a['reward model, again'] and 'already holds a run' in b['reward model, again']
+
+def dies(folder):
+    "`train-rm` on two processes, the second of which is killed in its third pass"
+    from text2grad.cli.command import main
+    forward,passes = SpanRewardModel.forward,iter(range(1, 99))
+    def kill(self, **batch):
+        if os.environ['RANK']=='1' and next(passes)==3: os.kill(os.getpid(), signal.SIGKILL)
+        return forward(self, **batch)
+    SpanRewardModel.forward = kill
+    sys.exit(main(rm_args(folder, 'run')))
+
+def rm_args(d, out): return ['train-rm', '--data', str(d/'a.jsonl'), '--dev', str(d/'d.jsonl'), '--kind', 'span', '--model', str(d/'tiny'), '--lora', '2', '--epochs', '2',
+                             '--batch-size', '8', '--max-length', '300', '--lr', '.01', '--out', str(d/out)]
+
+def test_a_reward_model_goes_on_with_one_process_after_another_was_killed(tmp_path):
+    from text2grad.cli.command import main
+    settings(tmp_path)
+    write_examples(tmp_path/'a.jsonl', [judged(i) for i in range(15)])
+    write_examples(tmp_path/'d.jsonl', held)
+    code,out,err = launch(__file__, 'dies', str(tmp_path))
+    assert code!=0 and 'another process of this run has ended' in err and '--resume' in err, err[-3000:]
+    assert [r['step'] for r in lines(tmp_path/'run')]==[1,2,2] and [p.name for p in (tmp_path/'run/checkpoints').glob('ckpt-*')]==['ckpt-000002']
+    assert main(['train-rm', '--resume', '--out', str(tmp_path/'run')])==0 and main(rm_args(tmp_path, 'whole'))==0
+    for x,y in zip(lines(tmp_path/'run'), lines(tmp_path/'whole'), strict=True): assert x==pytest.approx(y, abs=2e-6)
+
 def test_more_processes_than_there_is_work():
     def of(rank, count):
         p = Processes()
@@ -181,4 +240,4 @@ def test_an_engine_that_is_not_understood_is_refused(kind, plugin, says):
 def test_a_policy_that_is_trained_whole_is_not_cut_into_shards():
     with pytest.raises(UserError, match='trained whole'): _in_shards(Policy.create(*tiny_lm(), lora=None), Processes())
 
-if __name__=='__main__': job(Path(sys.argv[1]))
+if __name__=='__main__': dies(Path(sys.argv[2])) if sys.argv[1]=='dies' else job(Path(sys.argv[1]))

@@ -6,15 +6,15 @@ Docs: https://text2grad.github.io/text2grad/cli/train.html.md"""
 
 # %% auto #0
 __all__ = ['DATASETS', 'OPTIONS', 'FLAGS', 'CRITICS', 'own_function', 'critic_of', 'prompts_of', 'heldout_of', 'several',
-           'metrics_of', 'tuned', 'read_settings', 'settings_of', 'run_training', 'train_command', 'change_table',
-           'summary_text', 'log_option', 'train_parser']
+           'metrics_of', 'tuned', 'read_settings', 'of_their_kinds', 'settings_of', 'run_training', 'train_command',
+           'change_table', 'summary_text', 'log_option', 'train_parser']
 
 # %% ../../nbs/cli/02_train.ipynb #f0850874
 import argparse,importlib,importlib.util,os,re,sys
 from pathlib import Path
 from ..core import import_extra
-from ..files import dumps,loads,read_text
-from .doctor import CommandError,device_here,enough_room,positive,printable,run_folder
+from ..files import UserError,dumps,is_number,loads,read_text
+from .doctor import CommandError,TEXT,WHOLE,device_here,enough_room,positive,printable,run_folder
 
 # %% ../../nbs/cli/02_train.ipynb #bf912f05
 def own_function(
@@ -151,6 +151,24 @@ def read_settings(
     if not isinstance(d, dict): raise CommandError(f'{path}: must hold names and values, such as `steps: 20`')
     return d['train'] | d['ppo'] if isinstance(d.get('train'), dict) and isinstance(d.get('ppo'), dict) else d
 
+# %% ../../nbs/cli/02_train.ipynb #7072e746
+_listed = lambda v: v is None or isinstance(v, str) or isinstance(v, list) and all(isinstance(o, str) for o in v)
+_names = _listed, 'a name, a list of names or null'
+_word = (lambda v: isinstance(v, str)), 'a string'
+_share = (lambda v: isinstance(v, str) or is_number(v)), 'a file or a share'
+_option_kinds = {k:TEXT for k in OPTIONS} | dict(heldout=_share, samples=WHOLE, metric=_names, log=_names, prompt_field=_word)
+
+def of_their_kinds(
+    said:dict, # Settings
+    where:str, # Who says so, for the message
+)->dict:       # The same; `CommandError` names what is of another kind
+    "Refuse text for numbers, lists for names and the like before anything is done with them"
+    from text2grad.span_ppo.config import kind_problem
+    odd = [f'{k}={said[k]!r:.60}: must be {what}' for k,(ok,what) in _option_kinds.items() if k in said and not ok(said[k])]
+    odd += [p for k,v in said.items() if (k,v)!=('lr',None) and (p := kind_problem(k, v))]
+    if odd: raise CommandError(f'{where}: {"; ".join(odd)}')
+    return said
+
 # %% ../../nbs/cli/02_train.ipynb #1c216e94
 def _pair(s):
     "`NAME=VALUE` as `(name, value)`"
@@ -178,8 +196,9 @@ def settings_of(
 )->tuple:       # `(options, SpanPPOConfig)`
     "What was decided: the command line, then a file, then what is usual"
     from text2grad.span_ppo.config import config_of
-    typed = {k:getattr(args, k) for k in (*OPTIONS, *FLAGS) if getattr(args, k) is not None} | dict(args.set or ())
-    said = (read_settings(args.config) if args.config else {}) | typed
+    typed = {k:getattr(args, k) for k in (*OPTIONS, *FLAGS) if getattr(args, k) is not None}
+    said = (of_their_kinds(read_settings(args.config), args.config) if args.config else {}) | typed
+    said |= of_their_kinds(dict(args.set or ()), '--set')
     if kept is not None:
         if said.get('lr', 0) is None: del said['lr'] # in a file: the usual one
         if odd := _changed(said, kept):
@@ -231,7 +250,16 @@ def _folder(args):
         raise CommandError(f'{out} already holds a run: add --resume to go on with it, or choose another --out')
     if args.resume and not (out/'config.json').exists():
         raise CommandError(f'{out}: no run to resume here (config.json is missing); name its folder with --out')
-    return out,read_settings(str(out/'config.json')) if args.resume else None
+    return out,_kept(out/'config.json') if args.resume else None
+
+def _kept(path):
+    "The settings of a run that is resumed"
+    from text2grad.span_ppo.config import config_of
+    kept = of_their_kinds(read_settings(str(path)), path)
+    if not (kept.get('prompts') and kept.get('critic')): raise CommandError(f'{path}: not of a run of train, or damaged')
+    try: config_of({k:v for k,v in kept.items() if k not in OPTIONS})
+    except (UserError,ValueError) as e: raise CommandError(f'{path}: {e}') from None
+    return kept
 
 def _sampler(url, out):
     "A rollout server, whose adapters lie in the folder of the run"

@@ -84,30 +84,39 @@ def _build(opts, device):
     return cls.create(model, tok, cfg, seed=opts['seed'])
 
 # %% ../../nbs/cli/02_train_rm.ipynb #1eea7c72
-def _train(args, out, opts):
+def _begin(args):
+    "Folder and options of the run"
+    out = run_folder(args.out, f'rm-{args.kind or "span"}-seed{args.seed or 0}', args.resume)
+    return out,_options(args, out)
+
+def _train(args, out, opts, procs):
     "Read, split, build and train; what came of it"
-    device = device_here(args.device)
-    train,dev,counts = _split(opts)
+    device = device_here(args.device) or procs.device
+    train,dev,counts = procs.once(lambda: _split(opts))
     from text2grad.reward_model.training import TrainConfig,train_reward_model
     batch = opts['batch_size']
     cfg = TrainConfig(epochs=opts['epochs'], batch_size=batch, micro_batch_size=math.gcd(batch, 4), lr=opts['lr'], seed=opts['seed'])
     said = f'{counts["rows"]} rows, {counts["without_critique"]} without a critique; {len(train)} to train on, {len(dev)} to choose by'
-    print(said, file=sys.stderr)
+    if procs.first: print(said, file=sys.stderr)
     notes = dict(train_rm=opts, records=counts)
-    return train_reward_model(_build(opts, device), train, dev, out, cfg, resume=args.resume, notes=notes)
+    return train_reward_model(_build(opts, device), train, dev, out, cfg, resume=args.resume, notes=notes, accelerator=procs)
 
+# %% ../../nbs/cli/02_train_rm.ipynb #10145235
 def train_rm_command(
     args, # As `train_rm_parser` reads them
 )->int:   # 0 done, 130 and 143 stopped by Ctrl-C and SIGTERM
     "`text2grad train-rm --data FILE --kind span|generative`"
-    out = run_folder(args.out, f'rm-{args.kind or "span"}-seed{args.seed or 0}', args.resume)
-    opts = _options(args, out)
+    from text2grad.processes import processes
+    procs = processes()
+    out,opts = procs.once(lambda: _begin(args))
     again = printable(f'text2grad train-rm --resume --out {out}')
     try:
-        with enough_room(again): r = _train(args, out, opts)
+        with enough_room(again): r = _train(args, out, opts, procs)
     except KeyboardInterrupt:
-        if (out/'config.json').exists(): print(f'\nStopped; what was saved is kept. Go on with:\n  {again}', file=sys.stderr)
+        begun = procs.first and (out/'config.json').exists()
+        if begun: print(f'\nStopped; what was saved is kept. Go on with:\n  {again}', file=sys.stderr)
         return 130
+    if not procs.first: return 128+r.stopped if r.stopped else 0
     if r.stopped:
         print(f'\nStopped after step {r.steps}; everything is saved. Go on with:\n  {again}', file=sys.stderr)
         return 128+r.stopped

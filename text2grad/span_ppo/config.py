@@ -6,7 +6,8 @@ Docs: https://text2grad.github.io/text2grad/span_ppo/config.html.md"""
 
 # %% auto #0
 __all__ = ['REWARDS', 'derived_seed', 'permutation', 'prompt_rows', 'span_reward', 'score_bound', 'scalar_reward', 'by_sentence',
-           'sentence_reward', 'random_reward', 'sign_reward', 'rollout_scores', 'SpanPPOConfig', 'config_of']
+           'sentence_reward', 'random_reward', 'sign_reward', 'rollout_scores', 'SpanPPOConfig', 'kind_problem',
+           'config_of']
 
 # %% ../../nbs/span_ppo/04_config.ipynb #c0f1a005
 import hashlib,json,math
@@ -14,6 +15,7 @@ import numpy as np, torch
 from dataclasses import dataclass,fields
 from difflib import get_close_matches
 from fastcore.basics import patch
+from numbers import Integral,Real
 from ..alignment.tokens import token_rewards
 from ..files import UserError
 from .losses import BASELINES,GROUPED,Objective,token_scores
@@ -165,7 +167,9 @@ class SpanPPOConfig(Objective):
 # %% ../../nbs/span_ppo/04_config.ipynb #05350ec9
 def _check(cfg):
     "Refuse settings that cannot be, each by its name"
-    _choices(cfg, reward=tuple(REWARDS), kl_kind=('k1','k2','k3'), kl_in=('reward','loss'), baseline=BASELINES)
+    if wrong := next(filter(None, (kind_problem(f.name, getattr(cfg, f.name)) for f in fields(cfg))), ''): raise ValueError(wrong)
+    _choices(cfg, reward=tuple(REWARDS), kl_kind=('k1','k2','k3'), kl_in=('reward','loss'), baseline=BASELINES,
+             overlap=('sum','max','last'), spread=('all','mean','last','first','decay'))
     _at_least(cfg, 1, 'steps', 'batch_size', 'samples_per_prompt', 'epochs', 'minibatch_size', 'micro_batch_size',
               'max_new_tokens', 'save_every', 'keep', 'weight_cap')
     _at_least(cfg, 0, 'lr', 'value_lr', 'kl_coef', 'entropy_coef', 'value_coef', 'empty_penalty', 'missing_eos_penalty',
@@ -186,6 +190,21 @@ def for_policy(self:SpanPPOConfig)->dict:
                 gradient_checkpointing=self.gradient_checkpointing)
 
 # %% ../../nbs/span_ppo/04_config.ipynb #6737d339
+_whole = lambda v: isinstance(v, Integral) and not isinstance(v, bool) and abs(v)<2**63
+_field_kinds = {bool:(lambda v: isinstance(v, bool), 'true or false'), str:(lambda v: isinstance(v, str), 'a string'),
+                int:(_whole, 'a whole number'),
+                float:(lambda v: _whole(v) or isinstance(v, Real) and not isinstance(v, Integral), 'a number')}
+
+def kind_problem(
+    name:str, # Of a field of the config
+    value,    # What a file, say, has for it
+)->str:       # 'steps='many': must be a whole number'; '' if it is of its kind, or there is no such field
+    "What is wrong with the kind of a value"
+    kinds = next(((getattr(f.type, '__args__', (f.type,))) for f in fields(SpanPPOConfig) if f.name==name), None)
+    if kinds is None or value is None and type(None) in kinds: return ''
+    ok,what = _field_kinds[kinds[0]]
+    return '' if ok(value) else f'{name}={value!r:.60}: must be {what}'+' or null'*(len(kinds)>1)
+
 def _choices(cfg, **allowed):
     for k,vs in allowed.items():
         if getattr(cfg, k) not in vs: raise ValueError(f'{k}={getattr(cfg, k)!r}: must be one of {", ".join(vs)}')

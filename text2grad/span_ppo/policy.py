@@ -70,7 +70,7 @@ def _make_ready(model, reference):
 # %% ../../nbs/span_ppo/02_policy.ipynb #8f49252a
 class Policy(nn.Module):
     "A causal LM with a trainable adapter, its frozen reference and a value head, on one backbone"
-    in_shards = None # By `Processes.shard`: the `base_id` from before; weights are then whole within `Processes.whole` only
+    in_shards = None # Set by the trainer: the `base_id` from before; weights are then whole within `Processes.whole` only
     def __init__(self,
         model,                   # A `PeftModel`, or a plain model to train whole
         tokenizer,               # Its tokenizer
