@@ -295,6 +295,7 @@ def _thought(m):
     hidden = [(k, '') for k,v in fields.items() if isinstance(v, list) and any(isinstance(o, dict) and o.get('data') for o in v)]
     return next(((k, t) for k,t in texts if t.strip()), (*hidden, ('', ''))[0])
 
+# %% ../../nbs/critics/05_api.ipynb #3045e626
 def _is_critique(text):
     "Is a text one critique and nothing else?"
     try: return isinstance(json.loads(text), dict) and read_critique(text)[0] is not None
