@@ -486,10 +486,11 @@ def test_each_recipe_makes_a_step_on_the_tiny_model_with_rows_of_the_same_column
     (tmp_path/'mine.py').write_text('from text2grad.core import Critique\ndef judge(es): return [Critique("Fine.") for _ in es]\n')
     small = ['--model',str(tiny),'--prompts',f'{name}:{tmp_path/"in.jsonl"}','--critic',f'{tmp_path/"mine.py"}:judge' if name=='ultrafeedback' else 'tests' if name=='kodcode' else 'rules:summarize',
              '--heldout','0','--steps','1','--batch-size','2','--set','minibatch_size=2','--set','epochs=1','--max-new-tokens','4']
-    there = sorted(tmp_path.rglob('*'))
+    files = lambda: sorted(p for p in tmp_path.rglob('*') if '__pycache__' not in p.parts) # Python's own, beside mine.py
+    there = files()
     assert main(['train','--config',name,'--dry-run','--out',str(tmp_path/'r'), *small])==0, capsys.readouterr().err
     out = capsys.readouterr().out
-    assert sorted(tmp_path.rglob('*'))==there and 'reward: sign' in out and '4 prompts to train on, 0 held out' in out and '8 x H100' in out
+    assert files()==there and 'reward: sign' in out and '4 prompts to train on, 0 held out' in out and '8 x H100' in out
     assert main(['train','--config',name,'--out',str(tmp_path/'r'), *small])==0, capsys.readouterr().err
     said = json.loads((tmp_path/'r/config.json').read_text())['ppo']
     assert (said['reward'], said['temperature'], said['gradient_checkpointing'], said['kl_target'])==('sign', .6, True, 6)

@@ -344,6 +344,15 @@ def test_compare_groups_seeds(tmp_path):
     assert len(ev.compare([runs[0], runs[0]]))==2, 'the same seed twice is no second seed'
     with pytest.raises(FileNotFoundError, match='nothing: no summary.json'): ev.compare([tmp_path/'nothing'])
 
+@pytest.mark.parametrize('key,value', [('before', '9'*39), ('low', [1]), ('n', 'many'), ('diff', True), ('metric', 7), ('high', ...)])
+def test_compare_names_the_file_whose_table_holds_no_numbers(tmp_path, key, value):
+    p = make(tmp_path/'r')
+    s = json.loads((p/'summary.json').read_text())
+    if value is ...: del s['table'][0][key]
+    else: s['table'][0][key] = value
+    (p/'summary.json').write_text(json.dumps(s))
+    with pytest.raises(RunError, match=f'r/summary.json: row 1 of its table: {key} is'): ev.compare([p])
+
 def test_no_torch():
     code = 'import sys, text2grad.evaluation.report, text2grad.evaluation.task_metrics; print([m for m in ("torch","transformers","matplotlib","scipy","rouge_score") if m in sys.modules])'
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=Path(__file__).parents[1])

@@ -305,6 +305,11 @@ def test_same_seed_same_run():
 def test_config_refuses(bad):
     with pytest.raises(ValueError, match=next(iter(bad))): SpanPPOConfig(**bad)
 
+def test_a_policy_that_is_all_frozen_is_refused():
+    policy = Policy.create(*tiny_lm(0), lora=None, value_head=False)
+    for p in policy.parameters(): p.requires_grad_(False)
+    with pytest.raises(ValueError, match='asks for a gradient; unfreeze'): SpanPPO(policy, e_critic, prompts, replace(small, baseline='group', samples_per_prompt=2))
+
 # ---- checkpoints
 
 def test_bitwise_resume(tmp_path):

@@ -29,6 +29,14 @@ def _of_all(n, head, metric, rows):
     change = dict(before=mean('before'), after=mean('after'), diff=t.value, low=t.low, high=t.high)
     return dict(run=f'all {n} seeds') | head | dict(metric=metric, n=n) | change
 
+def _checked(rows, path):
+    "The rows of a table, if each has a name and numbers"
+    for i,r in enumerate(rows, 1):
+        odd = [k for k in ('before','after','diff','low','high','n') if k not in r or r[k] is not None and finite_number(r[k]) is None]
+        if not isinstance(r.get('metric'), str): odd = ['metric', *odd]
+        if odd: raise RunError(f'{path}: row {i} of its table: {odd[0]} is {r.get(odd[0], "missing")!r:.60}; leave this run out')
+    return rows
+
 def compare(
     run_dirs:list, # Folders of finished runs
 )->list:           # One row per run and metric, then one per group of seeds; `FileNotFoundError` for a run without results
@@ -41,7 +49,7 @@ def compare(
         if not run.summary: raise RunError(' '.join(n for n in run.notes() if 'summary.json' in n))
         head = {k:plain_value(run.summary.get(k)) for k in ('task','reward','model','steps')}
         seed = plain_value(run.summary.get('seed'))
-        for r in result_rows(run):
+        for r in _checked(result_rows(run), d/'summary.json'):
             rows.append(dict(run=d.name) | head | dict(seed=seed) | r)
             known = all(finite_number(r.get(k)) is not None for k in ('before','after','diff'))
             if known: groups.setdefault((*head.values(), r.get('metric')), []).append((seed, head, r))
