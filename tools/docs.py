@@ -1,8 +1,8 @@
 """The docs as plain pages, without Quarto: what nbdev hands to Quarto, converted by nbconvert.
 
-`python tools/docs.py [FOLDER]` writes a page for each notebook of nbs/sidebar.yml (default: `_docs/`); open its `index.html`.
+`python tools/docs.py` writes a page for each notebook of nbs/sidebar.yml into `_docs/`; open its `index.html`.
 Pages look simpler than those of the web site and have no search; formulas are drawn where MathJax can be loaded."""
-import html,os,re,shutil,sys
+import html,os,re,shutil
 from functools import partial
 from pathlib import Path
 import nbformat,yaml
@@ -92,4 +92,4 @@ def main(out):
         (out/here).write_text(page)
     return out
 
-if __name__=='__main__': print(main(Path(sys.argv[1]) if len(sys.argv)>1 else root/'_docs')/'index.html')
+if __name__=='__main__': print(main(root/'_docs')/'index.html')
