@@ -1,12 +1,11 @@
 "The command: the main job on the tiny model as a process, stopped and resumed; annotate, align and doctor"
-import dataclasses,json,os,re,shutil,signal,subprocess,sys,threading,time
+import dataclasses,json,re,shutil,signal,subprocess,sys,threading,time
 from http.server import BaseHTTPRequestHandler,ThreadingHTTPServer
 from pathlib import Path
 import pytest
 from children import Child
 from text2grad.cli.command import main
 from text2grad.cli.quickstart import seeds_text
-from text2grad.cli.train import summary_text
 from text2grad.core import read_jsonl,write_jsonl
 from text2grad.files import UserError
 

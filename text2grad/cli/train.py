@@ -13,7 +13,7 @@ __all__ = ['DATASETS', 'OPTIONS', 'FLAGS', 'CRITICS', 'own_function', 'critic_of
 import argparse,importlib,importlib.util,os,re,sys
 from pathlib import Path
 from ..core import import_extra
-from ..files import UserError,dumps,is_number,loads,read_text
+from ..files import UserError,is_number,loads,read_text
 from .doctor import CommandError,TEXT,WHOLE,device_here,enough_room,positive,printable,run_folder
 
 # %% ../../nbs/cli/02_train.ipynb #bf912f05
