@@ -859,11 +859,11 @@ def test_k2_and_k3_in_the_reward_are_told(kind, caplog):
 def test_a_policy_without_a_value_head_is_refused_at_once():
     with pytest.raises(ValueError, match='has no value head.*value_head=True'): make(value_head=False)
 
-def test_row_29_each_group_keeps_its_own_rate():
+def test_row_29_each_group_keeps_its_own_rate(caplog):
     p = Policy.create(*tiny_lm(), lora=dict(r=4, alpha=8))
     for n,x in p.named_parameters(): x.requires_grad_(n.startswith('value_head'))
     t = SpanPPO(p, e_critic, prompts, replace(small, lr=1e-4, value_lr=1e-2, steps=2))
-    assert not t.policy_params and len(t.opt.param_groups)==1
+    assert not t.policy_params and len(t.opt.param_groups)==1 and 'only the value head' in caplog.text
     t.one_step()
     assert t.opt.param_groups[0]['lr']==1e-2
     t = make(replace(small, lr=1e-4, value_lr=1e-2, steps=2)).fit()

@@ -79,7 +79,8 @@ class SpanPPO(Resumable):
         value = [p for n,p in named.items() if n.startswith('value_head')]
         self.policy_params = [p for n,p in named.items() if not n.startswith('value_head')]
         groups = [dict(params=ps, lr=lr, initial_lr=lr) for ps,lr in ((self.policy_params, cfg.lr), (value, cfg.value_lr)) if ps]
-        if not self.policy_params: raise ValueError('nothing of the policy asks for a gradient; unfreeze weights, or make it with a LoRA')
+        if not groups: raise ValueError('nothing of the policy asks for a gradient; unfreeze weights, or make it with a LoRA')
+        if not self.policy_params: _log.warning('only the value head asks for a gradient: the policy will stay as it is')
         self.opt = torch.optim.Adam(groups, eps=1e-5)
         self.kl_ctl = FixedKL(cfg.kl_coef) if cfg.kl_target is None else AdaptiveKL(cfg.kl_coef, cfg.kl_target, cfg.kl_horizon)
         self.step,self.stop,self.seconds,self.stats,self.total = 0,False,{},{},cfg.steps
