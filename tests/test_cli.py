@@ -1,5 +1,5 @@
 "The command: the main job on the tiny model as a process, stopped and resumed; annotate, align and doctor"
-import dataclasses,json,re,shutil,signal,subprocess,sys,threading,time
+import dataclasses,json,os,re,shutil,signal,subprocess,sys,threading,time
 from http.server import BaseHTTPRequestHandler,ThreadingHTTPServer
 from pathlib import Path
 import pytest
@@ -499,3 +499,31 @@ def test_a_recipe_needs_a_critic_and_an_unknown_one_is_refused(tmp_path, capsys)
     assert main(['train','--config','slf5k','--out',str(tmp_path/'r')])==1 and '--critic: say what to train on' in capsys.readouterr().err
     assert main(['train','--dry-run','--config','slf5k','--out',str(tmp_path/'r')])==1 and '--critic: say what to train on' in capsys.readouterr().err
     assert main(['train','--config','slf6k','--out',str(tmp_path/'r')])==1 and 'slf6k: no such file' in capsys.readouterr().err
+
+
+# --- how the threads of torch wait
+
+@pytest.mark.parametrize('others,set_to', [([0., 3.], dict(GOMP_SPINCOUNT='10000')), ([20., 100.], dict(OMP_WAIT_POLICY='PASSIVE')), ([30., 25., 0., 10.], dict(OMP_WAIT_POLICY='PASSIVE'))])
+def test_threads_wait_awake_on_an_idle_machine_only(monkeypatch, others, set_to):
+    import psutil
+    from text2grad.cli.command import _say_how_threads_wait
+    env = dict(PATH='')
+    monkeypatch.setattr(os, 'environ', env)
+    monkeypatch.setattr(psutil, 'cpu_percent', lambda interval, percpu: others)
+    _say_how_threads_wait()
+    assert env==dict(PATH='') | set_to
+
+@pytest.mark.parametrize('own', [dict(OMP_WAIT_POLICY='ACTIVE'), dict(GOMP_SPINCOUNT='7')])
+def test_what_the_user_said_of_threads_stands(monkeypatch, own):
+    from text2grad.cli.command import _say_how_threads_wait
+    env = dict(own)
+    monkeypatch.setattr(os, 'environ', env)
+    _say_how_threads_wait()
+    assert env==own
+
+def test_the_choice_is_made_before_torch_is_loaded():
+    "Only the commands that compute make it"
+    code = ('import os,sys; from text2grad.cli import command; said=[]; command._say_how_threads_wait=lambda: said.append("torch" in sys.modules);'
+            'command.main(["evaluate","--model","nowhere-at-all","--prompts","none.jsonl","--critic","rules:answer","--device","cpu"]); command.main(["align","--help"]); print(said)')
+    env = {k:v for k,v in os.environ.items() if k not in ('OMP_WAIT_POLICY','GOMP_SPINCOUNT')}
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=env).stdout.splitlines()[-1]=='[False]'

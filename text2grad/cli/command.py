@@ -317,6 +317,14 @@ def _parser():
     d.set_defaults(run=doctor_command)
     return p
 
+# %% ../../nbs/cli/04_command.ipynb #5c1d7e03
+def _say_how_threads_wait():
+    "Awake for a moment where the other processes need less than half a core, else asleep"
+    if {'OMP_WAIT_POLICY','GOMP_SPINCOUNT'} & os.environ.keys(): return
+    import psutil
+    others = sum(psutil.cpu_percent(.1, percpu=True)) # 100 is a core
+    os.environ.update(dict(OMP_WAIT_POLICY='PASSIVE') if others>50 else dict(GOMP_SPINCOUNT='10000'))
+
 # %% ../../nbs/cli/04_command.ipynb #9b80d59c
 class _Plain(logging.Filter):
     "What a file name may hold does not reach the terminal"
@@ -334,10 +342,10 @@ def main(
     argv:list|None=None, # Arguments after the command's name; `None`: those of this process
 )->int: # Exit code: 0 done, 1 not done, 2 bad arguments, 130 and 143 stopped by Ctrl-C and SIGTERM
     "The `text2grad` command"
-    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE') # before torch: threads that spin while they wait starve beside a busy process
     logging.getLogger('text2grad').addFilter(_plain_log)
     try: args = _parser().parse_args(argv)
     except SystemExit as e: return int(e.code or 0)
+    if hasattr(args, 'device'): _say_how_threads_wait()
     try: return args.run(args)
     except KeyboardInterrupt: return 130
     except (UserError, OSError, ValueError) as e:
