@@ -12,6 +12,7 @@ library: nobody who installs text2grad needs it. The model is trained once (a mi
 temporary files."""
 import json,random,re,sys,tempfile,time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 import numpy as np, torch
 from safetensors.torch import load_file,save_file
@@ -233,40 +234,45 @@ def run(base, part, arm, lr, seed, critic='clean', **changed):
     if part=='arms' and arm in ('span','scalar','random'): out |= dict(moved=moved(policy, curve.answers[0]))
     return out | dict(seconds=round(time.process_time()-begun, 1))
 
-def rates(rows):
+def rates(rows, arms=(*ARMS, *HORIZONS), grid=RATES, pilots=PILOTS, price=SHARED['kl_coef']):
     "The rate of each arm at which pilot runs ended highest in what every arm optimises, the total less the price of the KL"
-    worth = lambda r: r['curve'][-1]['total']-SHARED['kl_coef']*r['curve'][-1]['kl']
+    worth = lambda r: r['curve'][-1]['total']-price*r['curve'][-1]['kl']
     out = {}
-    for arm in (*ARMS, *HORIZONS):
-        of = {lr:[worth(r) for r in rows if (r['part'],r['arm'],r['lr'])==('pilot',arm,lr)] for lr in RATES}
-        if all(len(v)==len(PILOTS) for v in of.values()): out[arm] = max(of, key=lambda lr: sum(of[lr]))
+    for arm in arms:
+        of = {lr:[worth(r) for r in rows if (r['part'],r['arm'],r['lr'])==('pilot',arm,lr)] for lr in grid}
+        if all(len(v)==len(pilots) for v in of.values()): out[arm] = max(of, key=lambda lr: sum(of[lr]))
     return out
 
-def far_rates(rows):
-    "The rate of each arm with which it should end as far from the reference as the scalar: on a line between its pilots, KL over log rate"
+def far_rates(rows, chosen, arms=MAJOR, like='scalar', grid=RATES):
+    "The rate of each arm with which it should end as far from the reference as one of them: on a line between its pilots, KL over log rate"
     at = lambda *key: np.mean([r['curve'][-1]['kl'] for r in rows if (r['part'],r['arm'],r['lr'])==('pilot', *key)])
-    ends = lambda arm: [at(arm, lr) for lr in RATES]
-    far = ends('scalar')[RATES.index(rates(rows)['scalar'])]
-    return {a:float(f'{np.exp(np.interp(far, ends(a), np.log(RATES))):.2g}') for a in MAJOR if a!='scalar'}
+    ends = lambda arm: [at(arm, lr) for lr in grid]
+    far = ends(like)[grid.index(chosen[like])]
+    return {a:float(f'{np.exp(np.interp(far, ends(a), np.log(grid))):.2g}') for a in arms if a!=like}
 
 def plan(part, rows):
     "Runs of a part, the more important ones first"
     if part=='pilot': return [dict(arm=a, lr=lr, seed=s) for a in (*ARMS, *HORIZONS) for lr in RATES for s in PILOTS]
-    lr = far_rates(rows) if part=='matched' else rates(rows)
+    lr = rates(rows)
+    if part=='matched': lr = far_rates(rows, lr)
     if part=='matched': return [dict(arm=a, lr=lr[a], seed=s) for s in SEEDS for a in lr]
     if part=='arms': return [dict(arm=a, lr=lr[a], seed=s) for s in SEEDS for a in ARMS if a in lr]
     if part=='horizon': return [dict(arm=a, lr=lr[a], seed=s) for s in FEW for a in HORIZONS if a in lr]
     return [dict(arm=a, lr=lr[a], seed=s, critic=c) for s in FEW for c in NOISY[1:] for a in ('span','scalar')]
 
-def main(part):
-    base,rows = pretrain(),read_jsonl(KEPT) if KEPT.exists() else []
-    key = lambda r: (r.get('part', part), r['arm'], r['lr'], r['seed'], r.get('critic', 'clean'))
-    done = {key(r) for r in rows}
-    for spec in plan(part, rows):
+def run_all(part, specs, one, kept):
+    "Run what has no line in the file yet, and add a line for each"
+    key = lambda r: (r.get('part', part), r['arm'], r['lr'], r['seed'], r.get('critic', 'clean'), r.get('task'))
+    done = {key(r) for r in read_jsonl(kept)} if kept.exists() else set()
+    for spec in specs:
         if key(spec) in done: continue
-        r = run(base, part, **spec)
-        with open(KEPT, 'a') as f: f.write(json.dumps(r)+'\n')
+        r = one(part=part, **spec)
+        with open(kept, 'a') as f: f.write(json.dumps(r)+'\n')
         print(part, spec, r['curve'][-1], r['seconds'], flush=True)
+
+def main(part):
+    rows = read_jsonl(KEPT) if KEPT.exists() else []
+    run_all(part, plan(part, rows), partial(run, pretrain()), KEPT)
 
 if __name__=='__main__':
     torch.set_num_threads(1)

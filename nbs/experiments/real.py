@@ -1,0 +1,74 @@
+"""The real setting of span_vs_scalar.ipynb: SmolLM2-135M-Instruct on a bundled task, each arm run as the quickstart runs spans.
+
+    python nbs/experiments/real.py summarize pilot    # a learning rate for each arm, on training prompts that are held back
+    python nbs/experiments/real.py summarize arms     # five seeds for the major arms, three for the others, on the held-out prompts
+    python nbs/experiments/real.py summarize matched  # the major arms again, at rates with which they end as far from the reference as spans
+
+Each run adds a line to real.jsonl beside this file; what has a line already is not run again, so a command can be stopped at any time and
+a second one can work on another task. A run takes some minutes of a core. Like fast.py, a script and no module of the library."""
+import resource,sys,time
+from pathlib import Path
+import torch
+from fast import MAJOR,far_rates,rates,run_all
+from text2grad.cli.quickstart import LR,task_critic,task_settings
+from text2grad.cli.train import tuned
+from text2grad.data.tasks import load_task
+from text2grad.evaluation.complaints import compare_complaints
+from text2grad.files import read_jsonl
+from text2grad.span_ppo.baselines import ARMS,arm_trainer
+from text2grad.span_ppo.heldout import HeldOut,means
+
+GRID = (1e-4, 3e-4, 9e-4) # Times the task's pace
+PILOTS,SEEDS,FEW,BACK = (100,),range(5),range(3),16 # `BACK` training prompts are held back from pilots, to measure them on
+SAMPLES = dict(summarize=2, answer=4, code=8) # Responses to each prompt that is measured
+KL_ROWS,PRICE = 32,.05
+KEPT = Path(__file__).with_name('real.jsonl')
+BEGUN = {} # What was measured before training, which is the same in all runs of a task and part
+
+def grid(task): return [float(f'{lr*task_settings(task)["pace"]:g}') for lr in GRID]
+
+def point(rows, rollouts=0, tokens=0):
+    "Means over responses; the KL is exact, nats a response, and not measured on greedy ones"
+    m = {k.removeprefix('heldout_'):round(v, 5) for k,v in means(rows).items()}
+    return dict(rollouts=rollouts, tokens=round(tokens)) | m | dict(kl=m.get('kl_response'))
+
+class Sampled:
+    "Counts tokens"
+    tokens = 0
+    def after_step(self, t): self.tokens += t.stats['length']*t.config.batch_size
+
+def run(task, part, arm, lr, seed):
+    "One run: means and complaints before and after it, sampled and greedy"
+    began,own,bundled,pilot,sampled = time.process_time(),task_settings(task),load_task(task),part=='pilot',Sampled()
+    given = dict(samples_per_prompt=own['siblings'], max_new_tokens=bundled.max_new_tokens, kl_coef=PRICE, lr=lr, seed=seed)
+    train,on = (bundled.train[:-BACK],bundled.train[-BACK:]) if pilot else (bundled.train,bundled.heldout)
+    t = arm_trainer(arm, None, task_critic(task), train, tuned({k:own[k] for k in ('steps','batch_size','temperature')} | given, LR),
+                    callbacks=[sampled])
+    held = HeldOut(on, bundled, samples=SAMPLES[task], greedy=not pilot, kl_rows=KL_ROWS)
+    if (task,pilot) not in BEGUN: BEGUN[task,pilot] = held.measure(t, 'before')
+    before,after = BEGUN[task,pilot],held.measure(t.fit(), 'after')
+    said = compare_complaints(before['heldout'], after['heldout'], least=0)
+    out = dict(part=part, task=task, arm=arm, lr=lr, seed=seed,
+               curve=[point(before['heldout']), point(after['heldout'], t.step*t.config.batch_size, sampled.tokens)],
+               complaints={r['complaint']:[round(r['before'], 4), round(r['after'], 4)] for r in said})
+    if not pilot: out['greedy'] = [point(before['greedy']), point(after['greedy'])]
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss//1024 # of all runs so far
+    return out | dict(seconds=round(time.process_time()-began, 1), memory_mb=memory)
+
+def plan(task, part, rows):
+    "Runs of a part, the more important ones first"
+    one = lambda a,lr,s: dict(task=task, arm=a, lr=lr, seed=s)
+    if part=='pilot': return [one(a, lr, s) for a in sorted(ARMS, key=lambda a: a not in MAJOR) for lr in grid(task) for s in PILOTS]
+    lr = rates(rows, ARMS, grid(task), PILOTS, PRICE)
+    if part=='matched':
+        lr = far_rates(rows, lr, [a for a in MAJOR if a in lr], 'span', grid(task))
+        return [one(a, lr[a], s) for s in SEEDS for a in lr]
+    return [one(a, lr[a], s) for s in SEEDS for a in MAJOR if a in lr]+[one(a, lr[a], s) for s in FEW for a in ARMS if a in lr and a not in MAJOR]
+
+def main(task, part):
+    rows = [r for r in read_jsonl(KEPT) if r['task']==task] if KEPT.exists() else []
+    run_all(part, plan(task, part, rows), run, KEPT)
+
+if __name__=='__main__':
+    torch.set_num_threads(1)
+    for part in sys.argv[2:] or ('pilot','arms','matched'): main(sys.argv[1], part)
