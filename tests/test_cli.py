@@ -6,7 +6,7 @@ import pytest
 from children import Child
 from text2grad.cli.command import main
 from text2grad.cli.quickstart import seeds_text
-from text2grad.core import read_jsonl,write_jsonl
+from text2grad.core import dumps,read_jsonl,write_jsonl
 from text2grad.files import UserError
 
 root = Path(__file__).resolve().parent.parent
@@ -171,7 +171,18 @@ def test_annotate_failures_give_exit_code_1_and_are_retried_alone(tmp_path, caps
     assert annotate(*args)==1
     err = capsys.readouterr().err
     assert '1 row failed' in err and 'document' in err and '--retry-failed' in err and 'Traceback' not in err
+    assert f'{tmp_path/"in.jsonl"}: row 2: ' in err
     assert annotate(*args, '--retry-failed', '--json')==1 and json.loads(capsys.readouterr().out)['asked']==1
+
+def test_annotate_names_the_row_that_failed_as_it_is_counted_in_its_file(tmp_path, capsys):
+    "Blank lines count, and so do the rows of other shards"
+    lines = [dumps(dict(prompt='p', response=f'Ferry {i}.') | (dict(document=doc) if i not in (4, 5) else {})) for i in range(6)]
+    (tmp_path/'in.jsonl').write_text('\n\n'.join(lines))
+    assert annotate(tmp_path/'in.jsonl', '--critic', 'rules', '--task', 'summarize', '--out', tmp_path/'o.jsonl')==1
+    assert f'2 rows failed; the first:\n{tmp_path/"in.jsonl"}: row 9: ' in capsys.readouterr().err
+    for k,row in ((1, 9), (2, 11)):
+        assert annotate(tmp_path/'in.jsonl', '--critic', 'rules', '--task', 'summarize', '--shard', f'{k}/2', '--out', tmp_path/'s.jsonl') in (0, 1)
+        if ': row ' in (err := capsys.readouterr().err): assert re.search(r'in.jsonl: row (9|11): ', err)
 
 def test_annotate_in_shards_and_merge(tmp_path, capsys):
     args = responses(tmp_path/'in.jsonl'),'--critic','rules','--no-cache','--out'

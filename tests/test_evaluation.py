@@ -344,6 +344,13 @@ def test_compare_groups_seeds(tmp_path):
     assert len(ev.compare([runs[0], runs[0]]))==2, 'the same seed twice is no second seed'
     with pytest.raises(FileNotFoundError, match='nothing: no summary.json'): ev.compare([tmp_path/'nothing'])
 
+@pytest.mark.parametrize('text', ['{', '{}', '[1]', '{"task": "x" "steps": 2}', '\x00'])
+def test_compare_names_the_run_whose_summary_is_damaged(tmp_path, text):
+    good,bad = make(tmp_path/'good', seed=0, diff=1.),make(tmp_path/'bad', seed=1, diff=1.)
+    (bad/'summary.json').write_text(text)
+    with pytest.raises(RunError, match=f'^{bad}: summary.json .*Leave this run out') as e: ev.compare([good, bad])
+    assert 'There is no' not in str(e.value) and 'There is no summary' not in ' '.join(read_run(bad).notes())
+
 @pytest.mark.parametrize('key,value', [('before', '9'*39), ('low', [1]), ('n', 'many'), ('diff', True), ('metric', 7), ('high', ...)])
 def test_compare_names_the_file_whose_table_holds_no_numbers(tmp_path, key, value):
     p = make(tmp_path/'r')

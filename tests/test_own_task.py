@@ -1,5 +1,6 @@
 "A task of one's own: prompts, critics and models in every form that a user has them, and what a run leaves"
 import json,logging,re,sys
+from dataclasses import fields
 from dataclasses import asdict
 from pathlib import Path
 import pytest, torch
@@ -290,6 +291,22 @@ def test_train_says_what_is_wrong_and_leaves_nothing(here, capsys, more, says):
     assert command(*here, *more)==1
     err = capsys.readouterr().err
     assert re.search(says, err) and err.startswith('text2grad train: ') and 'Traceback' not in err and not Path('r').exists()
+
+@pytest.mark.parametrize('ending', ['json', 'yaml'])
+def test_a_file_of_settings_is_named_with_the_key_whatever_is_wrong_in_it(here, capsys, ending):
+    "Another type, a number out of range, a choice that there is not, and what does not go together"
+    numbers = {f.name for f in fields(SpanPPOConfig) if float in getattr(f.type, '__args__', (f.type,)) or f.type is int}
+    odd = [(f.name, v) for f in fields(SpanPPOConfig) for v in ([], {}, '') if (f.name, v)!=('reward_clip', None)]
+    odd += [(k, True) for k in numbers]+[(k, -1) for k in ('steps','keep','lr','kl_coef','temperature','eval_every')]
+    odd += [(k, 0) for k in ('samples_per_prompt','batch_size','epochs','temperature')]+[(k, 'x') for k in ('reward','baseline','kl_in','quantize')]
+    odd += [('prompt_field', 3), ('heldout', []), ('samples', 1.5), ('metric', 7), ('log', {}), ('model', []), ('stepz', 3), ('minibatch_size', 3)]
+    path = Path(f'c.{ending}')
+    for k,v in odd:
+        path.write_text(json.dumps(dict(prompts='p.jsonl', critic='mine.py:judge') | {k:v}))
+        assert command('train', '--config', path, '--out', 'r')==1
+        assert re.match(rf'text2grad train: {path}: .*\b{k}\b', err := capsys.readouterr().err), (k, v, err)
+    assert command('train', *here[1:], '--set', 'samples_per_prompt=0')==1 and '--set: samples_per_prompt=0' in capsys.readouterr().err
+    assert not Path('r').exists()
 
 def test_metrics_of_ones_own_from_the_shell(here, capsys):
     Path('mine.py').write_text(Path('mine.py').read_text()+"def short(e): return len(e.response)<9\ndef odd(e): return None\n")

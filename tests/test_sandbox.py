@@ -1,5 +1,5 @@
 "What no notebook can show: hostile programs, forged verdicts, broken boxes, leftovers, and real solutions by the hundred. Without bubblewrap these tests fail"
-import builtins,json,os,re,signal,socket,subprocess,sys,threading,time,warnings
+import builtins,json,os,re,signal,socket,subprocess,sys,threading,time,warnings,zipfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -632,6 +632,26 @@ def test_every_place_for_packages_is_found(where, tmp_path):
     assert str(folder.resolve().relative_to(tmp_path)) in map(str, hidden) and not any('share' in str(h) or 'envs' in str(h) for h in hidden)
     shown = box_module._shown(str(tmp_path), '/py', '/mnt')
     assert '/mnt/bin' in shown and not any('envs' in o or 'share' in o for o in shown)
+
+def test_packages_in_an_archive_are_covered(tmp_path, monkeypatch):
+    "An egg or a zip on the path, under a folder that is shown: what it holds could be read as well as a folder"
+    for d in ('lib/apps', 'share'): (tmp_path/d).mkdir(parents=True)
+    eggs = [tmp_path/o for o in ('lib/apps/tasks.egg', 'lib/own.zip', 'share/other.zip', 'lib/python%d%d.zip' % sys.version_info[:2])]
+    for e in eggs:
+        with zipfile.ZipFile(e, 'w') as z: z.writestr('pkg/tests.jsonl', 'secret')
+    hidden = box_module._packages(str(tmp_path), sys.executable, (str(eggs[0]), f'{eggs[1]}/pkg', str(eggs[2]), str(eggs[3])))
+    assert list(map(str, hidden))==['lib/apps/tasks.egg', 'lib/own.zip']
+    home,_ = box_module.python_inside()
+    poem = Path(os.__file__).with_name('this.py').relative_to(home or '/usr') # a file that is shown, in an archive's place
+    monkeypatch.setattr(box_module, '_packages', lambda src,*_: (poem,) if src==(home or '/usr') else ())
+    code = f"""nonce, = receive()
+try: n = len(open('{"/py" if home else "/usr"}/{poem}').read())
+except OSError: n = 0
+send('{{"nonce":"%s","bytes":%d}}' % (nonce, n))
+receive()"""
+    with Box(self_test(), code) as box: assert box.ready().ask(seconds=10)=={'bytes':0}
+    monkeypatch.setattr(box_module, '_packages', lambda *_: ())
+    with Box(self_test(), code) as box: assert box.ready().ask(seconds=10)['bytes']>500
 
 def test_the_python_of_the_box_and_its_library_are_never_covered():
     std = Path(os.__file__).parent

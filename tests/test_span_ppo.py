@@ -563,7 +563,8 @@ def test_a_whole_checkpoint_with_an_odd_state_is_an_error_that_names_it(tmp_path
     assert make(callbacks=[RunFolder(tmp_path, resume=True)]).fit(2).step==2 # and the remedy works, in the same process
 
 @pytest.mark.parametrize('name', ['policy.safetensors','optimizer.safetensors','rng.safetensors'])
-@pytest.mark.parametrize('data', [b'', b'junk', save_tensors({}), save_tensors({'torch':torch.zeros(3)}), save_tensors({'0.exp_avg':torch.zeros(7), '99.step':torch.zeros(())}), save_tensors({'torch':torch.get_rng_state(), 'numpy':torch.full((625,), 2**40), 'python':torch.full((625,), -1)})], ids=range(6))
+@pytest.mark.parametrize('data', [b'', b'junk', save_tensors({}), save_tensors({'torch':torch.zeros(3)}), save_tensors({'0.exp_avg':torch.zeros(7), '99.step':torch.zeros(())}), save_tensors({'torch':torch.get_rng_state(), 'numpy':torch.full((625,), 2**40), 'python':torch.full((625,), -1)}),
+    *[save_tensors({'torch':torch.get_rng_state(), 'numpy':torch.full((625,), 5), 'python':torch.tensor([w, *[7]*624])}) for w in (2**32, 2**40+1)]], ids=range(8))
 def test_a_whole_checkpoint_with_odd_tensors_is_an_error_that_names_it(tmp_path, name, data):
     make(callbacks=[RunFolder(tmp_path)]).fit(1)
     at = latest_checkpoint(tmp_path/'checkpoints')[0]

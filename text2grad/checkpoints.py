@@ -179,7 +179,9 @@ def load_rng(
     torch.set_rng_state(tensors['torch'])
     *keys,pos = tensors['numpy'].tolist()
     np.random.set_state(('MT19937', np.array(keys, np.uint32), pos))
-    random.setstate((3, tuple(tensors['python'].tolist()), None))
+    words = tuple(tensors['python'].tolist())
+    if not all(0<=w<1<<32 for w in words): raise ValueError('python: a word of more than 32 bits') # which Python would cut off
+    random.setstate((3, words, None))
     if 'cuda' in tensors and torch.cuda.is_available(): torch.cuda.set_rng_state(tensors['cuda'])
 
 # %% ../nbs/05_checkpoints.ipynb #c37f1a06

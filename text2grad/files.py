@@ -138,10 +138,20 @@ def _parse_row(raw):
     except UnicodeDecodeError as e: return None, f'not UTF-8 at byte {e.start}: save the file as UTF-8'
     except ValueError as e: return None, f'not valid JSON: {e}'
 
+def _by_returns(lines):
+    "The lines, and those within one that end in a carriage return alone, as on old Macs; where it is only a blank in a row it stays"
+    more = 0
+    for i,raw in lines:
+        parts = raw.splitlines(True) if b'\r' in raw.strip() else [raw]
+        first = next((p for p in parts if p.strip()), b'')
+        if len(parts)>1 and _parse_row(first)[1]: parts = [raw] # no whole row before a return
+        for k,p in enumerate(parts): yield i+more+k,p
+        more += len(parts)-1
+
 def _json_lines(lines, path, most=10_000):
     "`(row, value, problem)`; a file whose first `most` rows are all bad is no JSON Lines, and may have no end"
     good = n = 0
-    for i,raw in lines:
+    for i,raw in _by_returns(lines):
         if not raw.strip(b' \t\n\r\v\f\xef\xbb\xbf'): continue
         v,p = _parse_row(raw)
         good,n = good or not p,n+1
@@ -183,6 +193,7 @@ def _whole(f, path, listed, lines):
         raise RecordError(path, [f'not UTF-8 at byte {e.start}: save the file as UTF-8']) from None
     except ValueError as e:
         one = data.lstrip().split(b'\n', 1)[0]
+        one = one if not _parse_row(one)[1] else one.split(b'\r', 1)[0]
         if lines and not _parse_row(one)[1]: return _json_lines(_lines(io.BytesIO(data), path), path)
         raise RecordError(path, [f'not valid JSON: {e}; if it holds one object a line, call it .jsonl']) from None
     if listed and not isinstance(v, list):

@@ -8,7 +8,7 @@ Docs: https://text2grad.github.io/text2grad/cli/command.html.md"""
 __all__ = ['align_command', 'annotate_command', 'merge_command', 'app_command', 'main']
 
 # %% ../../nbs/cli/04_command.ipynb #80ab4fbd
-import argparse,contextlib,logging,os,signal,sys,threading
+import argparse,contextlib,itertools,logging,os,signal,sys,threading
 from dataclasses import asdict
 from pathlib import Path
 from ..files import RecordError,STRICT_JSON,UserError,check_out,dumps,read_text
@@ -142,15 +142,22 @@ def _critic(args, again):
                        template=args.template, **longest)
 
 # %% ../../nbs/cli/04_command.ipynb #2b8e61c7
+def _first_failed(s, source):
+    "The first row without a critique, and why: where it stands in the input"
+    from text2grad.files import iter_jsonl,rows
+    for n,r in enumerate(iter_jsonl(s.path), 1):
+        if 'error' not in r: continue
+        n = r['annotation'].get('shard', dict(row=n))['row']
+        at = next(itertools.islice((i for i,*_ in rows(source)), n-1, None), n) if os.path.isfile(source) else n # blank lines count
+        return f'; the first:\n{printable(source)}: row {at}: {r["error"]}'
+
 def _say(s, args):
     "Print what came of an annotation"
-    from text2grad.files import iter_jsonl
     if args.json: print(dumps(asdict(s) | dict(path=str(s.path))))
     elif s.left and not args.dry_run: print(f'{s}; {printable(s.path)} is not written yet: run again without --retry-failed')
     elif not args.dry_run: print(f'{s}\n{printable(s.path)}')
     if not s.failed or args.dry_run: return
-    first = next((r['error'] for r in iter_jsonl(s.path) if 'error' in r), '') if not s.left else ''
-    why = ', the first because of: '+first if first else ''
+    why = _first_failed(s, args.input) if not s.left else ''
     print(f'text2grad annotate: {s.failed} row{"s"[:s.failed>1]} failed{why}\nAdd --retry-failed to ask for these again', file=sys.stderr)
 
 # %% ../../nbs/cli/04_command.ipynb #e5dc0df6

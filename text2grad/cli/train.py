@@ -131,7 +131,7 @@ def tuned(
     "Settings for a small model, four responses to each prompt where that is possible"
     n = given.get('batch_size', 16)
     k = given.get('samples_per_prompt', next(k for k in (4, 3, 2, 1) if n%k==0))
-    base = dict(batch_size=n, samples_per_prompt=k, minibatch_size=max(k, n//2//k*k), micro_batch_size=4, epochs=1, lam=1.,
+    base = dict(batch_size=n, samples_per_prompt=k, minibatch_size=max(k, n//2//max(k, 1)*k), micro_batch_size=4, epochs=1, lam=1.,
                 baseline='group' if k>1 else 'value', kl_coef=.05, lr=rates.get(given.get('reward', 'span')))
     return {k:v for k,v in (base | given).items() if v is not None or k in given and k!='lr'}
 
@@ -189,25 +189,33 @@ def _changed(said, kept):
     return [f'{k} is {kept.get(k)!r} there and {said[k]!r} here' for k in odd]
 
 # %% ../../nbs/cli/02_train.ipynb #0cd2a1e1
+def _config(given, where):
+    "`config_of`; what is wrong names the file or the option that says it, as `where` has it of each field"
+    from text2grad.span_ppo.config import config_of
+    try: return config_of(given)
+    except (UserError,ValueError) as e:
+        said = next((where[k] for k in re.findall(r'\w+', str(e).partition(';')[0]) if where.get(k)), '')
+        raise CommandError(f'{said}: {e}' if said else str(e)) from None
+
 def settings_of(
     args,       # As the parser of `train` reads them
     rates:dict, # As for `tuned`
     kept:dict|None=None, # Of a run that is resumed, as from `read_settings`
 )->tuple:       # `(options, SpanPPOConfig)`
     "What was decided: the command line, then a file, then what is usual"
-    from text2grad.span_ppo.config import config_of
     typed = {k:getattr(args, k) for k in (*OPTIONS, *FLAGS) if getattr(args, k) is not None}
-    said = (of_their_kinds(read_settings(args.config), args.config) if args.config else {}) | typed
-    said |= of_their_kinds(dict(args.set or ()), '--set')
+    filed = of_their_kinds(read_settings(args.config), args.config) if args.config else {}
+    more = of_their_kinds(dict(args.set or ()), '--set')
+    said,where = filed | typed | more,dict.fromkeys(filed, args.config) | dict.fromkeys(typed, '') | dict.fromkeys(more, '--set')
     if kept is not None:
         if said.get('lr', 0) is None: del said['lr'] # in a file: the usual one
         if odd := _changed(said, kept):
             raise CommandError(f'{"; ".join(odd)}. A run is resumed with the options it was started with: leave these out')
         said = kept | said
         opts = {k:said.get(k) for k in OPTIONS}
-        return opts,config_of({k:v for k,v in said.items() if k not in OPTIONS})
+        return opts,_config({k:v for k,v in said.items() if k not in OPTIONS}, where)
     opts = OPTIONS | {k:v for k,v in said.items() if k in OPTIONS}
-    cfg = config_of(tuned({k:v for k,v in said.items() if k not in OPTIONS}, rates))
+    cfg = _config(tuned({k:v for k,v in said.items() if k not in OPTIONS}, rates), where)
     need = [f'--{k}' for k in ('prompts','critic') if not opts[k]]
     if need: raise CommandError(f'{" and ".join(need)}: say what to train on, and who judges; see text2grad train --help')
     return opts,cfg

@@ -46,7 +46,9 @@ def compare(
         if not (d/'summary.json').exists():
             raise FileNotFoundError(f'{d}: no summary.json; the run has not finished, or this is not the folder of one')
         run = read_run(d)
-        if not run.summary: raise RunError(' '.join(n for n in run.notes() if 'summary.json' in n))
+        if not run.summary:
+            why = next((n for n in run.notes() if n.startswith('summary.json')), 'summary.json is empty.')
+            raise RunError(f'{d}: {why} Leave this run out')
         head = {k:plain_value(run.summary.get(k)) for k in ('task','reward','model','steps')}
         seed = plain_value(run.summary.get('seed'))
         for r in _checked(result_rows(run), d/'summary.json'):

@@ -311,7 +311,8 @@ def sample(self:RunReader,
 @patch
 def notes(self:RunReader)->list: # Sentences
     "What a reader should know before looking at this run"
-    out = [] if self.summary else ['There is no summary.json: the run is going on, or it was stopped.']
+    there = {'summary.json'} & {*self.docs, *self._bad}
+    out = [] if there else ['There is no summary.json: the run is going on, or it was stopped.']
     for name,(n,first) in self._bad.items():
         many = f'{name}: {n} line{"s"[:n>1]} could not be read and {"are" if n>1 else "is"} left out ({first}).'
         out.append(many if name in self.logs else f'{name} could not be read: {first}.')

@@ -44,12 +44,14 @@ def _packages(
     prefix, # An installation
     exe,    # The Python that runs in the box
     path,   # Folders that Python here imports from
-):          # Folders relative to `prefix`
-    "Folders with installed packages in the parts of an installation that are shown, none of them part of the standard library"
+):          # Folders and archives relative to `prefix`
+    "Folders and archives of installed packages in the parts of an installation that are shown, none of them of the standard library"
     home,std = Path(prefix).resolve(),Path(os.__file__).resolve().parent
     found = [p for d in _parts for k in ('site-packages','dist-packages') for p in Path(prefix).glob(f'{d}/py*/{k}')]
-    more = [Path(p) for p in (*path, *find_spec('text2grad').submodule_search_locations) if p and Path(p).name!='lib-dynload']
-    real = {p.resolve() for p in (*found, *more) if p.is_dir()}
+    own = 'lib-dynload',f'python{sys.version_info[0]}{sys.version_info[1]}.zip'
+    more = [Path(p) for p in (*path, *find_spec('text2grad').submodule_search_locations) if p and Path(p).name not in own]
+    archive = lambda p: next((o for o in p.parents if o.is_file()), p) # that a package lies in
+    real = {p.resolve() for p in map(archive, (*found, *more)) if p.exists()}
     real = {p for p in real if not any(o.is_relative_to(p) for o in (std, Path(exe).resolve()))}
     inside = {p.relative_to(home) for p in real if p.is_relative_to(home) and p.relative_to(home).parts[0] in _parts}
     return tuple(p for p in sorted(inside) if not inside & {*p.parents})
@@ -80,9 +82,11 @@ def _installed(prefix=None):
     for src,at,bound in (('/usr','/usr',None), ('/usr/local','/usr/local',None), ('/','/',None), (home,'/py',prefix)):
         if not src: continue
         opts += _shown(src, at, bound)
-        hidden += [os.path.join(at, p) for p in _packages(src, real, tuple(sys.path))] if src!='/' else []
+        if src=='/': continue
+        packed = lambda p: os.path.isfile(os.path.join(src, p))
+        hidden += [(os.path.join(at, p), packed(p)) for p in _packages(src, real, tuple(sys.path))]
     if home and (top := exe.parts[2]) not in _parts: opts += ['--ro-bind', str(Path(prefix or home)/top), f'/py/{top}']
-    for d in hidden: opts += ['--size','4096','--tmpfs',d,'--remount-ro',d]
+    for d,file in hidden: opts += ['--ro-bind','/dev/null',d] if file else ['--size','4096','--tmpfs',d,'--remount-ro',d]
     return opts
 
 def bwrap_command(
