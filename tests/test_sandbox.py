@@ -560,7 +560,7 @@ def test_no_bubblewrap(monkeypatch, tmp_path):
 def test_a_bwrap_that_only_runs_its_argument(monkeypatch, tmp_path):
     fresh(monkeypatch)
     base = sys.base_prefix
-    script(tmp_path/'bwrap', f'while [ "$1" != -- ]; do shift; done\nshift\nexe=${{1#/py}}\nshift\n[ -x "/mnt$exe" ] && exec "/mnt$exe" "$@"\n'
+    script(tmp_path/'bwrap', f'while [ "$1" != -- ]; do shift; done\nshift\nexe=${{1#/py}}\nshift\nexport LD_LIBRARY_PATH="/mnt/lib:{base}/lib"\n[ -x "/mnt$exe" ] && exec "/mnt$exe" "$@"\n'
            f'[ -x "{base}$exe" ] && exec "{base}$exe" "$@"\nexec "$exe" "$@"\n')
     monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
     with pytest.raises(SandboxUnavailable, match='is no sandbox: from inside it was possible to read a file'): run('1')
