@@ -305,6 +305,29 @@ def test_damage_inside_a_parquet_file_is_named(here, capsys, at, put):
     assert main(['annotate', str(p), '--critic', 'rules', '--out', 'o.jsonl'])==1 and 'x.parquet' in capsys.readouterr().err
     with pytest.raises(RecordError, match='packed with gzip'): read_records(write(here, gzip.compress(b), 'y.parquet'))
 
+@pytest.mark.parametrize('which', range(6))
+def test_a_parquet_file_that_miscounts_its_rows_loses_none_in_silence(here, which):
+    "Each count of its footer set to 0: of the file, of its parts, of the values of a column"
+    import pyarrow as pa,pyarrow.parquet as pq
+    f = io.BytesIO()
+    pq.write_table(pa.table(dict(prompt=['p']*3, response=['r']*3)), f, compression='none')
+    b = bytearray(f.getvalue())
+    counts = [m.start()+1 for m in re.finditer(b'\x16\x06', b)]
+    assert len(counts)==6
+    b[counts[which]] = 0
+    p = write(here, bytes(b), 'x.parquet')
+    try: found = len(list(rows(p)))
+    except RecordError as e: assert 'not a whole Parquet file' in str(e) and 'footer' in str(e)
+    else: assert found==3 and which in (2,4) # a statistic that nobody counts by
+
+@pytest.mark.parametrize('rows,parts,columns', [(0,[-2496],0), (-1,[-1],2), (3,[4],1), (3,[],1), (3,[2,-1,2],1), (10**15,[10**15],0)])
+def test_counts_at_which_arrow_may_end_the_process_are_refused_before_it_reads(rows, parts, columns):
+    from types import SimpleNamespace as NS
+    from text2grad.files import _rows_due
+    footer = lambda n,parts,k: NS(num_rows=n, num_columns=k, num_row_groups=len(parts), row_group=lambda i: NS(num_rows=parts[i]))
+    with pytest.raises(ValueError, match='its footer speaks of'): _rows_due(footer(rows, parts, columns))
+    assert _rows_due(footer(5, [2,3], 1))==5 and _rows_due(footer(0, [], 0))==0
+
 def test_what_a_dataset_is_set_to_give_makes_no_difference():
     import datasets
     ds = datasets.Dataset.from_list([dict(good, spans=[dict(start=0, end=4, score=.3)])])

@@ -217,15 +217,26 @@ def _arrow(t):
     if 'arrow.json' not in str(t.schema): return t.to_pylist()
     return [{k:_decoded(o, t.schema.field(k).type) for k,o in r.items()} for r in t.to_pylist()]
 
+def _rows_due(footer):
+    "How many rows a Parquet file promises; `ValueError` if its footer contradicts itself, at which Arrow may end the process"
+    parts = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
+    n = footer.num_rows
+    if min(n, *parts, 0)<0 or sum(parts)!=n or n and not footer.num_columns:
+        raise ValueError(f'its footer speaks of {n} rows in {footer.num_columns} columns, and of {sum(parts)} in its parts')
+    return n
+
 def _parquet(path):
     import pyarrow as pa, pyarrow.parquet as pq
     n = 0
     with _open(path) as f:
         if f.peek(2)[:2]==b'\x1f\x8b': raise RecordError(path, ['packed with gzip, which Parquet does by itself: unpack it'])
         try:
-            for b in pq.ParquetFile(f).iter_batches(1000):
+            file = pq.ParquetFile(f)
+            due = _rows_due(file.metadata)
+            for b in file.iter_batches(1000):
                 for r in _arrow(b):
                     yield (n := n+1),r,''
+            if n!=due: raise ValueError(f'its footer speaks of {due} rows')
         except (pa.ArrowException,OSError,ValueError) as e:
             why = ' '.join(str(e).split())
             raise RecordError(path, [f'not a whole Parquet file, it breaks off behind row {n}: {why}; copy it again']) from None
