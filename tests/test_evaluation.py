@@ -360,6 +360,14 @@ def test_compare_names_the_file_whose_table_holds_no_numbers(tmp_path, key, valu
     (p/'summary.json').write_text(json.dumps(s))
     with pytest.raises(RunError, match=f'r/summary.json: row 1 of its table: {key} is'): ev.compare([p])
 
+@pytest.mark.parametrize('odd', [dict(kl_target=[1]), dict(kl_target='6', max_new_tokens={}), dict(max_new_tokens='many'), dict(kl_target=True)])
+def test_alarms_read_no_setting_that_is_no_number(odd):
+    "As in a `config.json` that somebody has changed"
+    from text2grad.evaluation.alarms import alarms
+    rows = [dict(step=i, kl=30., length=20., finished=1-.1*i) for i in range(8)]
+    assert [a.name for a in alarms(rows, odd)]==['KL high']
+    assert [a.name for a in alarms(rows, dict(kl_target=20., max_new_tokens=20))]==['answers cut off']
+
 def test_no_torch():
     code = 'import sys, text2grad.evaluation.report, text2grad.evaluation.task_metrics; print([m for m in ("torch","transformers","matplotlib","scipy","rouge_score") if m in sys.modules])'
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=Path(__file__).parents[1])

@@ -564,7 +564,8 @@ def test_a_whole_checkpoint_with_an_odd_state_is_an_error_that_names_it(tmp_path
 
 @pytest.mark.parametrize('name', ['policy.safetensors','optimizer.safetensors','rng.safetensors'])
 @pytest.mark.parametrize('data', [b'', b'junk', save_tensors({}), save_tensors({'torch':torch.zeros(3)}), save_tensors({'0.exp_avg':torch.zeros(7), '99.step':torch.zeros(())}), save_tensors({'torch':torch.get_rng_state(), 'numpy':torch.full((625,), 2**40), 'python':torch.full((625,), -1)}),
-    *[save_tensors({'torch':torch.get_rng_state(), 'numpy':torch.full((625,), 5), 'python':torch.tensor([w, *[7]*624])}) for w in (2**32, 2**40+1)]], ids=range(8))
+    *[save_tensors({'torch':torch.get_rng_state(), 'numpy':torch.full((625,), 5), 'python':torch.tensor([w, *[7]*624])}) for w in (2**32, 2**40+1)],
+    save_tensors({'torch':torch.get_rng_state(), 'numpy':torch.full((625,), 5.5, dtype=torch.float64), 'python':torch.full((625,), 7)})], ids=range(9))
 def test_a_whole_checkpoint_with_odd_tensors_is_an_error_that_names_it(tmp_path, name, data):
     make(callbacks=[RunFolder(tmp_path)]).fit(1)
     at = latest_checkpoint(tmp_path/'checkpoints')[0]
@@ -574,6 +575,21 @@ def test_a_whole_checkpoint_with_odd_tensors_is_an_error_that_names_it(tmp_path,
     (at/'MANIFEST.json').write_text(json.dumps(m))
     if name.startswith('optimizer') and data==save_tensors({}): return # what an optimizer holds before its first step
     with pytest.raises(CheckpointError, match='ckpt-000001: cannot be put back'): make(callbacks=[RunFolder(tmp_path, resume=True)]).fit(2)
+
+def test_generators_that_cannot_be_put_back_stay_as_they_are():
+    from text2grad.checkpoints import load_rng,rng_tensors
+    was = rng_tensors()
+    same = lambda: all(torch.equal(was[k], t) for k,t in rng_tensors().items())
+    python = random.Random(3).getstate()[1]
+    for odd in (dict(numpy=was['numpy']+.5), dict(python=torch.tensor([2**33, *python[1:]])), dict(python=torch.tensor(python[:-1]))):
+        with pytest.raises((ValueError,TypeError)): load_rng(was | dict(torch=torch.Generator().manual_seed(9).get_state()) | odd)
+        assert same()
+    other = was | dict(python=torch.tensor(python))
+    try:
+        load_rng(other)
+        assert random.random()==random.Random(3).random()
+    finally: load_rng(was)
+    assert same()
 
 def other_base(change):
     def trainer(**kw):

@@ -172,17 +172,25 @@ def rng_tensors()->dict: # 'torch', 'numpy', 'python', and 'cuda' where there is
                python=torch.tensor(random.getstate()[1]))
     return out | (dict(cuda=torch.cuda.get_rng_state()) if torch.cuda.is_available() else {})
 
-def load_rng(
-    tensors:dict, # From `rng_tensors`
-):
-    "Put every generator back where it was"
+def _set_rng(tensors):
     torch.set_rng_state(tensors['torch'])
     *keys,pos = tensors['numpy'].tolist()
     np.random.set_state(('MT19937', np.array(keys, np.uint32), pos))
-    words = tuple(tensors['python'].tolist())
-    if not all(0<=w<1<<32 for w in words): raise ValueError('python: a word of more than 32 bits') # which Python would cut off
-    random.setstate((3, words, None))
+    random.setstate((3, tuple(tensors['python'].tolist()), None))
     if 'cuda' in tensors and torch.cuda.is_available(): torch.cuda.set_rng_state(tensors['cuda'])
+
+def load_rng(
+    tensors:dict, # From `rng_tensors`
+):
+    "Put every generator back where it was; what they would take for another state is an error, and leaves them as they are"
+    before = rng_tensors()
+    try:
+        _set_rng(tensors)
+        odd = [k for k,t in rng_tensors().items() if k in tensors and (t.dtype!=tensors[k].dtype or not torch.equal(t, tensors[k]))]
+        if odd: raise ValueError(f'{", ".join(odd)}: is no state of this generator')
+    except BaseException:
+        _set_rng(before)
+        raise
 
 # %% ../nbs/05_checkpoints.ipynb #c37f1a06
 def read_state(

@@ -10,6 +10,7 @@ __all__ = ['KL_LIMIT', 'Alarm', 'alarms']
 # %% ../../nbs/evaluation/04_alarms.ipynb #82530601
 from statistics import fmean
 from typing import NamedTuple
+from ..files import is_number
 
 # %% ../../nbs/evaluation/04_alarms.ipynb #534d0dc3
 KL_LIMIT = 10. # Nats a response: beyond it, samples of a small model are mostly unlike those of its reference
@@ -77,5 +78,5 @@ def alarms(
     table=(),     # The table of `summary.json`, if there is one
 )->list[Alarm]:   # Empty if nothing looks wrong
     "What looks wrong in a run"
-    cfg = config or {}
+    cfg = {k:v for k,v in (config or {}).items() if is_number(v)}
     return [a for rule in (_kl, _length, _entropy, _quotes) for a in rule(rows, cfg)]+list(_coverage(rows, cfg, table))
