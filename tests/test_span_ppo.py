@@ -576,6 +576,11 @@ def test_a_whole_checkpoint_with_odd_tensors_is_an_error_that_names_it(tmp_path,
     if name.startswith('optimizer') and data==save_tensors({}): return # what an optimizer holds before its first step
     with pytest.raises(CheckpointError, match='ckpt-000001: cannot be put back'): make(callbacks=[RunFolder(tmp_path, resume=True)]).fit(2)
 
+@pytest.mark.parametrize('odd', ['3', [1], True, dict(a=1)])
+def test_the_best_so_far_is_the_highest_number_in_the_log(tmp_path, odd):
+    (tmp_path/'metrics.jsonl').write_text(''.join(json.dumps(dict(step=i, heldout_total=v))+'\n' for i,v in enumerate((-2., odd, None, -1.5), 1)))
+    assert RunFolder(tmp_path).best_so_far()==-1.5
+
 def test_generators_that_cannot_be_put_back_stay_as_they_are():
     from text2grad.checkpoints import load_rng,rng_tensors
     was = rng_tensors()

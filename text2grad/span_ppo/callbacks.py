@@ -17,7 +17,7 @@ from ..checkpoints import write_checkpoint
 from ..core import PACKAGES,to_record,versions
 from ..alignment.asking import name_of_critic
 from ..evaluation.report import write_report
-from ..files import dumps,iter_jsonl,loads,read_text,write_file
+from ..files import dumps,is_number,iter_jsonl,loads,read_text,write_file
 
 # %% ../../nbs/span_ppo/04_callbacks.ipynb #ac1bda94
 class Callback:
@@ -130,8 +130,8 @@ def write_config(self:RunFolder,
 def best_so_far(self:RunFolder):
     "The highest `heldout_total` in the log; `None` if nothing was measured yet"
     path = self.path/'metrics.jsonl'
-    known = [r.get('heldout_total') for r in (iter_jsonl(path) if path.exists() else ())]
-    return max((v for v in known if v is not None), default=None)
+    known = (r.get('heldout_total') for r in (iter_jsonl(path) if path.exists() else ()))
+    return max(filter(is_number, known), default=None)
 
 @patch
 def keep_best(self:RunFolder, t):
