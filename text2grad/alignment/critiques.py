@@ -48,7 +48,7 @@ def _left_over(text, found):
     label = lambda s: any(part_named(bare_key(m[1])) in SPAN_PARTS for m in _label_re.finditer(s))
     more = lambda s: re.match(r',[^\n]*[\]}]\s*$|[,:]?\s*(?:"|\[\s*["{\[]|\{\s*")', s.lstrip(' \t\r\n]}'))
     within = lambda s: re.search(r'["\]}]\s*[,:]\Z', s.rstrip(' \t\r\n[')[-99:]) and re.search(r'[{\[]\s*["{]', s)
-    list_ = lambda s: re.search(r':\s*\[\s*["{}\]]', s) # of a key that is damaged itself
+    list_ = lambda s: re.search(r'\[\s*["{]|:\s*\[\s*[}\]]', s) # of a key that is damaged itself
     return any(_keys_of_ours(s) or label(s) or list_(s) for s in parts) or any(map(more, parts[1:])) or any(map(within, parts[:-1]))
 
 # %% ../../nbs/alignment/05_critiques.ipynb #7b26b460
