@@ -237,7 +237,7 @@ def test_words_behind_praise_alone_may_be_blame(behind):
 
 def test_a_comment_that_names_our_keys_may_be_a_part_of_it(): assert signs('{%s,\n// poor_spans\n"x": 1}'%PRAISE) is None
 
-@pytest.mark.parametrize('before', ['"go od_spa]ns": ["clear", "short"], ', 'ood_spans: ["clear",\n"short"]]}', ': [\n "clear"\n]}]', 'Good, mostly.",\n "g}]": [ "clear" ]', '"good": [}"clear"', '"praise" : [ {"quote": "clear"}] ', '"feed[back": "Good.",\n "g}]ns" [\n "clear"\n ]}]'])
+@pytest.mark.parametrize('before', ['"go od_spa]ns": ["clear", "short"], ', 'ood_spans: ["clear",\n"short"]]}', ': [\n "clear"\n]}]', 'Good, mostly.",\n "g}]": [ "clear" ]', '"good": [}"clear"', '"praise" : [ {"quote": "clear"}] ', '"feed[back": "Good.",\n "g}]ns" [\n "clear"\n ]}]', '"clear", "reason": "vivid", "severity": 2}], ', ' "clear",\n "short"\n ]'])
 def test_a_list_that_a_damaged_key_holds_before_the_object_is_not_lost(before):
     poor = '{"poor_spans": ["wrong"], "good_spans": []}'
     assert read_critique(before+poor)[0] is None and why_unreadable(before+poor)

@@ -49,7 +49,9 @@ def _left_over(text, found):
     more = lambda s: re.match(r',[^\n]*[\]}]\s*$|[,:]?\s*(?:"|\[\s*["{\[]|\{\s*")', s.lstrip(' \t\r\n]}'))
     within = lambda s: re.search(r'["\]}]\s*[,:]\Z', s.rstrip(' \t\r\n[')[-99:]) and re.search(r'[{\[]\s*["{]', s)
     list_ = lambda s: re.search(r'\[\s*["{]|:\s*\[\s*[}\]]', s) # of a key that is damaged itself
-    return any(_keys_of_ours(s) or label(s) or list_(s) for s in parts) or any(map(more, parts[1:])) or any(map(within, parts[:-1]))
+    closed = lambda s: re.search(r'["}]\s*\]\s*,?\s*\Z', s[-99:]) # the end of a list whose beginning was cut off
+    if any(_keys_of_ours(s) or label(s) or list_(s) for s in parts): return True
+    return any(map(more, parts[1:])) or any(within(s) or closed(s) for s in parts[:-1])
 
 # %% ../../nbs/alignment/05_critiques.ipynb #7b26b460
 def _praise_alone(d):
