@@ -3,6 +3,10 @@
 import shutil
 import pytest
 
+def pytest_make_parametrize_id(val, argname):
+    "Packed bytes may differ between two processes (gzip writes the time), and a test's name must not"
+    if isinstance(val, bytes) and not val.isascii(): return argname
+
 @pytest.fixture(scope='module')
 def tiny(tmp_path_factory):
     "A folder with a toy model and its tokenizer"
