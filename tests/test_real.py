@@ -17,7 +17,13 @@ def test_a_short_run(real, tiny, monkeypatch):
         first,last = got['curve']
         assert (first['rollouts'], last['rollouts'])==(0,8) and first['kl']==0<last['kl'] and 0<last['tokens']<=8*40
         assert {'total','reward','rouge_l','length'}<=first.keys() and all(len(v)==2 for v in got['complaints'].values())
-        assert ('greedy' in got)==(part=='arms')
+        assert ('greedy' in got)==('slopes' in got)==(part=='arms')
+    assert {'total','rouge_l'}<=got['slopes'].keys() and 'length' not in got['slopes']
+
+def test_a_slope_is_taken_among_the_responses_to_a_prompt(real):
+    rows = [dict(example=None, length=n, total=2.*n+base, kl=None, f1=None) for base,ns in ((0,(1,3)), (-50,(20,24)), (7,(5,5))) for n in ns]
+    assert real.slopes(rows, 2)=={'total':2.} # over all responses together it would be below 0
+    assert real.slopes(rows[4:], 2)=={'total':0.} # both as long: nothing is known
 
 def test_the_plan(real, monkeypatch):
     todo = real.plan('answer', 'pilot', [])

@@ -8,7 +8,7 @@ Each run adds a line to real.jsonl beside this file; what has a line already is 
 a second one can work on another task. A run takes some minutes of a core. Like fast.py, a script and no module of the library."""
 import resource,sys,time
 from pathlib import Path
-import torch
+import numpy as np, torch
 from fast import MAJOR,far_rates,rates,run_all
 from text2grad.cli.quickstart import LR,task_critic,task_settings
 from text2grad.cli.train import tuned
@@ -32,6 +32,12 @@ def point(rows, rollouts=0, tokens=0):
     m = {k.removeprefix('heldout_'):round(v, 5) for k,v in means(rows).items()}
     return dict(rollouts=rollouts, tokens=round(tokens)) | m | dict(kl=m.get('kl_response'))
 
+def slopes(rows, samples):
+    "What one more token goes with, by number: least squares among the responses to a prompt, to compare arms at equal length"
+    inside = lambda k: (v := np.array([r[k] for r in rows], float).reshape(-1, samples))-v.mean(1, keepdims=True)
+    x,known = inside('length'),[k for k,v in rows[0].items() if k not in ('example','length','kl','kl_response')]
+    return {k:round(float((x*inside(k)).sum()/max((x*x).sum(), 1e-9)), 6) for k in known if all(r[k] is not None for r in rows)}
+
 class Sampled:
     "Counts tokens"
     tokens = 0
@@ -51,7 +57,7 @@ def run(task, part, arm, lr, seed):
     out = dict(part=part, task=task, arm=arm, lr=lr, seed=seed,
                curve=[point(before['heldout']), point(after['heldout'], t.step*t.config.batch_size, sampled.tokens)],
                complaints={r['complaint']:[round(r['before'], 4), round(r['after'], 4)] for r in said})
-    if not pilot: out['greedy'] = [point(before['greedy']), point(after['greedy'])]
+    if not pilot: out |= dict(greedy=[point(before['greedy']), point(after['greedy'])], slopes=slopes(after['heldout'], SAMPLES[task]))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss//1024 # of all runs so far
     return out | dict(seconds=round(time.process_time()-began, 1), memory_mb=memory)
 
