@@ -1,15 +1,16 @@
 """Take the pictures of nbs/tutorials/08_a_tour_of_the_app.ipynb: the app in Chromium, with SmolLM2 behind it.
 
-    python tools/tour.py RUNS
+    python tools/tour.py RUNS [VIEW...]
 
-RUNS is a folder with a finished run, such as `runs` after `text2grad quickstart`. It takes a minute or two."""
+RUNS is a folder with a finished run, such as `runs` after `text2grad quickstart`; only the view `runs` looks into it. Without
+names of views all six are taken, in a minute or two."""
 import os,shutil,signal,socket,subprocess,sys,tempfile,time,urllib.request
 from pathlib import Path
 from PIL import Image
 from playwright.sync_api import expect,sync_playwright
 
 out = Path(__file__).resolve().parent.parent/'nbs'/'tutorials'
-LONGEST = 1080 # Pixels of a page that are shown, from its top
+LONGEST = dict(ab=1360) # Pixels of a page that are shown, from its top; 1080 of the others
 SAID = '"landed in July 1969" is right. "three weeks" is wrong: it was less than a day. "in 1968" is wrong.'
 
 def answers(url):
@@ -21,7 +22,7 @@ def start(runs, folder):
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
-    cmd = [sys.executable, '-m', 'text2grad.cli.command', 'app', '--run', runs, '--port', str(port)]
+    cmd = [sys.executable, '-m', 'text2grad', 'app', '--run', runs, '--port', str(port)]
     app,url = subprocess.Popen(cmd, cwd=folder, env=dict(os.environ, HF_HUB_OFFLINE='1')),f'http://127.0.0.1:{port}/'
     until = time.monotonic()+120
     while not answers(url):
@@ -34,36 +35,47 @@ def keep(page, view):
     file = out/f'app-tour-{view}.png'
     page.screenshot(path=file, full_page=True, animations='disabled')
     picture = Image.open(file).convert('RGB')
-    picture = picture.crop((0, 0, picture.width, min(picture.height, LONGEST)))
+    picture = picture.crop((0, 0, picture.width, min(picture.height, LONGEST.get(view, 1080))))
     picture.quantize(128, dither=Image.Dither.NONE).save(file, optimize=True)
     print(f'{file.name}: {picture.width} x {picture.height}, {file.stat().st_size/1024:.0f} KB', flush=True)
 
-def tour(page):
-    "Each view with something to see in it"
-    part = lambda view,what: page.locator(f'#t2g-{view}-{what}')
-    tab = lambda n: page.get_by_role('tab').nth(n).click()
-    slow = dict(timeout=600_000)
-    expect(part('explore', 'note')).to_contain_text('An example')
-    keep(page, 'explore')
-    tab(1)
-    part('critique', 'heat').locator('.t2g-u').first.wait_for()
-    part('critique', 'feedback').locator('textarea').fill(SAID)
-    expect(part('critique', 'inspector')).to_contain_text('word for word')
-    expect(part('critique', 'lost')).to_contain_text('1968')
-    keep(page, 'critique')
-    tab(2)
-    expect(part('apply', 'note')).to_contain_text('Ready')
-    part('apply', 'apply').click()
-    expect(part('apply', 'note')).to_contain_text('bit for bit', **slow)
-    keep(page, 'apply')
-    tab(3)
-    part('why', 'heat').locator('.t2g-u', has_text='weeks').first.click()
-    expect(part('why', 'ledger')).to_contain_text('= advantage')
-    page.mouse.move(0, 0)
-    keep(page, 'why')
-    tab(4)
-    part('runs', 'curves').locator('svg').first.wait_for()
-    keep(page, 'runs')
+class Tour:
+    "Each view with something to see in it, in the order of the tabs; Apply takes the step that Critique asked for"
+    def __init__(self, page): self.page = page
+    def part(self, view, what): return self.page.locator(f'#t2g-{view}-{what}')
+    def said(self, view, what, text, **kw): expect(self.part(view, what)).to_contain_text(text, **kw)
+
+    def explore(self): self.said('explore', 'note', 'An example')
+
+    def critique(self):
+        self.part('critique', 'heat').locator('.t2g-u').first.wait_for()
+        self.part('critique', 'feedback').locator('textarea').fill(SAID)
+        self.said('critique', 'inspector', 'word for word')
+        self.said('critique', 'lost', '1968')
+
+    def apply(self):
+        self.said('apply', 'note', 'Ready')
+        self.part('apply', 'apply').click()
+        self.said('apply', 'note', 'bit for bit', timeout=600_000)
+
+    def why(self):
+        self.part('why', 'heat').locator('.t2g-u', has_text='weeks').first.click()
+        self.said('why', 'ledger', '= advantage')
+        self.page.mouse.move(0, 0)
+
+    def runs(self): self.part('runs', 'curves').locator('svg').first.wait_for()
+    def ab(self): self.said('ab', 'result', 'One pays, the other blames')
+
+VIEWS = ['explore','critique','apply','why','runs','ab'] # As the tabs stand
+
+def tour(page, wanted):
+    "Walk through the wanted views, and keep a picture of each"
+    at = Tour(page)
+    for i,view in enumerate(VIEWS):
+        if view not in wanted: continue
+        page.get_by_role('tab').nth(i).click()
+        getattr(at, view)()
+        keep(page, view)
 
 if __name__=='__main__':
     browser = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
@@ -75,7 +87,7 @@ if __name__=='__main__':
             page.set_default_timeout(120_000)
             expect.set_options(timeout=120_000)
             page.goto(url)
-            tour(page)
+            tour(page, sys.argv[2:] or VIEWS)
             chromium.close()
         finally:
             app.send_signal(signal.SIGINT)
