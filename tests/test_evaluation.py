@@ -10,6 +10,7 @@ from rouge_score.tokenizers import DefaultTokenizer
 from test_show import ATTRS,HOSTILE,TAGS,Checker
 
 from text2grad.evaluation import report as ev,task_metrics as tm
+from text2grad.evaluation.comparison import comparison_html,write_comparison
 from text2grad.evaluation.runs import RunError,read_run
 from text2grad.evaluation.statistics import mean_interval,paired_bootstrap
 from text2grad.span_ppo.heldout import evaluate
@@ -343,6 +344,25 @@ def test_compare_groups_seeds(tmp_path):
     close((g['diff'], g['high']-g['diff'], g['diff']-g['low'], g['n']), (2., 4.302653/3**.5, 4.302653/3**.5, 3), 1e-4)
     assert len(ev.compare([runs[0], runs[0]]))==2, 'the same seed twice is no second seed'
     with pytest.raises(FileNotFoundError, match='nothing: no summary.json'): ev.compare([tmp_path/'nothing'])
+
+def test_groups_of_seeds_are_told_apart_and_no_seed_counts_twice(tmp_path):
+    runs = [make(tmp_path/k/f'span-seed{s}', seed=s, diff=d+s) for k,d in (('a', 1.), ('b', 5.)) for s in (0, 1)]
+    assert [(r['run'], r['diff'], r['n']) for r in ev.compare(runs)[4:]]==[('all 2 seeds, a/span', 1.5, 2), ('all 2 seeds, b/span', 5.5, 2)]
+    assert [r['run'] for r in ev.compare(runs[:3])]==['a/span-seed0', 'a/span-seed1', 'b/span-seed0', 'all 2 seeds, a/span']
+    longer = [make(tmp_path/f'long-seed{s}', seed=s, diff=1., steps=9) for s in (0, 1)]
+    assert [r['run'] for r in ev.compare(runs[:2]+longer)[4:]]==['all 2 seeds, steps 4', 'all 2 seeds, steps 9']
+
+def test_one_page_compares_runs(tmp_path):
+    runs = [make(tmp_path/f'<b>{k}-seed{s}', seed=s, diff=s+1., steps=n) for n,k in ((4, 'x'), (5, 'y')) for s in range(4)]
+    out = write_comparison(tmp_path/'c.html', runs)
+    page = out.read_text()
+    c = Checker(page)
+    assert '<b>' not in page and not re.findall('(?i)<script|\\son[a-z]+=|https?://', page)
+    assert re.findall('<h2>(.*?)</h2>', page)==['Results','KL and what it bought','Curves']
+    for said in ('<b>x-seed0', 'all 4 seeds, steps 5', 'no run has measured both', '<b>y, 4 seeds'): assert said in c.text
+    many = [make(tmp_path/f'r{i}', seed=i) for i in range(8)]
+    assert 'the others are in the tables' in comparison_html(many)
+    with pytest.raises(FileNotFoundError, match='no summary.json'): comparison_html([*many, tmp_path/'nothing'])
 
 @pytest.mark.parametrize('text', ['{', '{}', '[1]', '{"task": "x" "steps": 2}', '\x00'])
 def test_compare_names_the_run_whose_summary_is_damaged(tmp_path, text):

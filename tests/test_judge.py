@@ -13,7 +13,8 @@ from text2grad.critics import replies_of,rule_critic
 from text2grad.critics.api import ApiCritic
 from text2grad.critics.local import ModelCritic
 from text2grad.evaluation.complaints import complaint_rates
-from text2grad.evaluation.frontier import best_points,frontier,frontier_svg
+from text2grad.evaluation.comparison import kl_rows
+from text2grad.evaluation.frontier import best_points,equal_kl,frontier,frontier_svg
 from text2grad.evaluation.judge import _logistic,judge_pairs,length_controlled,pair_chat,read_verdict,win_report
 from text2grad.evaluation.results import comparison_rows,results,results_html,write_results
 from text2grad.files import UserError,loads
@@ -195,6 +196,26 @@ def test_a_measurement_shows_the_frontier_of_runs(tmp_path):
     assert [r['best'] for r in found['frontier']]==[True, True]
     page = results_html(found)
     assert page.count('<polyline')==2 and 'KL and reward' in page and not Checker(page).bad
+
+def test_runs_are_read_off_where_all_had_gone_equally_far(tmp_path):
+    a = run_folder(tmp_path/'a', [dict(step=5, kl=9., heldout_total=0., heldout_kl_response=2.)], [('total', -2., 1.), ('kl', 0., 1.5)])
+    b = run_folder(tmp_path/'b', [], [('total', -2., 2.), ('kl', 0., 8.)])
+    rows = equal_kl(frontier([a, b]))
+    assert [(r['run'], r['kl'], r['value'], r['far'], r['at']) for r in rows]==[('a',1.5,1.,2.,0.), ('b',8.,2.,2.,-1.)], 'a came back from 2'
+    assert equal_kl([])==[] and kl_rows([run_folder(tmp_path/'c', [dict(step=1, reward=1.)])])==[]
+
+def test_runs_of_one_name_in_two_folders_stay_two(tmp_path):
+    dirs = [run_folder(tmp_path/k/'span-seed0', [], [('total', -1., v), ('kl', 0., 2.)]) for k,v in (('old', 1.), ('new', 2.))]
+    (tmp_path/'link').symlink_to(tmp_path/'old')
+    for given in (dirs, [tmp_path/'link'/'span-seed0', dirs[1]], [f'{tmp_path}/new/../old/span-seed0/', dirs[1]]):
+        assert [(r['run'], r['value']) for r in frontier(given)]==[('old/span-seed0',-1.), ('old/span-seed0',1.), ('new/span-seed0',-1.), ('new/span-seed0',2.)]
+    svg = frontier_svg(frontier(dirs))
+    assert svg.count('<polyline')==3 and 'old/span-seed0' in svg
+
+def test_seeds_of_a_kind_share_a_colour_where_there_are_more_runs_than_colours():
+    rows = lambda n: [dict(run=f'{k}-seed{s}', step=s, kl=float(x), value=float(s), best=True) for k in 'ab' for s in range(n) for x in (0, 1)]
+    shades = lambda n: len(set(re.findall('<polyline[^>]*stroke="(#[^"]+)"', frontier_svg(rows(n)))))
+    assert (shades(3), shades(4))==(6, 2)
 
 def test_a_hostile_run_is_drawn_as_text(tmp_path):
     a = run_folder(tmp_path/'<script>alert(1)<', [dict(step=1, kl='x', heldout_total=2.), dict(step=2, kl=math.inf, heldout_total=1.)],

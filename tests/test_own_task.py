@@ -267,6 +267,7 @@ def test_train_from_the_shell_and_what_follows(here, capsys):
     kept = json.loads(Path('r/config.json').read_text())
     assert kept['train']['critic']=='mine.py:judge' and kept['ppo']['batch_size']==4 and kept['ppo']['baseline']=='group'
     assert command('compare', 'r', 'r', '--json')==0 and len({x['run'] for x in json.loads(capsys.readouterr().out)})==1
+    assert command('compare', 'r', '--out', 'c.html')==0 and re.search(r'r, held out +\d', capsys.readouterr().out) and 'KL and what it bought' in Path('c.html').read_text()
     assert command('report', 'r')==0 and 'report.html' in capsys.readouterr().out
     assert command('evaluate', '--model', 'r', '--prompts', 'p.jsonl', '--prompt-field', 'question', '--critic', 'mine.py:judge', '--max-new-tokens', 4, '--out', 'e.jsonl')==0
     assert len(read_jsonl('e.jsonl'))==4 and re.search(r'^total +-?\d', capsys.readouterr().out, re.M)

@@ -14,15 +14,27 @@ from .doctor import CommandError,device_here,positive,printable
 from .train import CRITICS,change_table,critic_of,metrics_of,prompts_of,several
 
 # %% ../../nbs/cli/03_evaluate.ipynb #97e070b8
+def _distance(metric, ends):
+    "What the runs had at the KL that all of them reached, as lines"
+    if not ends: return [f'{metric}: no run has measured both this and its KL, so there is nothing to compare at the same distance']
+    at = f'at KL {ends[0]["far"]:.3g}'
+    interval = lambda r: f'   {r["low"]:+.3f} to {r["high"]:+.3f}' if r.get('low') is not None else ''
+    line = lambda r: f'{r["run"][:43]+", "+r["on"]:<58}{r["kl"]:>9.3f}{r["value"]:>9.3f}{r["at"]:>12.3f}{interval(r)}'
+    return [f'{metric+", where each had gone equally far":<58}{"KL":>9}{"end":>9}{at:>12}   95% interval', *map(line, ends)]
+
 def compare_command(
-    args, # With `runs` and `json`
+    args, # With `runs`, `metric`, `out` and `json`
 )->int:   # 0
     "`text2grad compare RUN...`"
+    from text2grad.evaluation.comparison import kl_rows,write_comparison
     from text2grad.evaluation.report import compare
-    rows = compare(args.runs)
+    rows,ends = compare(args.runs),kl_rows(args.runs, args.metric)
+    if args.out: page = write_comparison(args.out, args.runs, args.metric)
     if args.json: print(dumps(rows)); return 0
     for metric in dict.fromkeys(r['metric'] for r in rows):
         print(printable('\n'.join([*change_table(metric, [r for r in rows if r['metric']==metric], 'run', of='n'), ''])))
+    print(printable('\n'.join(_distance(args.metric, ends))))
+    if args.out: print(printable(f'\n{page}'))
     return 0
 
 def report_command(
@@ -107,6 +119,9 @@ def compare_parser(
 ):
     "Options of `text2grad compare`"
     p.add_argument('runs', nargs='+', metavar='RUN', help='folders of finished runs')
+    p.add_argument('--metric', default='total', metavar='NAME',
+                   help='what is compared at the same KL: total, or a metric that the runs measured, such as rouge_l (default: total)')
+    p.add_argument('--out', metavar='FILE', help='also write a page with tables, KL and what it bought, and the curves on the same axes')
     p.add_argument('--json', action='store_true', help='print a JSON list')
     p.set_defaults(run=compare_command)
 

@@ -11,8 +11,9 @@ __all__ = ['Estimate', 'Report', 'auroc', 'bootstrap', 'holm', 'iqm', 'mean_inte
            'bleu', 'chrf', 'code_parses', 'code_passes', 'corpus_bleu', 'coverage', 'exact_match', 'pass_at',
            'pass_at_k', 'rouge_1', 'rouge_2', 'rouge_l', 'squad_normalize', 'token_f1', 'BertScore', 'perplexity',
            'compare_rows', 'score_responses', 'compare_complaints', 'complaint_rates', 'complaints_of', 'finding',
-           'judge_pairs', 'length_controlled', 'win_report', 'at_kl', 'results_html', 'write_results', 'RunError',
-           'RunReader', 'Shelf', 'list_runs', 'read_run', 'compare', 'write_report']
+           'judge_pairs', 'length_controlled', 'win_report', 'at_kl', 'results_html', 'write_results',
+           'comparison_html', 'kl_rows', 'write_comparison', 'RunError', 'RunReader', 'Shelf', 'list_runs', 'read_run',
+           'compare', 'write_report']
 
 # %% ../../nbs/evaluation/index.ipynb #1a00d462
 from .statistics import Estimate,Report,auroc,bootstrap,holm,iqm,mean_interval
@@ -29,6 +30,7 @@ from .complaints import compare_complaints,complaint_rates,complaints_of,finding
 from .judge import judge_pairs,length_controlled,win_report
 from .frontier import at_kl
 from .results import results_html,write_results
+from .comparison import comparison_html,kl_rows,write_comparison
 from .runs import RunError,RunReader,Shelf,list_runs,read_run
 from .report import MAX_BYTES,MAX_DRAWN,compare,write_report
 
@@ -40,7 +42,7 @@ _all_ = ['Estimate','Report','auroc','bootstrap','holm','iqm','mean_interval','o
          'rouge_1','rouge_2','rouge_l','squad_normalize','token_f1','BertScore','perplexity','compare_rows',
          'score_responses','compare_complaints','complaint_rates','complaints_of','finding',
          'judge_pairs','length_controlled','win_report','at_kl','results_html','write_results',
-         'RunError','RunReader','Shelf','list_runs','read_run','compare','write_report']
+         'comparison_html','kl_rows','write_comparison','RunError','RunReader','Shelf','list_runs','read_run','compare','write_report']
 
 # %% ../../nbs/evaluation/index.ipynb #ab05a0f3
 def __getattr__(name):

@@ -6,8 +6,8 @@ Docs: https://text2grad.github.io/text2grad/evaluation/run_html.html.md"""
 
 # %% auto #0
 __all__ = ['MAX_CURVES', 'MAX_LINES', 'HOVER', 'MAX_TOKENS', 'MAX_SPANS', 'MAX_DIFF', 'kind_of', 'facts_html', 'plain_value',
-           'result_rows', 'results_html', 'curve_points', 'run_lines', 'legend_of_lines', 'curves_html', 'Sample',
-           'logged_critique', 'sample_of', 'clipped', 'prompt_html', 'shared_tokens', 'token_difference',
+           'result_rows', 'results_html', 'curve_points', 'seedless', 'run_lines', 'legend_of_lines', 'curves_html',
+           'Sample', 'logged_critique', 'sample_of', 'clipped', 'prompt_html', 'shared_tokens', 'token_difference',
            'compare_html', 'HeldOut', 'held_out', 'held_out_html']
 
 # %% ../../nbs/evaluation/06_run_html.ipynb #873c08c0
@@ -94,6 +94,11 @@ def curve_points(
 
 # %% ../../nbs/evaluation/06_run_html.ipynb #21256a2a
 _seed = re.compile(r'[-_. ]?seed[-_. ]?\d+', re.I)
+def seedless(
+    name:str, # Of a run, such as 'summarize-span-seed0'
+)->str:
+    "What runs have in common whose names differ in the seed only"
+    return _seed.sub('', name)
 
 def _mean_line(name, runs, key):
     "One curve for runs that differ in the seed, with their range behind it"
@@ -111,7 +116,7 @@ def run_lines(
 )->list:     # `Line`s, the same order for every key
     "The curves of several runs"
     groups = {}
-    for r in runs: groups.setdefault(_seed.sub('', r.name) if seeds else r.name, []).append(r)
+    for r in runs: groups.setdefault(seedless(r.name) if seeds else r.name, []).append(r)
     one = lambda r: Line(r.name, curve_points(r.metrics, key))
     return [one(rs[0]) if len(rs)==1 else _mean_line(f'{name}, {len(rs)} seeds', rs, key) for name,rs in groups.items()]
 
@@ -124,7 +129,7 @@ def legend_of_lines(
     return f'<div style="display:flex;flex-wrap:wrap">{"".join(item(i, o) for i,o in enumerate(lines))}</div>'
 
 # %% ../../nbs/evaluation/06_run_html.ipynb #22f1252c
-_main = ('reward','total','kl','length','entropy','policy_loss','value_loss','explained_variance','clipfrac',
+_main = ('reward','total','heldout_total','kl','length','entropy','policy_loss','value_loss','explained_variance','clipfrac',
          'loss','dev.span_f1','dev.token_correlation')
 MAX_CURVES,MAX_LINES,HOVER = 60,len(PENS),40 # Pictures, curves in each, and places in it at which the mouse finds numbers
 

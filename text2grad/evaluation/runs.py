@@ -7,7 +7,7 @@ Docs: https://text2grad.github.io/text2grad/evaluation/runs.html.md"""
 # %% auto #0
 __all__ = ['MAX_NAME', 'MAX_RUNS', 'MAX_FOLDERS', 'MAX_LOG', 'MAX_LINE', 'MAX_ROWS', 'MAX_KEYS', 'MAX_HELD_OUT', 'MAX_DOCUMENT',
            'RunError', 'RunBase', 'open_inside', 'list_runs', 'LogTail', 'finite_number', 'RunReader', 'read_run',
-           'Shelf']
+           'read_runs', 'Shelf']
 
 # %% ../../nbs/evaluation/05_runs.ipynb #b03d3910
 import errno,json,math,os,re,stat,threading
@@ -361,6 +361,15 @@ def read_run(
     p = Path(run_dir)
     if p.is_symlink() or p.name in ('','..'): p = p.resolve()
     return RunReader(RunBase(p.parent), p.name)
+
+def read_runs(
+    run_dirs:list, # Folders of runs
+)->list:           # `RunReader`s; `RunError` if one is not the folder of a run
+    "Several runs, each called by as much of its path as tells it from the others"
+    parts = [Path(d).resolve().parts for d in run_dirs]
+    longest = max(map(len, parts), default=1)
+    n = next(i for i in range(1, longest+1) if len({p[-i:] for p in parts})==len(set(parts)))
+    return [RunReader(RunBase(Path(*p[:-n])), '/'.join(p[-n:])) for p in parts]
 
 # %% ../../nbs/evaluation/05_runs.ipynb #86274c3d
 class Shelf:
