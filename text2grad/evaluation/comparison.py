@@ -40,9 +40,10 @@ _distance = ('KL to the reference in nats a response; each dot is a measurement,
 
 def _tables(rows):
     "One table a metric"
+    kept = ('run','n','before','after','diff','low','high')
+    one = lambda r: {('change' if k=='diff' else k):r.get(k) for k in kept}
     for metric in dict.fromkeys(r['metric'] for r in rows):
-        kept = lambda r: {k:r.get(k) for k in ('run','n','before','after')} | dict(change=r.get('diff'), low=r.get('low'), high=r.get('high'))
-        yield table_html([kept(r) for r in rows if r['metric']==metric], caption=metric)
+        yield table_html([one(r) for r in rows if r['metric']==metric], caption=metric)
 
 def _curves(runs):
     "All runs on the same axes, as far as there are pens"
@@ -60,8 +61,9 @@ def comparison_html(
     bought = [frontier_svg(points, METRIC_NAMES.get(metric, metric), height=max(300, 90+16*len(run_dirs))), note_html(_distance),
               *([table_html(blank)] if ends else ())]
     said = 'The same held-out prompts before and after. n counts prompts, and seeds in the rows of all seeds.'
-    return page_html('Runs compared', section_html('Results', note_html(said), *_tables(rows)), section_html('KL and what it bought', *bought),
-                     section_html('Curves', *_curves(read_runs(run_dirs))))
+    results = section_html('Results', note_html(said), *_tables(rows))
+    curves = section_html('Curves', *_curves(read_runs(run_dirs)))
+    return page_html('Runs compared', results, section_html('KL and what it bought', *bought), curves)
 
 def write_comparison(
     file:str|Path,      # Such as 'compare.html'; written over
