@@ -1,13 +1,14 @@
 "Loggers: what reaches trackio, Weights & Biases and TensorBoard, in which order, and that a run outlives them"
-import inspect,json,logging,math,sys
+import inspect,json,logging,math,signal,sys
 from configparser import ConfigParser
 from pathlib import Path
 from types import ModuleType,SimpleNamespace
 import pytest
-from text2grad.core import EXTRAS,MissingExtra
+from text2grad.core import EXTRAS,Critique,Example,MissingExtra,Span
 from text2grad.files import UserError
 from text2grad.pretrained import tiny_lm
-from text2grad.span_ppo import Callback,Logger,RunFolder,SpanPPO,TensorBoardLogger,TrackioLogger,WandbLogger
+from text2grad.reward_model import SpanRewardConfig,SpanRewardModel,TrainConfig,train_reward_model
+from text2grad.span_ppo import Callback,Logger,ProgressBar,RunFolder,SpanPPO,TensorBoardLogger,TrackioLogger,WandbLogger
 from text2grad.span_ppo.loggers import logger_of
 
 texts = ['Write a letter.', 'Write two letters.', 'Write three letters.', 'Write four letters.']
@@ -93,6 +94,53 @@ def test_what_fails_before_the_first_step_ends_the_run():
     with pytest.raises(UserError, match='log in first'): t.fit()
     assert t.step==0
 
+# ---- the training of a reward model, by the same loggers
+
+def learn(folder, callbacks, resume=False, **kw):
+    judged = lambda i: Example(f'Question {i}', 'the bad cat saw a good boat', Critique('So.', [Span(4, 7, -1.), Span(18, 22, 1.)]))
+    model,tok = tiny_lm()
+    model.name_or_path = '/home/someone/models/toy'
+    m = SpanRewardModel.create(model, tok, SpanRewardConfig(size=16, layers=1, heads=2, max_length=300, lora='frozen'))
+    cfg = TrainConfig(**dict(epochs=2, batch_size=4, micro_batch_size=4, eval_every=2, save_every=2, shown=0) | kw)
+    return train_reward_model(m, [judged(i) for i in range(8)], [judged(9)], folder, cfg, resume=resume, progress=False, callbacks=callbacks)
+
+def test_a_reward_model_is_logged_by_its_steps_and_evaluations(tmp_path):
+    b = Book()
+    learn(tmp_path/'r', [b])
+    told = [(s, w) for s,w in b.said[1:-1]]
+    assert told==[(1, ['seconds','train']), (2, ['heldout','seconds','train']), (3, ['seconds','train']), (4, ['heldout','seconds','train'])]
+    assert b.said[0][1].startswith('r-') and b.said[-1]==('close', True)
+
+def test_a_reward_model_that_goes_on_is_logged_under_its_name_and_no_step_twice(tmp_path):
+    class Kill(Callback):
+        def after_step(self, t):
+            if t.step==3: raise OSError('the power is gone')
+    first,second = Book(),Book()
+    with pytest.raises(OSError): learn(tmp_path/'r', [first, Kill()])
+    learn(tmp_path/'r', [second], resume=True)
+    assert first.said[0]==second.said[0] and first.said[-1]==('close', False) and second.said[-1]==('close', True)
+    assert [s for s,_ in first.said[1:-1]]==[1, 2, 3] and [s for s,_ in second.said[1:-1]]==[4]
+
+def test_a_callback_stops_a_reward_model_after_the_step_and_it_goes_on(tmp_path):
+    class Stop(Callback):
+        def after_step(self, t): t.stop = t.step==1
+    r = learn(tmp_path/'r', [Stop()])
+    assert (r.steps, r.stopped, r.dev)==(1, 0, {}) and str(r)=='1 steps, stopped' and not (tmp_path/'r/model').exists()
+    assert learn(tmp_path/'r', [], resume=True).steps==4
+
+def test_the_bar_of_a_reward_model_says_loss_and_best(tmp_path, capsys):
+    bar = ProgressBar()
+    learn(tmp_path/'r', [bar])
+    err = capsys.readouterr().err
+    assert 'training: 100%' in err and bar.bar.n==4 and bar.bar.postfix.startswith('loss ') and 'best span F1' in bar.bar.postfix
+
+def test_a_logger_that_cannot_begin_ends_the_training_of_a_reward_model_and_gives_the_signals_back(tmp_path):
+    class Closed(Book):
+        def open(self, t): raise UserError('log in first')
+    was = signal.getsignal(signal.SIGINT)
+    with pytest.raises(UserError, match='log in first'): learn(tmp_path/'r', [Closed(), ProgressBar()])
+    assert signal.getsignal(signal.SIGINT)==was and learn(tmp_path/'r', []).steps==4
+
 # ---- TensorBoard, the real one
 
 def events(folder):
@@ -167,6 +215,14 @@ def test_wandb_is_told(wandb, tmp_path):
     steps = [c[0] for c in calls]
     assert steps==sorted(steps) and steps[0]==0 # wandb drops a step that is below the last
     assert calls[2][1]['samples'][1]==['prompt','response','critique','total'] and len(calls[2][1]['samples'][2])==2
+
+def test_wandb_and_trackio_are_told_of_a_reward_model(wandb, trackio, tmp_path):
+    learn(tmp_path/'r', [WandbLogger('letters'), TrackioLogger('letters')])
+    for m in (wandb, trackio):
+        first,*calls,last = m.calls
+        assert [c[0] for c in calls]==[1, 2, 3, 4] and all(isinstance(v, float) for c in calls for v in c[1].values())
+        assert first['config']['base']=='toy' and first['config']['lr']==2e-4 and '/home' not in json.dumps(first['config'])
+        assert {'train/loss','train/lr','heldout/span_f1','seconds/evaluation'}<=set(calls[1][1]) and set(calls[0][1])>={'train/grad_norm','seconds/step'}
 
 def test_wandb_without_a_login_says_what_to_do(wandb):
     with pytest.raises(UserError, match=r'api_key not configured.*\n.*wandb login.*WANDB_MODE=offline'): run([WandbLogger(mode='online')]).fit()

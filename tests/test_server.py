@@ -6,7 +6,7 @@ import pytest,torch
 from text2grad.core import Critique,Example,Span
 from text2grad.files import UserError
 from text2grad.pretrained import tiny_lm
-from text2grad.span_ppo import rollout
+from text2grad.span_ppo import HeldOut,RunFolder,rollout
 from text2grad.span_ppo.config import SpanPPOConfig
 from text2grad.span_ppo.policy import Policy
 from text2grad.span_ppo.server import RolloutServer,ServerError
@@ -142,6 +142,51 @@ def test_a_sampler_that_is_off_is_corrected_and_one_that_is_another_model_refuse
     caplog.clear()
     assert run.experience(rollout.judge(run.rollout(), critic)).stats['sampler_gap']>.1 and 'processed_logprobs' in caplog.text
 
+def test_samples_and_the_greedy_response_come_together(vllm, tmp_path):
+    p,s = moved(),server(vllm, tmp_path)
+    three = [Example(t) for t in ('Write a letter.', 'Spell it.', 'Spell it.') for _ in range(3)]
+    both = s(p, three, 6, .7, seed=3, allow_off_policy=True, siblings=3, greedy=True)
+    drawn = s(p, [Example(t) for t in ('Write a letter.', 'Spell it.', 'Spell it.') for _ in range(2)], 6, .7, seed=3)
+    best = rollout.sample(p, three[::3], 6, 0, allow_off_policy=True)
+    assert [t for i,t in enumerate(both.texts) if i%3<2]==drawn.texts and both.texts[2::3]==best.texts and both.logps is None
+    assert sorted((b['n'], b['temperature']) for path,b in vllm.asked[:5] if path.endswith('completions'))==[(1, 0.), (1, 0.), (2, .7), (4, .7)]
+    with pytest.raises(ValueError, match='temperature'): s(p, three, 6, 0, allow_off_policy=True, siblings=3, greedy=True)
+
+def held_out_run(vllm, folder, callbacks=(), resume=False):
+    cfg = SpanPPOConfig(steps=2, batch_size=4, samples_per_prompt=2, minibatch_size=4, micro_batch_size=4, epochs=1, baseline='group', max_new_tokens=6,
+                        lr=.01, temperature=.7, eval_every=1)
+    held = HeldOut(['Name one.', 'Say no.'], samples=2, greedy=True)
+    return SpanPPO(moved(), critic, ['Write a letter.', 'Spell it.'], cfg, heldout=held, sampler=server(vllm, folder),
+                   callbacks=[RunFolder(folder/'run', resume), *callbacks])
+
+def test_held_out_prompts_are_answered_by_the_server_too_with_the_same_seeds(vllm, tmp_path, monkeypatch):
+    def local(*a, **kw): raise AssertionError('sampled here')
+    monkeypatch.setattr(rollout, '_generate', local)
+    t = held_out_run(vllm, tmp_path).fit()
+    monkeypatch.undo()
+    asked = [b for path,b in vllm.asked if path.endswith('completions')]
+    said = [{(tuple(b['prompt']), b['seed'], b['n'], b['temperature']) for b in asked if b['model']==m} for m in dict.fromkeys(b['model'] for b in asked)]
+    seeds = lambda told: {o[1] for o in told if o[2:]==(2, .7)}
+    assert len(said)==3 and len(seeds(said[0])&seeds(said[1])&seeds(said[2]))==2 # before, after one step, after two
+    assert {(n, T) for told in said for *_,n,T in told}=={(2, .7), (1, 0.)}
+    for when,policy in (('before', moved()), ('after', t.policy)):
+        rows,twice = getattr(t.heldout, when),[Example(p) for p in ('Name one.', 'Say no.') for _ in range(2)]
+        assert [r['example'].response for r in rows['heldout']]==server(vllm, tmp_path/'again')(policy, twice, 6, .7).texts
+        assert [r['example'].response for r in rows['greedy']]==rollout.sample(policy, twice[::2], 6, 0, allow_off_policy=True).texts
+        assert all(r['kl_response']>0 for r in rows['heldout'])
+
+def test_a_signal_while_the_server_answers_held_out_prompts_ends_the_measurement_which_is_made_again(vllm, tmp_path):
+    t = held_out_run(vllm, tmp_path)
+    def bend(path, body, reply):
+        t.stop = path.endswith('completions')
+        return reply
+    vllm.bend = bend
+    t.fit()
+    assert (t.step, t.finished)==(0, False) and not (tmp_path/'run/heldout-before.jsonl').exists()
+    vllm.bend = lambda path, body, reply: reply
+    again = held_out_run(vllm, tmp_path, resume=True).fit()
+    assert again.finished and again.heldout.before and again.heldout.after
+
 def choices(f): return lambda path, body, reply: (reply[0], reply[1] | dict(choices=[c | f(c) for c in reply[1]['choices']])) if path.endswith('completions') else reply
 def status(n, path='completions', message='too busy'): return lambda p, b, r: (n, dict(error=dict(message=message))) if p.endswith(path) else r
 def slow(p, b, r): time.sleep(1.2); return r
@@ -187,5 +232,6 @@ def test_train_takes_a_server(vllm, tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path('p.txt').write_text('Write a letter.\nSpell it.\nWrite.\nName one.\n')
     Path('mine.py').write_text("def judge(e): return 'It is short.'\n")
-    code = main(f'train --prompts p.txt --critic mine.py:judge --model {tiny} --heldout 0 --steps 1 --batch-size 4 --max-new-tokens 4 --sampler {vllm.url} --out run'.split())
+    code = main(f'train --prompts p.txt --critic mine.py:judge --model {tiny} --heldout .25 --steps 1 --batch-size 4 --max-new-tokens 4 --sampler {vllm.url} --out run'.split())
     assert code==0 and json.loads(Path('run/metrics.jsonl').read_text())['sampler_gap']<1
+    assert Path('run/heldout-after.jsonl').exists()

@@ -81,6 +81,18 @@ def test_it_says_what_is_wrong(tiny, tmp_path, capsys, monkeypatch, args, says):
 def test_an_unknown_kind_or_rank_is_a_bad_argument(capsys):
     assert train_rm('--kind', 'scalar')==2 and train_rm('--lora', 'half')==2 and train_rm('--batch-size', '0')==2
 
+def test_a_run_is_logged_where_it_is_asked_for_and_elsewhere_when_it_goes_on(tiny, tmp_path, capsys):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    args = '--data', write(tmp_path/'a.jsonl'), '--kind', 'span', '--model', tiny, '--lora', 'frozen', '--epochs', 2, *small, '--out', tmp_path/'r'
+    assert train_rm(*args, '--log', 'paper')==1 and 'no such logger; there are trackio, wandb, tensorboard' in capsys.readouterr().err and not (tmp_path/'r').exists()
+    assert train_rm(*args, '--log', 'tensorboard')==0
+    a = EventAccumulator(str(tmp_path/'r/tensorboard')).Reload()
+    log = [r for r in read_jsonl(tmp_path/'r/metrics.jsonl') if 'loss' in r]
+    assert {e.step:e.value for e in a.Scalars('train/loss')}==pytest.approx({r['step']:r['loss'] for r in log}, rel=1e-5) and a.Scalars('heldout/span_f1')
+    assert json.loads((tmp_path/'r/config.json').read_text())['train_rm']['log']==['tensorboard']
+    assert train_rm('--resume', '--out', tmp_path/'r', '--log', 'wandb:mine', '--lr', 1)==1
+    assert '--log' not in capsys.readouterr().err.split('. A run')[0]
+
 @pytest.fixture(scope='module')
 def done(tiny, tmp_path_factory):
     d = tmp_path_factory.mktemp('done')

@@ -10,8 +10,8 @@ __all__ = ['compare_command', 'report_command', 'evaluate_command', 'compare_par
 # %% ../../nbs/cli/03_evaluate.ipynb #7a512a20
 from pathlib import Path
 from ..files import dumps
-from .doctor import CommandError,device_here,positive,printable
-from .train import CRITICS,change_table,critic_of,metrics_of,prompts_of,several
+from .doctor import CommandError,device_here,positive,printable,several
+from .train import CRITICS,change_table,critic_of,metrics_of,prompts_of
 
 # %% ../../nbs/cli/03_evaluate.ipynb #97e070b8
 def _distance(metric, ends):

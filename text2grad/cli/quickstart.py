@@ -12,8 +12,8 @@ import argparse,sys
 from pathlib import Path
 from ..files import dumps,write_file
 from .doctor import COUNT,CommandError,INTEGER,NUMBER,TEXT,WHOLE,device_here,kept_options,one_of,positive,printable
-from .doctor import refuse_changes,run_folder,typed_options
-from .train import change_table,log_option,run_training,several,tuned
+from .doctor import log_option,refuse_changes,run_folder,several,typed_options
+from .train import change_table,run_training,tuned
 
 # %% ../../nbs/cli/03_quickstart.ipynb #f078ab8f
 LR = dict(span=3e-4, scalar=9e-4) # Each reward's own learning rate

@@ -11,8 +11,8 @@ __all__ = ['read_all', 'train_rm_command', 'train_rm_parser']
 import math,os,sys
 from collections import Counter
 from ..files import RecordError,is_number
-from .doctor import CommandError,INTEGER,TEXT,WHOLE,device_here,enough_room,kept_options,one_of,positive,printable
-from .doctor import refuse_changes,run_folder,say_it_waits,typed_options
+from .doctor import CommandError,INTEGER,LISTED,TEXT,WHOLE,device_here,enough_room,kept_options,log_option,one_of
+from .doctor import positive,printable,refuse_changes,run_folder,say_it_waits,several,typed_options
 
 # %% ../../nbs/cli/02_train_rm.ipynb #6ccdc48f
 def read_all(
@@ -39,13 +39,14 @@ def _split(opts):
     return train,dev,counts | dict(dev_rows=more, dev_without_critique=more-len(dev))
 
 # %% ../../nbs/cli/02_train_rm.ipynb #82dec7db
-_defaults = dict(data=None, dev=None, model=None, kind=None, epochs=3., batch_size=16, lr=2e-4, max_length=None, lora=16, seed=0)
+_defaults = dict(data=None, dev=None, model=None, kind=None, epochs=3., batch_size=16, lr=2e-4, max_length=None, lora=16, seed=0,
+                 log=None)
 _paths = lambda v: isinstance(v, list) and bool(v) and all(isinstance(p, str) for p in v)
 _above = (lambda v: is_number(v) and v>0), 'a number above 0'
 _rank_ok = lambda v: v in ('full','frozen') or WHOLE[0](v)
 _kinds = dict(data=(_paths, 'a list of files'), dev=TEXT, model=TEXT, kind=one_of('span','generative'), epochs=_above,
               batch_size=WHOLE, lr=_above, max_length=((lambda v: v is None or WHOLE[0](v)), 'a whole number from 1 or null'),
-              lora=(_rank_ok, 'a whole number from 1, full or frozen'), seed=INTEGER)
+              lora=(_rank_ok, 'a whole number from 1, full or frozen'), seed=INTEGER, log=LISTED)
 
 def _options(args, out):
     "What the run was started with: from the command line, or on resuming from its folder"
@@ -56,8 +57,8 @@ def _options(args, out):
     kept = kept_options(out, 'train_rm', args.resume, _kinds)
     if kept is not None:
         kept = {k:kept.get(k) for k in _defaults}
-        refuse_changes(typed, kept)
-        return kept
+        refuse_changes(typed, kept, free=('log',))
+        return kept | {k:typed[k] for k in typed if k=='log'}
     opts = _defaults | typed
     if not opts['data']: raise CommandError('--data: name one or more files of feedback records; `text2grad annotate` makes them')
     if not opts['kind']:
@@ -91,6 +92,8 @@ def _begin(args):
 
 def _train(args, out, opts, procs):
     "Read, split, build and train; what came of it"
+    from text2grad.span_ppo.loggers import logger_of
+    loggers = [logger_of(name) for name in several(opts['log']) if procs.first]
     device = device_here(args.device) or procs.device
     train,dev,counts = procs.once(lambda: _split(opts))
     from text2grad.reward_model.training import TrainConfig,train_reward_model
@@ -99,7 +102,8 @@ def _train(args, out, opts, procs):
     said = f'{counts["rows"]} rows, {counts["without_critique"]} without a critique; {len(train)} to train on, {len(dev)} to choose by'
     if procs.first: print(said, file=sys.stderr)
     notes = dict(train_rm=opts, records=counts)
-    return train_reward_model(_build(opts, device), train, dev, out, cfg, resume=args.resume, notes=notes, accelerator=procs)
+    how = dict(resume=args.resume, notes=notes, accelerator=procs, callbacks=loggers)
+    return train_reward_model(_build(opts, device), train, dev, out, cfg, **how)
 
 # %% ../../nbs/cli/02_train_rm.ipynb #10145235
 def train_rm_command(
@@ -146,6 +150,7 @@ def train_rm_parser(
     p.add_argument('--lora', type=_rank, metavar='RANK',
                    help='rank of the adapter; or full, to train every weight; or frozen, to train only what is new (default: 16)')
     p.add_argument('--seed', type=int, help='of everything random (default: 0)')
+    log_option(p)
     p.add_argument('--device', help='cpu, cuda, mps (default: the best there is)')
     p.add_argument('--resume', action='store_true', help='go on with the run in --out, with the options it was started with')
     p.set_defaults(run=train_rm_command)

@@ -119,6 +119,11 @@ def _weighed(model):
 # %% ../../nbs/reward_model/02_base.ipynb #7e4d2b9a
 _file = 'reward_model.json'
 
+@patch(as_prop=True)
+def public_base(self:RewardModel)->dict: # As from `model_card.public_base`
+    "The name of the backbone, without a path of this machine"
+    return public_base(self.lm.name_or_path, getattr(self.lm.config, '_name_or_path', '') or '')
+
 def _heads(self): return {k:v.detach().cpu().contiguous() for k,v in self.state_dict().items() if not k.startswith('model.')}
 
 @patch
@@ -129,7 +134,7 @@ def save_pretrained(self:RewardModel,
     "Save config, tokenizer, heads and what else is trained, as JSON and safetensors, with a model card"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    named = public_base(self.lm.name_or_path, getattr(self.lm.config, '_name_or_path', '') or '')
+    named = self.public_base
     if isinstance(self.config.lora, dict): self.model.peft_config['default'].base_model_name_or_path = named['id'] or named['label']
     if self.config.lora!='frozen':
         with progress_bars(False): self.model.save_pretrained(folder, **(dict(save_embedding_layers=False) if self.config.lora else {}))

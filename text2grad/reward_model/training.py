@@ -26,6 +26,7 @@ from ..viz.html import columns_html,fold_html,note_html,page_html,section_html,s
 from ..viz.plots import curve_svg
 from ..evaluation.run_html import clipped
 from ..evaluation.report import settings_rows
+from ..span_ppo.callbacks import ProgressBar,tell
 from ..span_ppo.config import derived_seed
 
 # %% ../../nbs/reward_model/07_training.ipynb #d5ce71a8
@@ -101,6 +102,7 @@ def usable(
 # %% ../../nbs/reward_model/07_training.ipynb #1ad9ed8e
 class RewardTrainer:
     "A reward model in training, and how far it is"
+    title,heldout,alarms = 'training',None,()
     def __init__(self,
         model,      # A `RewardModel`
         train:list, # `Example`s that fit it, to train on
@@ -109,24 +111,26 @@ class RewardTrainer:
         cfg,        # `TrainConfig`
         procs,      # `Processes`
         about:dict, # What checkpoints say of the run besides: `settings` and `identity`
+        callbacks=(), # Told of each step and of both ends of the run
     ):
-        self.rm,self.rows,self.dev,self.out,self.cfg,self.procs,self.about = model,train,dev,out,cfg,procs,about
+        self.rm,self.rows,self.dev,self.run_dir,self.config,self.procs,self.about = model,train,dev,out,cfg,procs,about
         self.lengths,self.per_epoch = model.lengths(train),math.ceil(len(train)/cfg.batch_size)
         self.total = cfg.max_steps or math.ceil(cfg.epochs*self.per_epoch)
-        self.opt,self.order,self.stop = _optimizer(model, cfg),None,False
+        self.opt,self.order,self.callbacks = _optimizer(model, cfg),None,list(callbacks)
         self.step = self.tokens = self.stale = 0
         self.best = self.best_sha256 = None
-    def finished(self): return self.step>=self.total or 0<self.cfg.patience<=self.stale
+        self.stop,self.finished,self.stats,self.seconds = False,False,{},{}
+    def at_end(self): return self.step>=self.total or 0<self.config.patience<=self.stale
+    def in_short(self): return f'loss {self.stats["loss"]:.3f}'+(f', best span F1 {self.best["span_f1"]:.3f}' if self.best else '')
+    def public_facts(self): return self.about['settings'] | dict(base=self.rm.public_base['label'])
 
 # %% ../../nbs/reward_model/07_training.ipynb #1db4c020
 @patch
-def fit(self:RewardTrainer,
-    bar,   # A `tqdm` bar
-)->bool:   # Whether somebody stopped it before its end
+def fit(self:RewardTrainer)->bool: # Whether it has come to its end, and was not stopped before it
     "Train to the last step, until the patience is spent, or until a signal"
-    cfg,procs,stopped = self.cfg,self.procs,False
+    cfg,procs,stopped = self.config,self.procs,False
     params = list(self.rm.trained().values())
-    while not (stopped or self.finished()):
+    while not (stopped or self.at_end()):
         began,rows = time.perf_counter(),self.next_rows()
         parts = [r.tolist() for r in rows.split(procs.part_size(len(rows), cfg.micro_batch_size))]
         for g in self.opt.param_groups: g['lr'] = g['initial_lr']*self.rate()
@@ -137,12 +141,13 @@ def fit(self:RewardTrainer,
         if not math.isfinite(norm): procs.once(lambda: self.not_finite(rows.tolist(), f'the gradient norm is {norm}'))
         self.opt.step()
         self.step,self.tokens = self.step+1,self.tokens+sum(self.lengths[i] for i in rows.tolist())
-        procs.once(lambda: self.log(done, norm, time.perf_counter()-began, bar))
+        self.log(done, norm, time.perf_counter()-began)
         due = self.step>=self.total or self.step%(cfg.eval_every or self.per_epoch)==0
         if due: self.evaluate()
+        tell(self, 'after_step')
         stopped = procs.anyone(self.stop)
         if due or stopped or self.step%cfg.save_every==0: self.save_state()
-    return stopped and not self.finished()
+    return self.at_end()
 
 # %% ../../nbs/reward_model/07_training.ipynb #867e2734
 def batches(
@@ -161,7 +166,7 @@ def batches(
 def next_rows(self:RewardTrainer)->torch.Tensor:
     "The rows of the step in hand"
     epoch,i = divmod(self.step, self.per_epoch)
-    if i==0 or self.order is None: self.order = batches(self.lengths, self.cfg.batch_size, self.cfg.seed, epoch)
+    if i==0 or self.order is None: self.order = batches(self.lengths, self.config.batch_size, self.config.seed, epoch)
     return self.order[i]
 
 # %% ../../nbs/reward_model/07_training.ipynb #e3f7ff66
@@ -176,7 +181,7 @@ def _optimizer(model, cfg):
 @patch
 def rate(self:RewardTrainer)->float: # From 0 to 1
     "The rate of the step in hand, as a share of the highest"
-    i,warm = self.step,math.ceil(self.cfg.warmup*self.total)
+    i,warm = self.step,math.ceil(self.config.warmup*self.total)
     return i/warm if i<warm else (self.total-i)/max(1, self.total-warm)
 
 # %% ../../nbs/reward_model/07_training.ipynb #e33907bb
@@ -189,7 +194,7 @@ def backward(self:RewardTrainer,
     done = []
     self.rm.train()
     for i,rows in self.procs.deal([*enumerate(parts)]):
-        seed_all(derived_seed(self.cfg.seed, 'dropout', self.step, i))
+        seed_all(derived_seed(self.config.seed, 'dropout', self.step, i))
         with self.autocast(): out = self.rm(**self.collated(rows))
         if not torch.isfinite(out['loss']): self.not_finite(rows, f'the loss is {float(out["loss"].detach())}')
         (out['loss']*(len(rows)/n)).backward()
@@ -206,7 +211,7 @@ def collated(self:RewardTrainer, rows):
 def autocast(self:RewardTrainer):
     "bf16 where it is wanted and the device has it, else as the accelerator says"
     kind = self.rm.device.type
-    bf16 = self.cfg.bf16 and kind=='cuda' and torch.cuda.is_bf16_supported()
+    bf16 = self.config.bf16 and kind=='cuda' and torch.cuda.is_bf16_supported()
     return torch.autocast(kind, torch.bfloat16) if bf16 else self.procs.autocast()
 
 # %% ../../nbs/reward_model/07_training.ipynb #0bbe9b28
@@ -222,7 +227,7 @@ def not_finite(self:RewardTrainer,
 ):
     "Save the examples that are to blame and raise `TrainingError`"
     bad = [i for i in rows if not torch.isfinite(self.rm(**self.collated([i]))['loss'])] or rows
-    path = self.out/f'nonfinite-{self.step:06d}.jsonl'
+    path = self.run_dir/f'nonfinite-{self.step:06d}.jsonl'
     write_examples(path, [self.rows[i] for i in bad])
     names = ', '.join(_name(self.rows[i], i) for i in bad[:5])+(f' and {len(bad)-5} more' if len(bad)>5 else '')
     raise TrainingError(f'step {self.step}: {what}, for {names}. The optimizer has not stepped; the examples are in {path}. '
@@ -241,15 +246,12 @@ def log(self:RewardTrainer,
     done:list,     # From `backward`, of all processes
     norm:float,    # Of the gradient, before it was cut
     seconds:float, # Of the step
-    bar,           # A `tqdm` bar
 ):
     "Say what a step was"
-    means,n = _means(done),sum(len(rows) for rows,_ in done)
-    line = dict(step=self.step, epoch=round(self.step/self.per_epoch, 4), **means, grad_norm=norm, lr=self.opt.param_groups[0]['lr'],
-                examples=n, tokens=self.tokens, seconds=round(seconds, 3))
-    append_log(self.out/'metrics.jsonl', [line])
-    bar.update()
-    bar.set_postfix_str(f'loss {means["loss"]:.3f}'+(f', best span F1 {self.best["span_f1"]:.3f}' if self.best else ''))
+    self.stats = dict(epoch=round(self.step/self.per_epoch, 4), **_means(done), grad_norm=norm, lr=self.opt.param_groups[0]['lr'],
+                      examples=sum(len(rows) for rows,_ in done), tokens=self.tokens)
+    self.seconds = dict(step=seconds)
+    self.procs.once(lambda: append_log(self.run_dir/'metrics.jsonl', [dict(step=self.step, **self.stats, seconds=round(seconds, 3))]))
 
 # %% ../../nbs/reward_model/07_training.ipynb #91d3e75c
 @patch
@@ -263,11 +265,13 @@ def evaluate(self:RewardTrainer):
         self.best,self.stale = dict(step=self.step, **m),0
         self.best_sha256 = self.procs.once(self.write_best)
     else: self.stale += 1
-    line = dict(step=self.step, epoch=round(self.step/self.per_epoch, 4), dev=m, seconds=round(time.perf_counter()-began, 3))
-    self.procs.once(lambda: append_log(self.out/'metrics.jsonl', [line]))
+    self.stats |= {f'heldout_{k}':v for k,v in m.items()}
+    self.seconds['evaluation'] = time.perf_counter()-began
+    line = dict(step=self.step, epoch=self.stats['epoch'], dev=m, seconds=round(self.seconds['evaluation'], 3))
+    self.procs.once(lambda: append_log(self.run_dir/'metrics.jsonl', [line]))
 
 @patch(as_prop=True)
-def best_file(self:RewardTrainer)->Path: return self.out/'checkpoints'/f'best-{self.best["step"]:06d}.safetensors'
+def best_file(self:RewardTrainer)->Path: return self.run_dir/'checkpoints'/f'best-{self.best["step"]:06d}.safetensors'
 
 @patch
 def write_best(self:RewardTrainer)->str: # Hash of the file
@@ -292,10 +296,10 @@ def save_state(self:RewardTrainer):
     def write():
         state = self.about | {k:getattr(self, k) for k in ('step','tokens','stale','best','best_sha256')}
         files = {'trained.safetensors':save(self.rm.state()), 'optimizer.safetensors':save(optimizer_tensors(self.opt))}
-        root = self.out/'checkpoints'
-        write_checkpoint(root, self.step, files | {'state.json':dumps(state).encode()}, self.cfg.keep)
+        root = self.run_dir/'checkpoints'
+        write_checkpoint(root, self.step, files | {'state.json':dumps(state).encode()}, self.config.keep)
         kept = [(int(m[1]), p) for p in root.glob('best-*') if (m := re.fullmatch(r'best-([0-9]+)\.safetensors', p.name))]
-        for _,old in sorted(o for o in kept if self.best and o[0]<=self.best['step'])[:-self.cfg.keep]: old.unlink()
+        for _,old in sorted(o for o in kept if self.best and o[0]<=self.best['step'])[:-self.config.keep]: old.unlink()
     self.procs.once(write)
 
 # %% ../../nbs/reward_model/07_training.ipynb #0c4d7be6
@@ -334,9 +338,9 @@ class Trained:
     best_step:int|None=None  # Step of the kept weights
     seconds:float=0.         # Of this call
     counts:dict=field(default_factory=dict) # Of rows, prompts and spans
-    stopped:int|None=None    # The signal that stopped it; `None`: it is finished
+    stopped:int|None=None    # The signal that stopped it, 0 for a callback; `None`: it is finished
     def __str__(self):
-        if self.stopped: return f'{self.steps} steps, stopped'
+        if self.stopped is not None: return f'{self.steps} steps, stopped'
         f = lambda v: 'unknown' if v is None else f'{v:.3f}'
         return f'{self.steps} steps, kept those of step {self.best_step}: '+', '.join(f'{k} {f(v)}' for k,v in self.dev.items())
 
@@ -376,6 +380,7 @@ def train_reward_model(
     notes:dict|None=None,# What else to write into `config.json`
     progress:bool=True,  # Show a bar
     accelerator=None,    # `accelerate.Accelerator`, for processes and precision; `None`: as this process was started
+    callbacks=(),        # As for `SpanPPO`, such as a `TrackioLogger`
 )->Trained:              # Of a finished run, or of one that Ctrl-C or SIGTERM stopped
     "Train, keep the best weights by span F1 on `dev`, calibrate them, save and report"
     cfg,out,started,procs,locks = config or TrainConfig(),Path(out),time.perf_counter(),processes(accelerator),[]
@@ -389,10 +394,10 @@ def train_reward_model(
         facts = dict(counts=counts, device=str(model.device), versions=_versions())
         procs.once(lambda: _logs(out, at, (notes or {}) | about['settings'] | facts))
         model.prepare([*train, *dev])
-        t = RewardTrainer(model, train, dev, out, cfg, procs, about)
+        t = RewardTrainer(model, train, dev, out, cfg, procs, about, [*callbacks, *([ProgressBar()] if progress else [])])
         if at: t.load_state(at)
-        stopped = _run(t, progress)
-        if not stopped: return _finish(t, counts, started)
+        stopped = _run(t)
+        if stopped is None: return _finish(t, counts, started)
         so_far = Trained(out, t.step, {}, seconds=time.perf_counter()-started, counts=counts, stopped=stopped)
         return procs.once(lambda: _report(so_far, []))
     finally:
@@ -433,19 +438,19 @@ def _alike(procs, model, about):
     procs.begin(model.trained().values(), derived_seed(about['settings']['seed'], 'process', procs.rank), **facts)
 
 # %% ../../nbs/reward_model/07_training.ipynb #44e1b068
-def _run(t, progress):
-    "Train until the end or a signal; which signal, if any"
-    from tqdm.auto import tqdm
-    signals,hidden = StopOnSignal(),not (progress and t.procs.first)
-    signals.before_fit(t)
+def _run(t):
+    "Train until the end or a signal, and tell the callbacks; which signal, if any"
+    signals = StopOnSignal()
+    t.callbacks = [signals, *t.callbacks]
     try:
-        with tqdm(total=t.total, initial=t.step, desc='training', unit='step', disable=hidden) as bar: stopped = t.fit(bar)
-    finally: signals.after_fit(t)
-    return max(s or 0 for s in t.procs.gather(signals.signal)) if stopped else None
+        t.procs.shared(lambda: tell(t, 'before_fit'))
+        t.finished = t.fit()
+    finally: tell(t, 'after_fit')
+    return None if t.finished else max(s or 0 for s in t.procs.gather(signals.signal))
 
 def _finish(t, counts, started):
     "The best weights, calibrated, saved, measured and shown"
-    m,out,procs = t.rm,t.out,t.procs
+    m,out,procs = t.rm,t.run_dir,t.procs
     if t.best:
         with putting_back(t.best_file): m.load_state(procs.once(t.read_best))
     else: _log.warning('no evaluation gave a span F1, so the last weights are kept')
@@ -457,7 +462,7 @@ def _finish(t, counts, started):
     r = Trained(out, t.step, dev, t.best['step'] if t.best else t.step, time.perf_counter()-started, counts)
     def write():
         m.save_pretrained(out/'model', dict(dev=dev, counts=counts))
-        pick = [t.dev[i*len(t.dev)//t.cfg.shown] for i in range(min(t.cfg.shown, len(t.dev)))]
+        pick = [t.dev[i*len(t.dev)//t.config.shown] for i in range(min(t.config.shown, len(t.dev)))]
         write_file(out/'summary.json', dumps({k:str(v) if k=='path' else v for k,v in asdict(r).items()}).encode())
         return _report(r, [(e,c) for e,c in zip(pick, m(pick))] if pick else [])
     return procs.once(write)

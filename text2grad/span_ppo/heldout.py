@@ -36,6 +36,7 @@ def evaluate(
     max_new_tokens:int|None=None, # Longest response; `None`: the task's, or 48
     metrics:dict|None=None, # Metrics of your own: name -> function of an answered `Example` that gives a number, or `None`
     procs=ALONE,        # `Processes` that share the work; each of them gets all rows
+    sampler=sample,     # Callable as `rollout.sample`
 )->list:                # Rows of `score_responses`, those of a prompt side by side, a greedy one last, with `kl` and `kl_response`
     "Answer each prompt, let the critic read the answers, score them, and measure how far the policy has moved"
     if (samples>1 or greedy) and not temperature:
@@ -44,7 +45,7 @@ def evaluate(
     examples = [e for e in examples_from(examples) for _ in range(k)]
     how = dict(siblings=k, greedy=True, batch_size=max(1, batch_size//samples)*k) if greedy else dict(batch_size=batch_size)
     how |= dict(allow_off_policy=True, progress=progress, procs=procs)
-    r = judge(sample(policy, examples, longest, temperature, seed, **how), critic, procs)
+    r = judge(sampler(policy, examples, longest, temperature, seed, **how), critic, procs)
     own = lambda: _scored(r, procs.rows(len(r)), getattr(task, 'metric_names', ()), metrics or {})
     rows = [row for rows in procs.shared(own) for row in rows]
     kls = _kl(policy, r, [i for i in range(len(rows)) if not greedy or i%k<samples][:kl_rows], procs)
@@ -137,12 +138,16 @@ def _answered(self, t, when, due):
     k,greedy,what = self.samples*('heldout' in due),'greedy' in due,f'{when}, {" and ".join(due)}'
     how = dict(temperature=t.config.temperature, samples=k, greedy=greedy, kl_rows=self.kl_rows) if k else dict(kl_rows=0)
     with tqdm(total=len(self)*(k+greedy), desc=what, unit='response', disable=not (self.bars and t.procs.first)) as bar:
+        def look():
+            if t.procs.anyone(t.stop): raise Interrupted(what)
         def progress(n):
             bar.update(n)
-            if t.procs.anyone(t.stop): raise Interrupted(what)
-        if t.procs.anyone(t.stop): raise Interrupted(what)
-        own = dict(metrics=self.metrics, batch_size=self.batch_size, max_new_tokens=t.config.max_new_tokens)
+            if together: look()
+        together = t.procs.count==1 or t.sampler is sample # or one process asks a server, and the others wait
+        look()
+        own = dict(metrics=self.metrics, batch_size=self.batch_size, max_new_tokens=t.config.max_new_tokens, sampler=t.draw)
         rows = evaluate(t.policy, t.critic, self.examples, self.task, progress=progress, procs=t.procs, **own, **how)
+        if not together: look()
     own = dict(heldout=lambda i: i%(k+greedy)<k, greedy=lambda i: i%(k+greedy)==k)
     return {name:[r for i,r in enumerate(rows) if own[name](i)] for name in due}
 

@@ -186,22 +186,28 @@ def __call__(self:RolloutServer,
     batch_size:int|None=None, # Not needed here: the server makes its own batches
     allow_off_policy:bool=False, # As for `sample`
     progress=None,            # Called with the number of responses finished, after each prompt
+    siblings:int=1,           # Responses to each prompt, side by side
+    greedy:bool=False,        # The last of each prompt's `siblings` is greedy, for evaluation
 )->Rollout:
     "Sample one response to each prompt, as `rollout.sample` does"
     if not examples: raise ValueError('no examples to sample for')
     if not allow_off_policy: check_on_policy(temperature, {})
+    if greedy and not temperature: raise ValueError('greedy: wants a temperature for the others')
     pids,pmask = policy.encode([e.prompt for e in examples])
     name,vocab = self.push(policy),policy.lm.get_output_embeddings().weight.shape[0]
     groups = [(list(k), len(list(g))) for k,g in groupby(tuple(r[m].tolist()) for r,m in zip(pids, pmask.bool()))]
     lock = threading.Lock()
+    def say(i, n, T):
+        prompt = groups[i][0]
+        choices = self._completion(name, prompt, n, max_new_tokens, T, derived_seed(seed, 'prompt', i), policy.eos_ids)
+        return [_choice(c, prompt, max_new_tokens, vocab, policy.eos_ids, not T) for c in choices]
     def ask(i):
-        prompt,n = groups[i]
-        one = n if temperature else 1 # greedy responses are all the same, and vLLM refuses to make several
-        choices = self._completion(name, prompt, one, max_new_tokens, temperature, derived_seed(seed, 'prompt', i), policy.eos_ids)
-        rows = [_choice(c, prompt, max_new_tokens, vocab, policy.eos_ids, not temperature) for c in choices]
+        n = groups[i][1]
+        first = n if not temperature else n//siblings if greedy else 0 # so many are greedy: all the same, and asked for once
+        best,drawn = say(i, 1, 0) if first else [],iter(say(i, n-first, temperature) if n>first else [])
         with lock: progress and progress(n)
-        return rows if temperature else rows*n
+        return [best[0] if not temperature or greedy and j%siblings==siblings-1 else next(drawn) for j in range(n)]
     with ThreadPoolExecutor(min(self.concurrency, len(groups))) as pool: rows = [r for rs in pool.map(ask, range(len(groups))) for r in rs]
     ids,logps = _rectangle([r[0] for r in rows], policy.pad_id),_rectangle([r[1] for r in rows], 0.)
     ids,logps = (x.to(policy.device) for x in (ids, logps))
-    return make_rollout(policy, examples, pids, pmask, ids, temperature, logps if temperature else None, foreign=True)
+    return make_rollout(policy, examples, pids, pmask, ids, temperature, logps if temperature and not greedy else None, foreign=True)

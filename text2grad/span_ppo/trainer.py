@@ -18,13 +18,14 @@ from types import SimpleNamespace
 from ..alignment.asking import name_of_critic
 from ..files import UserError,dumps,write_file
 from ..loaded import quantized_as
-from ..processes import processes
+from ..processes import ALONE,processes
 from ..data.readers import examples_from
 from ..evaluation.alarms import alarms
 from .config import REWARDS,SpanPPOConfig,config_of,derived_seed,permutation,prompt_rows,rollout_scores,score_bound
 from .config import span_reward
 from .losses import AdaptiveKL,FixedKL,SUMMED,explained_variance,kl_penalty,masked_mean
 from .losses import policy_loss,token_advantages,truncated_weights,value_loss
+from .callbacks import tell
 from .heldout import HeldOut,Interrupted,means
 from .memory import MicroBatches
 from .policy import Policy
@@ -53,6 +54,7 @@ def _split(dataset, heldout, seed):
 # %% ../../nbs/span_ppo/05_trainer.ipynb #152346a9
 class SpanPPO(Resumable):
     "Span-level PPO (arXiv 2505.22338): sample, critique, align, update"
+    title = 'span PPO'
     def __init__(self,
         policy,             # A model's name or folder, `(model, tokenizer)`, or a `Policy`; as `Policy.of` takes it
         critic,             # Any callable that says something of one example, or of each of a list; see `alignment.asking`
@@ -62,7 +64,7 @@ class SpanPPO(Resumable):
         callbacks=(),       # Called after each step and at both ends of a run
         heldout=None,       # Prompts to measure with, a share of the data set such as .1, a `HeldOut`; `True`: those of the task
         accelerator=None,   # `accelerate.Accelerator`, for processes and precision; `None`: as this process was started
-        sampler=None,       # Callable as `rollout.sample`, such as a `server.RolloutServer`; `None`: the policy samples itself
+        sampler=None,       # Callable as `rollout.sample`, such as a `server.RolloutServer`, for held-out prompts too; `None`: the policy itself
     ):
         self.config,self.critic,self.callbacks,self.sampler = config_of(config),critic,list(callbacks),sampler or sample
         self.examples,self.heldout = _split(dataset, heldout, self.config.seed)
@@ -98,10 +100,18 @@ def reward_name(self:SpanPPO)->str: return name_of_critic(self.reward) if self.o
 def seed(self:SpanPPO, *what)->int: return derived_seed(self.config.seed, self.step, *what)
 
 @patch
-def call(self:SpanPPO, event):
-    "Tell the callbacks: in the first process, and in all of them those that want to hear of it everywhere"
-    for c in self.callbacks:
-        if self.procs.first or getattr(c, 'everywhere', False): getattr(c, event, lambda _: None)(self)
+def call(self:SpanPPO, event): tell(self, event)
+
+@patch
+def in_short(self:SpanPPO)->str:
+    s,reward = self.stats,self.stats['reward']
+    looks = ''.join(f', {a.name}!' for a in self.alarms)
+    return f'reward {None if reward is None else round(reward, 3)}, KL {s["kl"]:.2f}, {s["length"]:.0f} tokens{looks}'
+
+@patch
+def public_facts(self:SpanPPO)->dict:
+    about = dict(task=self.task or 'own prompts', critic=name_of_critic(self.critic), model=self.policy.public_base['label'])
+    return asdict(self.config) | about
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #e9b572e4
 @patch
@@ -197,16 +207,19 @@ def watch(self:SpanPPO):
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #90865ded
 @patch
+def draw(self:SpanPPO, *args, procs=ALONE, **kw): # As for `rollout.sample`
+    "Responses by the sampler of this run; where that is a server, one process asks it for all"
+    if self.sampler is sample: return sample(*args, procs=procs, **kw)
+    fields = self.procs.once(lambda: vars(self.sampler(*args, **kw)))
+    return Rollout(**{k:v.to(self.policy.device) if torch.is_tensor(v) else v for k,v in fields.items()})
+
+@patch
 def rollout(self:SpanPPO):
     "Responses to the prompts of this step"
-    cfg = self.config
-    rows = prompt_rows(len(self.examples), self.step, cfg.batch_size//cfg.samples_per_prompt, cfg.seed)
-    exs = [self.examples[i] for i in rows for _ in range(cfg.samples_per_prompt)]
-    draw = lambda **kw: self.sampler(self.policy, exs, cfg.max_new_tokens, cfg.temperature, seed=self.seed('rollout'), **kw)
-    if self.sampler is sample:
-        with self.procs.whole(self.policy): return draw(procs=self.procs, siblings=cfg.samples_per_prompt)
-    fields = self.procs.once(lambda: vars(draw())) # one process asks the server
-    return Rollout(**{k:v.to(self.policy.device) if torch.is_tensor(v) else v for k,v in fields.items()})
+    cfg,k = self.config,self.config.samples_per_prompt
+    exs = [self.examples[i] for i in prompt_rows(len(self.examples), self.step, cfg.batch_size//k, cfg.seed) for _ in range(k)]
+    with self.procs.whole(self.policy):
+        return self.draw(self.policy, exs, cfg.max_new_tokens, cfg.temperature, seed=self.seed('rollout'), procs=self.procs, siblings=k)
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #fba1605f
 @patch
