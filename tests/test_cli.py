@@ -538,3 +538,12 @@ def test_the_choice_is_made_before_torch_is_loaded():
             'command.main(["evaluate","--model","nowhere-at-all","--prompts","none.jsonl","--critic","rules:answer","--device","cpu"]); command.main(["align","--help"]); print(said)')
     env = {k:v for k,v in os.environ.items() if k not in ('OMP_WAIT_POLICY','GOMP_SPINCOUNT')}
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=env).stdout.splitlines()[-1]=='[False]'
+
+def test_annotate_says_what_to_install_before_it_counts_responses(tmp_path, capsys, monkeypatch):
+    (tmp_path/'r.jsonl').write_text('{"prompt": "Say hi.", "response": "Hi there."}\n')
+    monkeypatch.setitem(sys.modules, 'openai', None)
+    typed = ['annotate', str(tmp_path/'r.jsonl'), '--critic', 'api', '--model', 'm', '--base-url', 'http://127.0.0.1:9/v1', '--out', str(tmp_path/'o.jsonl')]
+    assert main(typed)==1
+    err = capsys.readouterr().err
+    assert err.startswith('text2grad annotate: a critic behind a server needs openai') and 'pip install -e ".[api]"' in err and err.count('\n')==1
+    assert not (tmp_path/'o.jsonl').exists() and main([*typed, '--dry-run'])==0, 'a question is shown without it'

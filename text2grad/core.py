@@ -325,7 +325,7 @@ def versions(
 
 # %% ../nbs/01_core.ipynb #27d316af
 EXTRAS = dict( # Name in settings.ini -> the module that it brings, and what for
-    app=('gradio', 'the app'), api=('openai', 'a critic behind a server'), eval=('sacrebleu', 'BLEU and chrF'),
+    app=('gradio', 'the app'), api=('openai', 'a critic behind a server'), eval=('sacrebleu', 'a metric such as BLEU or chrF'),
     constrained=('llguidance', 'constrained decoding'),
     seccomp=('pyseccomp', 'a second lock on the sandbox'), trackio=('trackio', 'logging to trackio'),
     wandb=('wandb', 'logging to Weights & Biases'), tensorboard=('tensorboard', 'logging to TensorBoard'),

@@ -11,6 +11,7 @@ __all__ = ['align_command', 'annotate_command', 'merge_command', 'app_command', 
 import argparse,contextlib,itertools,logging,os,signal,sys,threading
 from dataclasses import asdict
 from pathlib import Path
+from ..core import import_extra
 from ..files import RecordError,STRICT_JSON,UserError,check_out,dumps,read_text
 from .doctor import CommandError,doctor_command,positive,printable,say_it_waits
 from .quickstart import LR,quickstart_parser
@@ -131,6 +132,7 @@ def _critic(args, again):
     task = None if args.task=='auto' else args.task
     if args.critic=='api':
         from text2grad.critics.api import ApiCritic
+        if not args.dry_run: import_extra('api') # now, and not under a bar that counts responses
         if not args.model: raise CommandError('--model: say what the server calls the model')
         asked = {k:_left_out(getattr(args, k)) for k in ('temperature','max_tokens','extra') if getattr(args, k) is not None}
         return ApiCritic(args.model, args.base_url, task=task, key_env=args.api_key_env, concurrency=args.concurrency,
