@@ -13,7 +13,7 @@ from .statistics import mean_interval
 from .task_metrics import by_prompt,paired_change
 
 # %% ../../nbs/evaluation/08_complaints.ipynb #183758d9
-_list = re.compile(r'…(?:,? (?:and|or) …|, …)+')
+_list = re.compile(r'…(?:,? (?:and|or) …|, …|…)+')
 
 def _unquoted(s):
     "A sentence with … for each quotation; quotations may hold others"
@@ -24,7 +24,7 @@ def _unquoted(s):
         depth += 1 if opens or not depth else -1
         at = m.end()
         if not depth: out.append('…')
-    return ''.join([*out, '…' if depth else s[at:]])
+    return ''.join([*out, '…'+re.search('[.!?]?$', s)[0] if depth else s[at:]])
 
 def finding(
     reason:str, # What a critic said of some words of a response
