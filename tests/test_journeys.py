@@ -239,6 +239,12 @@ def test_your_critique(page, server, theme):
     # words without a sentence
     at('heat').locator('.t2g-u', has_text='1968').click()
     expect(at('good')).to_contain_text('“1968” is good')
+    word,button = at('heat').locator('.t2g-u', has_text='1968').bounding_box(),at('good').bounding_box()
+    assert 0<=button['y']-word['y']-word['height']<12 and 0<=button['x']<word['x']+word['width'], 'the verdicts stand under the word'
+    page.keyboard.press('Escape')
+    expect(at('good')).to_be_hidden()
+    at('heat').locator('.t2g-u', has_text='1968').click()
+    shot(page, 'marks', theme)
     at('good').click()
     expect(at('note')).to_contain_text('Marked as good: “1968”')
     at('remove').click()

@@ -380,7 +380,7 @@ def critique_view(
     with gr.Row():
         with gr.Column(scale=3, min_width=280):
             ui['heat'],ui['picked'] = heat(gr, at('heat'), label='Response')
-            with gr.Row():
+            with gr.Row(elem_classes='t2g-beside'): # The page puts it under what was picked
                 for k in ('good','poor'):
                     ui[k] = gr.Button(f'Selected words are {k}', size='sm', min_width=140, visible=False, elem_id=at(k))
         with gr.Column(scale=2, min_width=280): ui |= _own_words(gr, at)

@@ -223,6 +223,9 @@ button.t2g-phrase:hover,button.t2g-phrase.t2g-on{background:rgba(128,128,128,.14
   white-space:pre-wrap;overflow-wrap:anywhere;pointer-events:none}
 .dark .t2g-tip{background:#e6edf3;color:#0d1117}
 .t2g-tip[hidden]{display:none}
+:has(>.t2g-beside){position:relative}
+.t2g-beside{position:absolute!important;z-index:30;width:max-content!important;max-width:100%;gap:2px!important}
+.t2g-beside:has(button){padding:2px;border-radius:6px;background:var(--body-background-fill);box-shadow:0 1px 6px rgba(0,0,0,.4)}
 .t2g-at:hover{cursor:crosshair}
 .t2g-at:hover rect{fill:rgba(128,128,128,.18)}
 .t2g-at:hover circle{opacity:1}
@@ -248,12 +251,13 @@ function figures(u, view) {
   const phrases = spansOf(u).map(n => view.querySelector(`.t2g-phrase[data-span="${n}"]`)?.ariaLabel).filter(x => x);
   say(u, [u.dataset.tip ?? u.title, ...phrases].join('\n'));
 }
+const open = () => [...document.querySelectorAll('.t2g-beside')].some(x => x.offsetHeight && x.style.visibility != 'hidden');
 function say(u, words) {
   tip.textContent = words;
   tip.hidden = false;
   const r = u.getClientRects()[0] ?? u.getBoundingClientRect(), below = r.bottom + 6;
   tip.style.left = Math.max(8, Math.min(r.left, innerWidth - tip.offsetWidth - 8)) + 'px';
-  tip.style.top = (below + tip.offsetHeight < innerHeight ? below : Math.max(0, r.top - tip.offsetHeight - 6)) + 'px';
+  tip.style.top = (below + tip.offsetHeight < innerHeight && !open() ? below : Math.max(0, r.top - tip.offsetHeight - 6)) + 'px';
 }
 """
 
@@ -312,8 +316,19 @@ function chosen() {
 # %% ../../nbs/viz/06_heatmap.ipynb #e36258f7
 _js_pick = r"""
 let down = false, seen = '', timer = 0;
+function beside(el, r) {
+  const pop = near(el, ':has(>.t2g-beside)')?.querySelector(':scope>.t2g-beside');
+  if (!pop) return;
+  const h = pop.parentElement.getBoundingClientRect();
+  pop.style.left = Math.max(0, Math.min(r.left - h.left, h.width - 300)) + 'px';
+  pop.style.top = r.bottom - h.top + 4 + 'px';
+  pop.style.visibility = '';
+  tip.hidden = true;
+}
+function away() { document.querySelectorAll('.t2g-beside').forEach(x => { x.style.visibility = 'hidden'; }); }
 function pick(el) {
   const d = el.dataset;
+  beside(el, el.getBoundingClientRect());
   if (el.matches('.t2g-phrase')) return send(el, {kind: 'phrase', i: Number(d.span), start: Number(d.a), end: Number(d.b)});
   const text = near(el, '.t2g-text'), end = before(text, el, el.childNodes.length);
   send(el, {kind: 'token', i: Number(el.dataset.i), start: Number(el.dataset.a), end});
@@ -326,10 +341,11 @@ function selected() {
   const first = [...text.querySelectorAll('.t2g-u')].filter(u => Number(u.dataset.a) <= start).pop();
   if (start >= end || seen == `${start}-${end}`) return;
   seen = `${start}-${end}`;
+  beside(text, [...range.getClientRects()].pop() ?? range.getBoundingClientRect());
   send(text, {kind: 'selection', i: Number(first?.dataset.i ?? 0), start, end});
 }
 const later = () => { clearTimeout(timer); timer = setTimeout(selected, 250); };
-document.addEventListener('mousedown', () => { down = true; });
+document.addEventListener('mousedown', e => { down = true; if (!near(e.target, '.t2g-beside')) away(); });
 document.addEventListener('mouseup', () => { down = false; later(); });
 document.addEventListener('selectionchange', () => { if (!down) later(); });
 document.addEventListener('click', e => {
@@ -361,7 +377,7 @@ function line(us, k, way) {
   return best ? best.j : k;
 }
 function keys(e) {
-  if (e.key == 'Escape') tip.hidden = true;
+  if (e.key == 'Escape') { tip.hidden = true; away(); }
   const u = near(e.target, '.t2g-u');
   if (!u || e.ctrlKey || e.metaKey || e.altKey) return;
   const us = [...u.parentElement.querySelectorAll('.t2g-u')], k = us.indexOf(u), end = us.length - 1;
