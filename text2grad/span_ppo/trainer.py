@@ -64,7 +64,7 @@ class SpanPPO(Resumable):
         callbacks=(),       # Called after each step and at both ends of a run
         heldout=None,       # Prompts to measure with, a share of the data set such as .1, a `HeldOut`; `True`: those of the task
         accelerator=None,   # `accelerate.Accelerator`, for processes and precision; `None`: as this process was started
-        sampler=None,       # Callable as `rollout.sample`, such as a `server.RolloutServer`, for held-out prompts too; `None`: the policy itself
+        sampler=None,       # Callable as `rollout.sample`, such as a `server.RolloutServer`; for held-out prompts too. `None`: the policy
     ):
         self.config,self.critic,self.callbacks,self.sampler = config_of(config),critic,list(callbacks),sampler or sample
         self.examples,self.heldout = _split(dataset, heldout, self.config.seed)
