@@ -212,6 +212,20 @@ def test_runs_of_one_name_in_two_folders_stay_two(tmp_path):
     svg = frontier_svg(frontier(dirs))
     assert svg.count('<polyline')==3 and 'old/span-seed0' in svg
 
+def test_two_groups_of_seeds_are_compared_seed_by_seed(tmp_path):
+    def of(reward, seed, kl, total):
+        d = run_folder(tmp_path/f'{reward}{seed}', [], [('total', 0., total), ('kl', 0., kl)])
+        s = json.loads((d/'summary.json').read_text()) | dict(reward=reward, seed=seed)
+        (d/'summary.json').write_text(json.dumps(s))
+        return d
+    runs = [of('span', s, 2., t) for s,t in enumerate((1., 2., 3.))]+[of('scalar', s, 4., t) for s,t in enumerate((1., 3., 5.))]
+    rows = {r['run']:r for r in kl_rows(runs)}
+    assert [k for k in rows if k not in {d.name for d in runs}]==['all 3 seeds, reward span', 'all 3 seeds, reward scalar', 'reward span less reward scalar, seed by seed']
+    gap = rows['reward span less reward scalar, seed by seed']
+    assert (gap['kl'], gap['value'], gap['at'], gap['low'], gap['high'], gap['n'])==(-2., -1., .5, .5, .5, 3), '1, 2, 3 less .5, 1.5, 2.5 at 2 nats'
+    assert 'less' not in ''.join(r['run'] for r in kl_rows(runs[:3]))
+    assert 'less' not in ''.join(r['run'] for r in kl_rows([*runs[:2], runs[5], of('scalar', 7, 4., 1.)])), 'no seed is in both'
+
 def test_seeds_of_a_kind_share_a_colour_where_there_are_more_runs_than_colours():
     rows = lambda n: [dict(run=f'{k}-seed{s}', step=s, kl=float(x), value=float(s), best=True) for k in 'ab' for s in range(n) for x in (0, 1)]
     shades = lambda n: len(set(re.findall('<polyline[^>]*stroke="(#[^"]+)"', frontier_svg(rows(n)))))

@@ -19,8 +19,8 @@ def _distance(metric, ends):
     if not ends: return [f'{metric}: no run has measured both this and its KL, so there is nothing to compare at the same distance']
     at = f'at KL {ends[0]["far"]:.3g}'
     interval = lambda r: f'   {r["low"]:+.3f} to {r["high"]:+.3f}' if r.get('low') is not None else ''
-    line = lambda r: f'{r["run"][:43]+", "+r["on"]:<58}{r["kl"]:>9.3f}{r["value"]:>9.3f}{r["at"]:>12.3f}{interval(r)}'
-    return [f'{metric+", where each had gone equally far":<58}{"KL":>9}{"end":>9}{at:>12}   95% interval', *map(line, ends)]
+    line = lambda r: f'{r["run"][:46]+", "+r["on"]:<58}{r["kl"]:>9.3f}{r["value"]:>9.3f}{r["at"]:>15.3f}{interval(r)}'
+    return [f'{metric+", where each had gone equally far":<58}{"KL":>9}{"end":>9}{at:>15}   95% interval', *map(line, ends)]
 
 def compare_command(
     args, # With `runs`, `metric`, `out` and `json`

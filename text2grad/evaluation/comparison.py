@@ -11,7 +11,7 @@ __all__ = ['kl_rows', 'comparison_html', 'write_comparison']
 from pathlib import Path
 from .frontier import equal_kl,frontier,frontier_svg
 from .report import compare,seed_groups
-from .run_html import MAX_LINES,curves_html,run_lines
+from .run_html import MAX_LINES,curves_html,plain_value,run_lines
 from .runs import read_runs
 from .statistics import t_interval
 from .task_metrics import METRIC_NAMES
@@ -19,19 +19,26 @@ from ..files import write_file
 from ..viz.html import note_html,page_html,section_html,table_html
 
 # %% ../../nbs/evaluation/11_comparison.ipynb #5c0a1b08
+def _of_seeds(name, rows):
+    "One row of several"
+    mean,at = lambda k: sum(r[k] for r in rows)/len(rows),t_interval([r['at'] for r in rows])
+    return rows[0] | dict(run=name, kl=mean('kl'), value=mean('value'), at=at.value, low=at.low, high=at.high, n=at.n)
+
 def kl_rows(
     run_dirs:list,      # Folders of runs
     metric:str='total', # As for `frontier`
 )->list:                # Dicts `run, on, kl, value, far, at`, and for seeds together `low, high, n`; empty if nothing was measured
     "What runs had at their ends, and at the KL that all of them reached"
     rows = equal_kl(frontier(run_dirs, metric))
-    of,out = {r['run']:r for r in rows},[*rows]
+    of,groups = {r['run']:r for r in rows},{}
     for name,runs in seed_groups(read_runs(run_dirs)):
-        found = [of[r.name] for r in runs if r.name in of]
-        if len(found)<2: continue
-        at,mean = t_interval([r['at'] for r in found]),lambda k: sum(r[k] for r in found)/len(found)
-        out.append(found[0] | dict(run=f'all {len(found)} seeds{name}', kl=mean('kl'), value=mean('value'),
-                                   at=at.value, low=at.low, high=at.high, n=at.n))
+        found = {plain_value(r.summary.get('seed')):of[r.name] for r in runs if r.name in of}
+        if len(found)>1: groups[name] = found
+    out = rows+[_of_seeds(f'all {len(g)} seeds{name}', list(g.values())) for name,g in groups.items()]
+    if len(groups)==2:
+        (a,ours),(b,theirs) = groups.items()
+        less = [x | {k:x[k]-theirs[s][k] for k in ('kl','value','at')} for s,x in ours.items() if s in theirs]
+        if len(less)>1: out.append(_of_seeds(f'{a[2:]} less {b[2:]}, seed by seed', less))
     return out
 
 # %% ../../nbs/evaluation/11_comparison.ipynb #5c0a1b12
