@@ -129,7 +129,7 @@ def test_a_bracket_or_mark_that_is_lost_doubled_or_another_loses_no_finding(repl
 def test_a_reply_that_was_cut_and_then_closed_loses_no_finding(reply, data):
     "Servers and models close what they have broken off"
     text = reply[:data.draw(st.integers(1, len(reply)-1))]+data.draw(st.sampled_from(['}','}}','"}','"}}','(}}','(}]}','[}','[}}','[','{',')',']']))
-    assert findings(text) in (None, findings(reply)) or json_reads(text), text
+    assert findings(text) in (None, findings(reply)) or json_reads(text) or json_reads(text+'}'), text
 
 def json_reads(text):
     "Does it begin with sound JSON? Nobody can see then that something is gone"

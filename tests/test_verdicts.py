@@ -162,13 +162,19 @@ A,B,C,D = '"It has two halls"','"It closes on Mondays"','"Entry costs ten euros"
 apart = [f'| {halls} | correct |\n| {mondays} | wrong |', f'1. {A} ✅\n2. {B} ❌', f'✅ {A}\n❌ {B}', f'(+) {A}\n(-) {B}', f'+ {A}\n- {B}', f'- {A} -> correct\n- {B} -> incorrect', f'- {A} = true\n- {B} = false',
     f'{A} is right, unlike {B}.', f'Unlike {A}, {B} is not in the source.', f'While {A} is right, {B} is not.', f'Keep {A}, cut {B}.', f'Good: {A}; bad: {B}.', f'Good: {A}. Bad: {B}.',
     f'> {mondays}\n\nWrong: it is Fridays.\n\n> {halls}\n\nRight.', f'{A}\nCorrect.\n\n{B}\nWrong.', 'The second sentence is right. The fourth sentence is wrong.', 'Sentence 2 is right, sentence 4 is wrong.',
-    'The second sentence is right and the fourth is wrong.', 'Sentence 4: wrong. Sentence 2: right.', '- 2nd sentence: good\n- 4th sentence: bad', f'[correct] {A}\n[hallucination] {B}', f'I liked {A}. I did not like {B}.']
+    'The second sentence is right and the fourth is wrong.', 'Sentence 4: wrong. Sentence 2: right.', '- 2nd sentence: good\n- 4th sentence: bad', f'[correct] {A}\n[hallucination] {B}', f'I liked {A}. I did not like {B}.',
+    f'Drop {B}, keep {A}.', f'Leave {A} alone and fix {B}.', f'The source mentions {A} but not {B}.', f"The source doesn't mention {B}, but it does mention {A}.",
+    f'The article speaks of {A} but never of {B}.', f'I prefer {A} to {B}.', f'I would rather keep {A} than {B}.', f'{A}, not {B}, is right.', f'{B}, not {A}, is wrong.', f'{B} (wrong), {A} (right)',
+    f"{B} isn't in the source; {A} is.", f"{B} doesn't check out; {A} does.", f'{A} ✓, {B} ✗']
 
 @pytest.mark.parametrize('text', apart)
 def test_each_thing_has_the_sign_that_it_is_given(text): assert marked(text)=={(halls, 1.), (mondays, -1.)}
 
 @pytest.mark.parametrize('text,want', [
     (f'Correct are {A} and {C}; incorrect is {B}.', {(halls, 1.), (euros, 1.), (mondays, -1.)}), (f'Neither {A} nor {B} is in the source.', {(halls, -1.), (mondays, -1.)}),
+    (f'{A} is clearer than {B}.', {(halls, 1.)}), (f'{A} is not as good as {B}.', {(halls, -1.)}), (f'{A} is worse than {B}.', {(halls, -1.)}), (f'{A} goes beyond what the article states.', {(halls, -1.)}),
+    (f'{A} sounds right, but the source says three.', {(halls, -1.)}), (f'{A} is well put, though the article gives another number.', {(halls, -1.)}), (f'{A} is right, but the article also mentions a gate.', {(halls, 1.)}),
+    (f'{A} is right and the source says so.', {(halls, 1.)}), (f'{A} -> "three halls"', {(halls, -1.)}), (f'The source says the opposite of {A}.', {(halls, -1.)}),
     (f'It says {B} when the source says Fridays.', {(mondays, -1.)}), (f'It says {B} where the source says Fridays.', {(mondays, -1.)}), (f'Everything but {B} is correct.', {(mondays, -1.)}),
     (f'All correct except {B}.', {(mondays, -1.)}), (f'Apart from {B} it is accurate.', {(mondays, -1.)}), (f'Nothing in it is supported except {A}.', {(halls, 1.)}), (f'Other than that, {A} is fine.', {(halls, 1.)}),
     (f'Two problems: {B} and "ten euros".', {(mondays, -1.), ('ten euros', -1.)}), (f'{D} is not an exaggeration: the survey says 100%.', {(cafe, 1.)}), ('The last two sentences are unsupported.', {(mondays, -1.), (cafe, -1.)}),

@@ -39,6 +39,7 @@ _orders = [(k, re.compile(r'(?:please |you should |also |and )*'+p, re.I|re.S)) 
     ('modify', rf'(?:change|modify|correct|edit|fix|update|revise) (?!(?:is|are|was|were|and|in|as|use)\b){_info}(?P<about>.+)'),
     ('remove', rf'(?:remove|delete|omit|drop|exclude|take out|cut) {_info}(?P<about>.+)'),
     ('add', r'(?:add|include|insert|mention|specify)\b(?P<instead>.+)'),
+    ('replace', '(?P<about>\ue000\\d+\ue001) ?(?:[-=]+>|[→⇒⟶]) ?(?P<instead>\ue000\\d+\ue001)$'),
     ('rewrite', r'(?:rewrite|rephrase) (?:the )?\w+ (?:by|with|to|as)(?: saying)? (?P<instead>.+)'))]
 _tail_re = re.compile(r'(?:,? (?:because|since|as it|as this|as the|when referring|due to'
                       r'|it (?:was|is) not|which (?:is|was) not|that (?:is|was) not) .*)?'
@@ -60,7 +61,7 @@ _contrast_re = re.compile(r',? (?:but|while|whereas|however|although|though|when
                           r'(?= .{0,300}\b(?:source|article|text|it|they|he|she|actually|there|the)\b)|[;:] |, actually ', re.I)
 _conj_re = re.compile(r",? (?:and|or)(?: also)? (?=(?:that|the|his|her|its|their|him|it|how|where|when|who|what|an?)\b|\w+['’]s )"
                       r"|, (?=(?:the|his|her|its|their|that|also|neither|nor|how|where)\b)", re.I)
-_deny_re = re.compile(r"\b(?:not|no|never|neither|nor|without|nowhere|unsupported|fails?)\b|n['’]t\b", re.I)
+_deny_re = re.compile(r"\b(?:not|no|never|neither|nor|without|nowhere|unsupported|fails?|(?:opposite|reverse) of)\b|n['’]t\b", re.I)
 _summary_re = re.compile(r'\b(?:summary|answer|response|claim|it|they)\b (?:\w+ )?(?:says?|states?|claims?|indicates?|implies|adds?|'
                          r'makes? up|made up|hallucinates?|gives?|'
                          r'mentions?|includes?|introduces?|misinterprets?|refers?)\b', re.I)
@@ -77,7 +78,9 @@ def _of_source(clause):
     "Does the clause report what the source says, rather than judge the response?"
     m = _summary_re.search(clause)
     of_summary = m and 'source' not in clause[:m.start()].lower()
-    return not _deny_re.search(clause) and not of_summary and bool(_source_re.search(clause))
+    about = re.match('\\W*\ue000\\d+\ue001 (?:is|was|goes|adds|contradicts|matches|mirrors|looks|sounds|seems|reads|may|might|has|does)\\b',
+                     clause)                                       # what it quotes is of the response
+    return not (about or of_summary or _deny_re.search(clause)) and bool(_source_re.search(clause))
 
 def _excepts(clause):
     "Does it say of all but one thing what is not true of that one?"
@@ -153,18 +156,39 @@ _anchor = ('(?:\ue000|\\b(?:line|sentence|paragraph)s? #?\\d|\\b(?:first|opening
 _anchor_re = re.compile(_anchor, re.I)
 _between_re = re.compile(rf'(?:[,;]|\s+and|,\s+and|\s+or|\s+while|\s+but|,\s+but)\s+(?=[^,;\ue000]{{0,40}}{_anchor})', re.I)
 _turn_re = re.compile(r"(?:[,;]|,? (?:and|but|while|whereas|though|yet))\s+(?=(?:the|its|his|her|their)\b)", re.I)
+_sources = '(?:source|article|text|passage|document|story|report|original)'
 _subject_re = re.compile(r'\W*(?:(?:while|although|though|whereas) )?(?:the|its|his|her|their)\b', re.I)
-_unlike_re = re.compile('\\W*(?:but |and )?(?:unlike|as opposed to|in contrast to|not)\\W*\ue000', re.I)
+_unlike_re = re.compile('\\W*(?:but |and )?(?:unlike|as opposed to|in contrast to|(?:not|never)(?: of| about| for| in)?)\\W*\ue000', re.I)
+_quoted = '\ue000\\d+\ue001'
+_does_re = re.compile(rf'\W*(?:but |and |while |whereas )?{_quoted} (?:does|is|was|has|did|do|are|were)\W*')
+_found_re = re.compile(rf'\W*(?:(?:but|and|though|while) )?(?:(?:the|its|this) {_sources}|it|they) '
+                       '(?P<stressed>(?:does|did|do|also|only|indeed|really) )?(?:say|mention|state|contain|speak|name|list|give|include|'
+                       rf'report|describe)s?(?: of| about)? {_quoted}(?: too| as well| indeed)?\W*$', re.I)
 
+def _unlike(piece):
+    "What 'not B' says of B, where the verdict on A comes behind it: 'A, not B, is right'"
+    rest = piece.partition('\ue001')[2]
+    return -_judged(f'it {rest}') if re.match(r',\s*\w', rest) else 0.
+
+def _found(pieces, signs, i):
+    "Praise for what a source is said to say, beside what it is said not to: 'it mentions A but not B'"
+    m = _found_re.match(pieces[i])
+    unlike = any(map(_unlike_re.match, pieces[i+1:i+2]))
+    return 1. if m and re.search(rf'\b{_sources}\b', pieces[0], re.I) and (unlike or m['stressed'] and -1. in signs) else 0.
+
+# %% ../../nbs/alignment/03_points.ipynb #5e20a0a2
 def _by_parts(sentence):
     "`(piece, score)` of a sentence whose parts are judged differently; empty if they are not"
     many = len(_anchor_re.findall(sentence))
     if many==1: return []
     cut = _between_re if many else _turn_re
     pieces,by = cut.split(sentence),[bool(re.search(r'\b(?:and|or)\b', m[0])) for m in cut.finditer(sentence)]
-    signs = [0. if _unlike_re.match(p) else _judged(p) for p in pieces]
+    signs = [_unlike(p) if _unlike_re.match(p) else _judged(p) for p in pieces]
+    signs = [s or _found(pieces, signs, i) for i,s in enumerate(signs)]
     for i,p in enumerate(pieces):
-        if _unlike_re.match(p): signs[i] = -next((s for s in (*signs[max(0, i-1):i], *signs[i+1:]) if s), 0.)
+        if i and _unlike_re.match(p) and signs[i]: signs[i-1] = signs[i-1] or -signs[i]
+        elif _unlike_re.match(p): signs[i] = -next((s for s in (*signs[max(0, i-1):i], *signs[i+1:]) if s), 0.)
+        elif i and not signs[i] and _does_re.fullmatch(p) and _deny_re.search(pieces[i-1]): signs[i] = -signs[i-1]
     if len({*signs}-{0})<2 or not many and not (all(signs) and _subject_re.match(sentence)): return []
     for i in range(1, len(signs)):                                 # "A" and "B" are right; "C" is wrong
         if not signs[i] and by[i-1] and by[i:i+1]!=[True]: signs[i] = signs[i-1]
@@ -179,6 +203,14 @@ _intro_re = re.compile('^([^\ue000:]*): (?=\ue000)')               # "two proble
 _other_re = re.compile(r"\b(the (?:first|second|third|fourth|last|other))(?: one)?(?= (?:is|was|are|were|does|has|isn['’]t|should)\b)",
                        re.I)
 
+_prefer_re = re.compile(rf"\b(?:prefer|favou?r|(?:would|['’]d) (?:rather|sooner) (?:have|read|see|keep)) (?P<a>{_quoted})\W+"
+                        rf'(?:to|over|than|rather than|instead of) (?P<b>{_quoted})', re.I)
+_less_re = re.compile(rf"({_quoted} (?:is|was|are|were|reads|sounds|works|looks) (?:\w+ )?(?:better|worse|[\w-]+er|"
+                      rf"(?:more|less|as) [\w'-]+) (?:[\w-]+ )?(?:than|as)) {_quoted}", re.I) # says of A alone how good it is
+_gainsaid_re = re.compile(rf'\b(?:but|yet|however|though|although|whereas),? (?:in fact,? |actually,? )?(?:the|its) {_sources}'
+                          r'(?: itself| \w+ly)? (?:says?|said|states?|gives?|has|had|puts?|reads?|reports?|tells?|calls?|speaks? of)\b'
+                          r'(?! (?:so|the same|this|it too|as much|also|more|too)\b)', re.I)
+
 def _elided(sentence):
     "With the noun that \"and the second is wrong\" leaves out"
     m = re.search(r'\b(?:first|second|third|fourth|last) (sentence|line|paragraph)\b', sentence, re.I)
@@ -192,8 +224,11 @@ def _point(clause, score, instead='', free=None):
 # %% ../../nbs/alignment/03_points.ipynb #5e20a0f2
 def _sentence_points(sentence):
     "The points of one sentence, their signs as far as it tells"
-    if (p := _order(sentence)) and not (_except_re.search(p.about) or p.kind=='modify' and _judged(sentence)>0):
+    if (p := _order(sentence)) and not (_except_re.search(p.about) or p.kind=='modify' and _judged(sentence)>0 or
+                                      p.kind in ('remove','modify') and _by_parts(sentence)):
         return [replace(p, score=_judged(sentence) or -1.)]
+    if m := _prefer_re.search(sentence): return [replace(_free(m['a'], ''), score=1.), replace(_free(m['b'], ''), score=-1.)]
+    sentence = _less_re.sub(r'\1 it', sentence)
     sentence = ASIDE.sub(lambda m: m[0] if '\ue000' in m[0] else ' ', _elided(_intro_re.sub(r'\1 ', sentence)))
     if several := _by_parts(sentence): return [_point(c, s) for c,s in several]
     lack = _lacking(sentence)                                      # "it does not say when" is one clause
@@ -205,7 +240,10 @@ def _sentence_points(sentence):
     def against(c):                                                # "the summary says A, but the article says B"
         if not _against_re.search(sentence) or not (source or _summary_re.search(c)): return 0.
         return c is not mine[-1] and _judged(mine[-1]) or -1.
-    sign = lambda c: alone and _anchor_re.search(c) and _judged(sentence) or _judged(c) or against(c)
+    def sign(c):
+        score = alone and _anchor_re.search(c) and _judged(sentence) or _judged(c) or against(c)
+        at,but = _anchor_re.search(c),_gainsaid_re.search(sentence)
+        return -1. if score>0 and at and but and _anchor_re.search(sentence).start()<but.start() else score
     def point(c):
         score = sign(c)
         return _point(c, score, source, -score if _excepts(c) else score)

@@ -107,7 +107,8 @@ _tells = re.compile(rf"^\W*(?:{_determiner} (?:[\w'-]+ ){{0,3}}?[\w'-]+|it|he|sh
                     r"(?:describes|mentions|concerns|deals with|is about|discusses|speaks of|tells of|refers to|talks about|"
                     r"recounts|opens with|was written)\b")
 _concedes = re.compile(r"^\W*(?:while|although|though|even though|even if|despite|in spite of|whilst|granted|admittedly|for all|"
-                       r"far from|rather than|not(?=[^,]*, but))\b[^,;]*[,;]|^\W*instead of \w+ing\b[^,;]{0,60}?(?:,| (?=(?:it|you)\b))")
+                       r"far from|rather than|not(?=[^,]*, but)|as \w+ as it (?:is|was|may|looks?|sounds?|reads?)|"
+                       r"\w+ or (?:not|otherwise|no)|true or false|right or wrong)\b[^,;]*[,;]|^\W*instead of \w+ing\b[^,;]{0,60}?(?:,| (?=(?:it|you)\b))")
 ASIDE = re.compile(r"(?<=\w),? (?:while|although|though|if|albeit) [^,;.]{1,60},")
 _but = re.compile(r"\s*(?:[,;:]|\s[-–—])?\s*\b(?:but|however|yet|nevertheless|nonetheless|except|only that|whereas)\b(?! also)|;|"
                   r"\s[–—]\s|(?<=\w)\. (?=\w)|\?")
@@ -136,16 +137,23 @@ _not = re.compile(r"\b(do|does|did|is|are|was|were|has|have|had|could|would|shou
 _spelled = (r"\b(i|we|you|they)'d\b", r'\1 would'),(r"\b(it|that|there|he|she|what)'s\b", r'\1 is'),(r"\bi'm\b", 'i am')
 _short_forms = [(re.compile(p), r) for p,r in _spelled]
 
-_good_faces,_bad_faces = '✅✔☑👍🟢💚💯🎉','❌✖✘👎🔴⛔🚫⚠'
+_good_faces,_bad_faces = '✅✔✓☑👍🟢💚💯🎉','❌✖✘✗👎🔴⛔🚫⚠'
 _faces = str.maketrans(dict.fromkeys(_good_faces, ' praisex ') | dict.fromkeys(_bad_faces, ' blamex '))
 _value_re = re.compile(r"(?<=\w )(?:None|True|False|NULL|NaN)\b")
+
+_than_re = re.compile(r"\b(more|less|rather) (?:of an? |like an? |an? )?([\w'-]+) than (?:of an? |an? )?([\w'-]+)")
+
+def _compared(m):
+    "What is left of 'more confusing than helpful': the side that is said to be there"
+    if not polarity(m[3]): return m[0]
+    return m[3] if m[1]=='less' else m[2] if polarity(m[2])*polarity(m[3])<0 or polarity(m[2])<0 else f'not {m[3]}'
 
 def _spelled_out(text):
     "In lower case, without quotations, values of programs and contractions"
     t = ' '.join(_value_re.sub('it', outside_quotes(text)).translate(_faces).lower().replace('’', "'").split())
     t = _not.sub(lambda m: f'{m[1]} not' if m[1] else 'will not' if m[4] else 'can not', t)
     for p,r in _short_forms: t = p.sub(r, t)
-    return t
+    return _than_re.sub(_compared, re.sub(r"\bnot so much (?:an? )?([\w'-]+) as\b", r'less \1 than', t))
 
 # %% ../../nbs/alignment/02_verdicts.ipynb #5e1f00b2
 def _part(p):
