@@ -367,6 +367,24 @@ def test_offsets_of_random_ids(tok):
         again += tok(text, add_special_tokens=False)['input_ids']!=ids
     assert again>50
 
+def word_level():
+    t = Tokenizer(models.WordLevel({w:i for i,w in enumerate(['<unk>','</s>','Rain','came','你好','a-b'])}, unk_token='<unk>'))
+    return PreTrainedTokenizerFast(tokenizer_object=t, unk_token='<unk>', eos_token='</s>')
+
+def gpt1_like():
+    t = Tokenizer(models.BPE({w:i for i,w in enumerate(['R','ain</w>','c','ame</w>','é</w>'])}, [], end_of_word_suffix='</w>'))
+    t.decoder = decoders.BPEDecoder(suffix='</w>')
+    return PreTrainedTokenizerFast(tokenizer_object=t)
+
+@pytest.mark.parametrize('make', [byte_level, llama_like, t5_like, bert_like, word_level, gpt1_like])
+def test_ids_of_a_padded_vocabulary_stand_nowhere(make):
+    "A model may have more rows than its tokenizer has tokens, and sample them"
+    tok,rng = make(),random.Random(0)
+    for _ in range(60):
+        ids = [rng.randrange(len(tok)+4) for _ in range(rng.randrange(0, 16))]
+        _,offsets = is_cover(tok, ids)
+        assert all(a==b for (a,b),i in zip(offsets, ids) if i>=len(tok))
+
 def test_offsets_of_the_tokenizers_own_ids(tok):
     "Where the ids are the tokenizer's own and decode to the text, its own offsets are the same but for the blank before a word"
     for text in corpus[:5]:

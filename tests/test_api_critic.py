@@ -314,7 +314,8 @@ placed = dict(
 lost = dict(
     draft=(dict(reasoning_content=f'Perhaps {J}, but'), 'stop', 'nothing but reasoning.*in reasoning_content.*enable_thinking'), two=(dict(reasoning=J+J.replace('Short', 'Long')), 'stop', 'nothing but reasoning'),
     prose=(dict(reasoning='Let me see.'), 'stop', 'nothing but reasoning.*raise max_tokens'), endless=(dict(reasoning_content=f'<think>Perhaps {J}'), 'stop', 'nothing but reasoning'),
-    cut_off=(dict(reasoning_content=J), 'length', 'all tokens went into reasoning, so raise max_tokens'), another_tool=(dict(tool_calls=[call('{"q": "rain"}', 'search')]), 'tool_calls', r'called a tool \(search\) instead'),
+    cut_off=(dict(reasoning_content=J), 'length', 'all tokens went into reasoning, so raise max_tokens'), cut_off_by_another_name=(dict(reasoning=J), 'MAX_TOKENS', 'raise max_tokens'),
+    cut_off_by_a_third=(dict(thinking=J), 'max_output_tokens', 'raise max_tokens'), another_tool=(dict(tool_calls=[call('{"q": "rain"}', 'search')]), 'tool_calls', r'called a tool \(search\) instead'),
     two_critiques=(dict(tool_calls=[call(J), call(J.replace('Short', 'Long'))]), 'tool_calls', 'called a tool'), odd_call=(dict(tool_calls=[5, None, {}, dict(function=7), call(None), call([1])]), 'stop', 'called a tool'),
     odd_calls=(dict(tool_calls=7, reasoning=9, reasoning_details=[3, dict(text=4)]), 'stop', 'the model wrote nothing'), refused=(dict(refusal='I will not', reasoning=J), 'stop', "refused: 'I will not'"),
     encrypted=(dict(reasoning_details=[dict(type='reasoning.encrypted', data='xx')]), 'stop', 'nothing but reasoning.*in reasoning_details'), blocks=(dict(thinking_blocks=[dict(type='thinking', thinking='Let me see.')]), 'stop', 'nothing but reasoning'),

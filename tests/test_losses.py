@@ -121,6 +121,13 @@ def test_token_scores_names_the_row_that_is_wrong(r, match):
     _,mask = batch([3,2])
     with pytest.raises(ValueError, match=match): token_scores([0., r], [[(0,1)]*3]*2, mask)
 
+@pytest.mark.parametrize('r', [None, 1., {0:1., 1:1.}, 'ab', {1., 2.}])
+def test_a_reward_that_returns_no_list_is_refused(r):
+    with pytest.raises(ValueError, match=f'the reward returned {type(r).__name__}; must be a list'): token_scores(r, None, torch.ones(2, 3))
+
+def test_a_reward_may_be_a_generator_or_a_tensor():
+    for r in ((1. for _ in range(2)), torch.ones(2), torch.ones(2, 3)): assert token_scores(r, None, torch.ones(2, 3))[1].all()
+
 def test_token_scores_needs_one_result_per_response_and_offsets_for_spans():
     _,mask = batch([3,2])
     with pytest.raises(ValueError, match='1 results for 2 responses'): token_scores([1.], None, mask)

@@ -301,7 +301,9 @@ def test_same_seed_same_run():
     a,b,c = make().fit(),make().fit(),make(replace(small, seed=1)).fit()
     assert equal(weights(a), weights(b)) and not equal(weights(a), weights(c))
 
-@pytest.mark.parametrize('bad', [dict(steps=0), dict(lr=-1), dict(lr=float('nan')), dict(temperature=0), dict(reward='x'), dict(kl_kind='k9'), dict(batch_size=0), dict(kl_coef=float('inf'))])
+@pytest.mark.parametrize('bad', [dict(steps=0), dict(lr=-1), dict(lr=float('nan')), dict(temperature=0), dict(reward='x'), dict(kl_kind='k9'), dict(batch_size=0), dict(kl_coef=float('inf')), dict(reward_clip=-1.), dict(reward_clip=0),
+    dict(reward_clip=float('nan')), dict(clip=-.2), dict(value_clip=float('nan')), dict(max_grad_norm=-1.), dict(gamma=1.5), dict(lam=float('nan')), dict(kl_target=-6.), dict(target_kl=float('nan')),
+    dict(kl_horizon=0., kl_target=3.), dict(dpo_beta=-.1), dict(reward_scale=float('nan')), dict(temperature=float('inf'))])
 def test_config_refuses(bad):
     with pytest.raises(ValueError, match=next(iter(bad))): SpanPPOConfig(**bad)
 

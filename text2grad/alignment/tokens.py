@@ -87,14 +87,15 @@ def _windows(decode, ids):
 def decode_with_offsets(
     tokenizer, # A Hugging Face tokenizer
     ids,       # Token ids as sampled; a list, an array or a tensor of one dimension
-)->tuple[str,list[tuple[int,int]]]: # The text, and `(start, end)` in it of each id; special tokens get an empty range
+)->tuple[str,list[tuple[int,int]]]: # The text, and `(start, end)` in it of each id; special tokens and unknown ids get an empty range
     "Decode ids and say where each of them stands in the text; `ValueError` if the pieces do not add up to it"
     ids = [int(i) for i in ids]
     special = set(tokenizer.all_special_ids) | {i for i,t in tokenizer.added_tokens_decoder.items() if t.special}
+    special |= {i for i,t in zip(ids, tokenizer.convert_ids_to_tokens(ids)) if t is None} # of a vocabulary that was padded
     keep = [i for i in ids if i not in special]
     decode = lambda xs: tokenizer.decode(xs, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     text = decode(keep) if keep else ''
-    parts = _parts(tokenizer, [t or '' for t in tokenizer.convert_ids_to_tokens(keep)])
+    parts = _parts(tokenizer, tokenizer.convert_ids_to_tokens(keep))
     got,offs = _walk(parts) if parts is not None else _windows(decode, keep)
     if got==' '+text: got,offs = text,[(max(a-1, 0), max(b-1, 0)) for a,b in offs]
     if got!=text: got,offs = _windows(decode, keep)

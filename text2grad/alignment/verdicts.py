@@ -108,7 +108,8 @@ _tells = re.compile(rf"^\W*(?:{_determiner} (?:[\w'-]+ ){{0,3}}?[\w'-]+|it|he|sh
                     r"recounts|opens with|was written)\b")
 _concedes = re.compile(r"^\W*(?:while|although|though|even though|even if|despite|in spite of|whilst|granted|admittedly|for all|"
                        r"far from|rather than|not(?=[^,]*, but)|as \w+ as it (?:is|was|may|looks?|sounds?|reads?)|"
-                       r"\w+ or (?:not|otherwise|no)|true or false|right or wrong)\b[^,;]*[,;]|^\W*instead of \w+ing\b[^,;]{0,60}?(?:,| (?=(?:it|you)\b))")
+                       r"\w+ or (?:not|otherwise|no)|true or false|right or wrong)\b[^,;]*[,;]|"
+                       r"^\W*instead of \w+ing\b[^,;]{0,60}?(?:,| (?=(?:it|you)\b))")
 ASIDE = re.compile(r"(?<=\w),? (?:while|although|though|if|albeit) [^,;.]{1,60},")
 _but = re.compile(r"\s*(?:[,;:]|\s[-–—])?\s*\b(?:but|however|yet|nevertheless|nonetheless|except|only that|whereas)\b(?! also)|;|"
                   r"\s[–—]\s|(?<=\w)\. (?=\w)|\?")

@@ -252,7 +252,8 @@ def _host_of(url):
 def _finish(choice):
     "Why the reply ends"
     why = choice.get('finish_reason') if isinstance(choice, dict) else None
-    return why if isinstance(why, str) and why else 'stop'
+    if not isinstance(why, str) or not why: return 'stop'
+    return 'length' if re.search('length|max_?(?:\\w+_)?tokens|token_?limit', why, re.I) else why
 
 def _is_thought(o):
     "Is a part of a message a thought?"

@@ -178,9 +178,10 @@ def _check(cfg):
         if getattr(cfg, k)%cfg.samples_per_prompt:
             raise ValueError(f'{k}={getattr(cfg, k)}: must be a multiple of samples_per_prompt={cfg.samples_per_prompt}')
     _fitting(cfg)
+    _bounded(cfg)
     if cfg.quantize not in (None,'4bit'): raise ValueError(f"quantize={cfg.quantize!r}: must be '4bit' or None")
-    if not cfg.temperature>0:
-        raise ValueError(f'temperature={cfg.temperature}: must be above 0, a greedy rollout cannot be trained on')
+    if not 0<cfg.temperature<math.inf:
+        raise ValueError(f'temperature={cfg.temperature}: must be a number above 0, a greedy rollout cannot be trained on')
 
 # %% ../../nbs/span_ppo/04_config.ipynb #06564ed4
 @patch
@@ -219,6 +220,15 @@ def _fitting(cfg):
         raise ValueError("baseline='grpo' sees totals before the KL: set kl_in='loss' and kl_kind='k3', or kl_coef=0")
     if cfg.baseline=='dpo' and cfg.kl_kind!='k1':
         raise ValueError(f"baseline='dpo' with kl_kind={cfg.kl_kind!r}: needs the log-ratio, 'k1'")
+
+def _bounded(cfg):
+    "Bounds below 0 would turn the sign of a reward or of a gradient round, and NaN bounds nothing"
+    for k in ('clip','value_clip','reward_clip','max_grad_norm','kl_target','target_kl','kl_horizon','dpo_beta'):
+        v = getattr(cfg, k)
+        if v is not None and not v>0: raise ValueError(f'{k}={v!r}: must be a number above 0')
+    for k in ('gamma','lam'):
+        if not 0<=getattr(cfg, k)<=1: raise ValueError(f'{k}={getattr(cfg, k)!r}: must be a number from 0 to 1')
+    if not math.isfinite(cfg.reward_scale): raise ValueError(f'reward_scale={cfg.reward_scale!r}: must be a finite number')
 
 def _at_least(cfg, low, *names):
     for k in names:

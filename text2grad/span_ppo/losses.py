@@ -69,6 +69,9 @@ def token_scores(
 )->tuple:               # `(scores, judged)`: (B, T), 0 where masked or unjudged, and (B,) bool; `ValueError` names the row
     "One score per token from whatever a reward returns"
     m = mask.bool().cpu()
+    if isinstance(rewards, (dict,str,bytes,set)) or not hasattr(rewards, '__iter__'):
+        raise ValueError(f'the reward returned {type(rewards).__name__}; must be a list with one entry for each response')
+    rewards = list(rewards)
     if len(rewards)!=len(m): raise ValueError(f'the reward returned {len(rewards)} results for {len(m)} responses')
     scores,judged,counts = torch.zeros(m.shape, dtype=dtype),torch.zeros(len(m), dtype=torch.bool),m.sum(1).tolist()
     for i,(r,n) in enumerate(zip(rewards, counts)):
