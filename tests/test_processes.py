@@ -240,4 +240,14 @@ def test_an_engine_that_is_not_understood_is_refused(kind, plugin, says):
 def test_a_policy_that_is_trained_whole_is_not_cut_into_shards():
     with pytest.raises(UserError, match='trained whole'): _in_shards(Policy.create(*tiny_lm(), lora=None), Processes())
 
+def test_a_reward_model_is_not_cut_into_shards_and_nothing_is_loaded_or_left_behind(tmp_path, monkeypatch, capsys):
+    from text2grad.cli.command import main
+    cut = Processes()
+    cut.sharded = True
+    with pytest.raises(UserError, match='FSDP: .* whole. Start the processes with accelerate launch --multi_gpu'):
+        train_reward_model(None, rows, held, tmp_path/'rm', accelerator=cut)
+    monkeypatch.setattr('text2grad.processes.processes', lambda *a: cut)
+    assert main(['train-rm', '--data', str(tmp_path/'no such file'), '--kind', 'span', '--out', str(tmp_path/'rm')])==1
+    assert 'accelerate launch --multi_gpu' in capsys.readouterr().err and not (tmp_path/'rm').exists()
+
 if __name__=='__main__': dies(Path(sys.argv[2])) if sys.argv[1]=='dies' else job(Path(sys.argv[1]))

@@ -94,9 +94,10 @@ def _train(args, out, opts, procs):
     "Read, split, build and train; what came of it"
     from text2grad.span_ppo.loggers import logger_of
     loggers = [logger_of(name) for name in several(opts['log']) if procs.first]
+    from text2grad.reward_model.training import TrainConfig,in_one_piece,train_reward_model
+    in_one_piece(procs)
     device = device_here(args.device) or procs.device
     train,dev,counts = procs.once(lambda: _split(opts))
-    from text2grad.reward_model.training import TrainConfig,train_reward_model
     batch = opts['batch_size']
     cfg = TrainConfig(epochs=opts['epochs'], batch_size=batch, micro_batch_size=math.gcd(batch, 4), lr=opts['lr'], seed=opts['seed'])
     said = f'{counts["rows"]} rows, {counts["without_critique"]} without a critique; {len(train)} to train on, {len(dev)} to choose by'

@@ -85,21 +85,25 @@ class _Input:
     def __init__(self, again, fingerprint, shard=None):
         import numpy as np
         self.each,self.source,self.where,self.stamp = again.each,again.source,again.where,_stamp(again.source)
-        names,ids,data,wrong = bytearray(),array('q'),hashlib.sha256(),[]
-        for i,r,p in self.each():
-            ps,key,text = ([p],'','') if p else _wrong(r, fingerprint)
-            wrong += [f'row {i}: {o}' for o in ps]
-            names += bytes.fromhex(key) or bytes(32)
-            data.update(text.encode('utf-8', 'surrogatepass')+b'\n')
-            if not ps and isinstance(r.get('id'), str): ids.append(hash(r['id']))
-        if not names: wrong = ['no rows: there is nothing to judge']
+        ids,data,wrong = array('q'),hashlib.sha256(),[]
+        def names():
+            for i,r,p in self.each():
+                ps,key,text = ([p],'','') if p else _wrong(r, fingerprint)
+                wrong.extend(f'row {i}: {o}' for o in ps)
+                data.update(text.encode('utf-8', 'surrogatepass')+b'\n')
+                if not ps and isinstance(r.get('id'), str): ids.append(hash(r['id']))
+                yield bytes.fromhex(key) or bytes(32)
+        self.questions = Questions(names())
+        self.n = len(self.questions.first)
+        if not self.n: wrong = ['no rows: there is nothing to judge']
         if wrong: raise RecordError(self.where, wrong)
-        if twice := len(ids)-len(np.unique(np.frombuffer(ids, np.int64))):
+        known = np.asarray(ids)
+        known.sort() # in place: a million of them take 8 MB
+        if twice := int((known[1:]==known[:-1]).sum()):
             _log.warning('%s: %d rows have the id of an earlier row; each is judged and written, '
                          'but read_records will refuse the result', self.where, twice)
-        self.questions,self.n = Questions(bytes(names)),len(names)//32
         self.mine = self.questions.mine(shard)              # (n,) the first rows of the questions to ask
-        self.rows = np.flatnonzero(self.mine[self.questions.first]) # the rows that ask them
+        self.rows = np.flatnonzero(self.mine[self.questions.first]).astype(np.int32) # the rows that ask them
         about = dict(rows=self.n, here=len(self.rows), data=data.hexdigest()[:16], critic=short_hash(fingerprint))
         self.facts = dict(part=str(shard)) | about if shard else {}
         if not len(self.rows):
@@ -115,7 +119,7 @@ def __iter__(self:_Input):
     n,qs = 0,self.questions
     for n,(i,r,p) in enumerate(self.each(), 1):
         if n%8==1 or p or n>self.n: self.check(not p and n<=self.n)
-        if self.mine[qs.first[n-1]]: yield n,qs.names[32*n-32:32*n].hex(),r
+        if self.mine[qs.first[n-1]]: yield n,qs.name(n-1).hex(),r
     self.check(n==self.n)
 
 @patch

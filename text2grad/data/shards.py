@@ -8,7 +8,8 @@ Docs: https://text2grad.github.io/text2grad/data/shards.html.md"""
 __all__ = ['STATES', 'Questions', 'Shard', 'as_shard', 'AnnotationError', 'short_hash', 'locked', 'merge_shards']
 
 # %% ../../nbs/data/06_shards.ipynb #e29754a0
-import hashlib,heapq,re
+import hashlib,heapq,os,re,tempfile
+from array import array
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,29 +25,56 @@ STATES = '','judged','failed','nothing to judge' # What can have become of a que
 class Questions:
     "Which row asks which question, and where each answer is: a mapping from a question's name to `(place, length, state)`"
     def __init__(self,
-        names:bytes, # 32 bytes a row: the hash that names its question
+        names, # Of the rows, in their order: the hash of 32 bytes that names what a row asks, as an iterable
     ):
         import numpy as np
-        self.names,n = names,len(names)//32
-        self.block = np.frombuffer(names, 'S32')
-        self.order = np.argsort(self.block, kind='stable')           # (n,) rows in the order of their names, equal ones as they stand
-        named = self.block[self.order]
-        new = np.r_[np.ones(min(n, 1), bool), named[1:]!=named[:-1]]   # (n,) the first of its name
-        starts = np.flatnonzero(new)
-        self.first = np.empty(n, np.int32)                           # (n,) of each row, the first row that asks the same
-        self.first[self.order] = np.repeat(self.order[starts], np.diff(np.r_[starts, n]))
+        self.file,heads = tempfile.TemporaryFile(),array('Q')
+        for k in names:
+            self.file.write(k)
+            heads.append(_head(k))
+        self.file.flush()
+        heads,n = np.asarray(heads),len(heads)
+        self.order = np.argsort(heads, kind='stable').astype(np.int32) # (n,) rows in the order of their names, equal ones as they stand
+        self.heads = heads[self.order]                                 # (n,) in this order
+        new = np.r_[np.ones(min(n, 1), bool), self.heads[1:]!=self.heads[:-1]] # (n,) the first of its name
+        self._part(new)
+        at = np.where(new, np.arange(n, dtype=np.int32), np.int32(0))
+        self.first = np.empty(n, np.int32)                             # (n,) of each row, the first row that asks the same
+        self.first[self.order] = self.order[np.maximum.accumulate(at, out=at)]
         self.state,self.length,self.place = np.zeros(n, np.int8),np.zeros(n, np.int32),np.zeros(n, np.int64)
         self.strays = {}
+    def name(self, row)->bytes: return os.pread(self.file.fileno(), 32, 32*int(row))
     def find(self,
         key:str, # 64 hexadecimal digits
     )->int:      # The first row that asks it; -1 if none does
         "The question of this name"
         try: k = bytes.fromhex(key)
         except ValueError: return -1
-        if len(k)!=32: return -1
-        i = int(self.block.searchsorted(k, sorter=self.order))
-        row = int(self.order[i]) if i<len(self.order) else -1
-        return row if row>=0 and self.names[32*row:32*row+32]==k else -1
+        i = int(self.heads.searchsorted(_head(k))) if len(k)==32 else len(self.heads)
+        while i<len(self.heads) and self.heads[i]==_head(k):
+            row = int(self.order[i])
+            if self.first[row]==row and self.name(row)==k: return row
+            i += 1
+        return -1
+
+def _head(name):
+    import numpy as np
+    return np.uint64(int.from_bytes(name[:8], 'big'))
+
+# %% ../../nbs/data/06_shards.ipynb #e1d1d326
+@patch
+def _part(self:Questions, new):
+    "Names that begin alike and differ are two questions: put them apart, in the order and in `new`"
+    import numpy as np
+    odd = set()
+    for i in np.flatnonzero(~new):
+        if new[i-1]: one = self.name(self.order[i-1])
+        if self.name(self.order[i])!=one: odd.add(self.heads[i])
+    for h in odd:
+        a,b = (int(self.heads.searchsorted(h, side)) for side in ('left','right'))
+        named = sorted((self.name(r), r) for r in self.order[a:b].tolist())
+        self.order[a:b] = [r for _,r in named]
+        new[a:b] = [i==0 or named[i-1][0]!=k for i,(k,_) in enumerate(named)]
 
 # %% ../../nbs/data/06_shards.ipynb #4b716198
 @patch
@@ -75,7 +103,7 @@ def mine(self:Questions,
 ): # (rows,) bool: `True` at the first row of each question of this part
     "The questions of one part: every `of`-th, in the order in which they are first asked"
     import numpy as np
-    first = np.flatnonzero(self.first==np.arange(len(self.first)))
+    first = np.flatnonzero(self.first==np.arange(len(self.first), dtype=np.int32))
     out = np.zeros(len(self.first), bool)
     out[first[shard.part-1::shard.of] if shard else first] = True
     return out

@@ -206,7 +206,7 @@ def _share(cfg, processes):
 def _in_shards(peaks, parts, n, layers, joined):
     "Peaks with the weights in shards over `n` processes: while updating they are joined layer by layer, or all"
     w,rest = parts['weights'],parts['gradients']+parts['optimizer']
-    whole = w if joined else 2*w/layers # the layer at work, and the next on its way
+    whole = w if joined else w*min(1, 2/layers) # the layer at work, and the next on its way
     spare = dict(sampling=rest, scoring=rest, updating=w+rest-whole)
     return {k:v-min(spare.get(k, rest), w+rest)*(1-1/n) for k,v in peaks.items()}
 
@@ -225,7 +225,7 @@ def estimate_memory(
     shape = config_of_model(model)
     cpu = device=='cpu'
     dtype = dtype or (torch.float32 if cpu else torch.bfloat16)
-    (cfg,rows),n = _share(config, processes),shape.get_text_config().num_hidden_layers
+    (cfg,rows),n = _share(replace(config, quantize=None), processes),shape.get_text_config().num_hidden_layers # packed on paper, below
     base,slack = (BASE,HOLES) if cpu else (CUDA_BASE,CUDA_HOLES)
     of = lambda layers: _peaks(_cut(shape, layers), cfg, lora, dtype, slack, rows, prompt, cfg.max_new_tokens, math.ceil(heldout/processes))
     peaks,parts = of(n) if n<7 else _deeper(of(4), of(6), n)
