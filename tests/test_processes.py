@@ -1,14 +1,16 @@
 "Both trainers on two processes: the same update, one log, one checkpoint; a process that fails or is killed ends the run, and it goes on elsewhere"
-import inspect,json,os,random,signal,subprocess,sys
+import inspect,json,os,random,signal,subprocess,sys,time
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, pytest, torch
 from text2grad.core import Critique,Example,Span,write_examples
-from text2grad.files import UserError,read_jsonl
+from test_server import VLLM,moved
+from text2grad.files import UserError,read_jsonl,write_file
 from text2grad.pretrained import tiny_lm
 from text2grad.span_ppo import HeldOut,Policy,RunFolder,SpanPPO
 from text2grad.processes import Processes,_sharded
 from text2grad.reward_model import SpanRewardConfig,SpanRewardModel,TrainConfig,train_reward_model
+from text2grad.span_ppo.server import RolloutServer
 from text2grad.span_ppo.trainer import _in_shards
 
 prompts = [f'Write {n} letters, '+'please '*(i%4) for i,n in enumerate('one two three four five six seven'.split())]
@@ -39,13 +41,13 @@ def trained(kind, folder, judge=critic, data=prompts, callbacks=(), resume=False
 def judged(i): return Example(f'Question {i}', f'the bad {"cat "*(i%4)}saw a good boat', Critique('So.', [Span(4, 7, -1.), Span(19+4*(i%4), 23+4*(i%4), 1.)]), meta=dict(id=f'e{i}'))
 rows,held = [judged(i) for i in range(11)],[judged(i) for i in range(100, 103)]
 
-def learnt(folder, data=rows, resume=False, forward=None, **kw):
+def learnt(folder, data=rows, resume=False, forward=None, callbacks=(), **kw):
     "A short run of a reward model with an adapter and dropout: what it logged, and where it ended"
     m = SpanRewardModel.create(*tiny_lm(), SpanRewardConfig(size=16, layers=1, heads=2, max_length=300, lora=dict(r=2, alpha=4)))
     if forward: m.forward = forward(m.forward)
     cfg = TrainConfig(**dict(epochs=2, batch_size=4, micro_batch_size=2, lr=1e-2, save_every=2, shown=1) | kw)
-    r = train_reward_model(m, data, held, folder, cfg, resume=resume, progress=False)
-    return dict(weights=m.state(), dev=r.dev, steps=r.steps, best=r.best_step, config=m.config)
+    r = train_reward_model(m, data, held, folder, cfg, resume=resume, progress=False, callbacks=callbacks)
+    return dict(weights=m.state(), dev=r.dev, steps=r.steps, stopped=r.stopped, best=r.best_step, config=m.config)
 def lines(folder): return [{k:v for k,v in r.items() if k not in ('seconds','dev')} for r in read_jsonl(folder/'metrics.jsonl')]
 
 def refused(f):
@@ -55,6 +57,26 @@ def refused(f):
 class StopHere:
     everywhere = True
     def after_step(self, t): t.stop = t.procs.rank==1
+
+class CannotBegin:
+    def before_fit(self, t): raise UserError('log in first')
+
+def on_a_server(folder, stop=False):
+    "A step whose responses, held-out ones too, come from a server that the first process asks; a signal may come there meanwhile"
+    url,first = folder/'url',os.environ.get('RANK', '0')=='0'
+    if first:
+        vllm = VLLM()
+        write_file(url, vllm.url.encode())
+    while not url.exists(): time.sleep(.1)
+    t = SpanPPO(moved(), critic, prompts, dict(steps=1, batch_size=4, minibatch_size=4, max_new_tokens=6, epochs=1, samples_per_prompt=2, baseline='group'),
+                heldout=HeldOut(prompts[:2], samples=2, greedy=True), callbacks=[RunFolder(folder/'run')], sampler=RolloutServer(url.read_text(), folder/'adapters', timeout=60.))
+    if first and stop:
+        def signalled(path, body, reply):
+            t.stop = True
+            return reply
+        vllm.bend = signalled
+    t.fit()
+    return dict(step=t.step, said={k:[r['example'].response for r in rows] for k,rows in (t.heldout.before or {}).items()}, kl=t.stats.get('kl'))
 
 def job(folder):
     "What each of two processes does"
@@ -75,6 +97,9 @@ def job(folder):
     out['reward model'] = learnt(folder/'rm')
     out['reward model, other data'] = refused(lambda: learnt(folder/'rm-other', data=rows[rank:]))
     out['reward model, no number'] = refused(lambda: learnt(folder/'rm-nan', forward=broken))
+    out['reward model, stopped'] = learnt(folder/'rm-stopped', callbacks=[StopHere()])
+    out['reward model, no login'] = refused(lambda: learnt(folder/'rm-login', callbacks=[CannotBegin()]))
+    out['server'],out['server, signal'] = on_a_server(folder/'server'),on_a_server(folder/'server-signal', stop=True)
     out['reward model, again'] = refused(lambda: learnt(folder/'rm'))
     out['code'] = main(['train', '--config', str(folder/'train.json'), '--out', str(folder/'cli')])
     out['again'] = main(['train', '--config', str(folder/'train.json'), '--out', str(folder/'cli')])
@@ -178,6 +203,18 @@ def test_what_fails_in_one_process_of_a_reward_model_fails_in_both(two):
     said = b['reward model, no number']
     assert said.startswith('TrainingError: step 0: the loss is nan') and a['reward model, no number']==f'ProcessError: process 1: {said.removeprefix("TrainingError: ")}'
     assert 'RunFolderError' in a['reward model, again'] and 'already holds a run' in b['reward model, again']
+
+def test_callbacks_of_a_reward_model_stop_or_end_it_in_both(two):
+    (a,b),*_ = two
+    for x in (a, b): assert (x['reward model, stopped']['steps'], x['reward model, stopped']['stopped'])==(1, 0)
+    assert a['reward model, no login']=='UserError: log in first' and b['reward model, no login']=='ProcessError: process 0: log in first'
+
+def test_a_server_is_asked_by_one_process_for_held_out_prompts_too(two, tmp_path):
+    (a,b),*_ = two
+    one = on_a_server(tmp_path)
+    assert a['server']['said']==b['server']['said']==one['said'] and [len(one['said'][k]) for k in ('heldout','greedy')]==[4, 2]
+    assert a['server']['kl']==b['server']['kl']==pytest.approx(one['kl'], abs=2e-6)
+    assert a['server, signal']['step']==b['server, signal']['step']==0 and not a['server, signal']['said']
 
 def dies(folder):
     "`train-rm` on two processes, the second of which is killed in its third pass"
