@@ -94,17 +94,17 @@ big = 'the quick brown fox jumps over the lazy dog '*2000
                                             ('ab '*10000, 'ab ab ba ab'), ('\u0301'*3000, 'e\u0301\u0301'), (big, ' '.join(['zebra']*500)), ('👨‍👩‍👧'*2000, '👨‍👩‍👦 👨‍👩'), (' '*50000, 'a b'), ('1'*20000, '1'*5000), ('a'*20000, 'a'*5000), ('1,'*10000, '1,1'), ('1.'*10000, '.1'),
                                             (big, 'the ... dog'), (big, ' ... '.join(['the']*8)), (big, ' ... '.join(['the quikc brown']*8)), ('a b '*5000, 'a ... '*2000), (big, '. '*4000), ('The the '*9000, 'the')])
 def test_time_is_bounded(response, quote):
-    start = time.perf_counter()
+    start = time.process_time()
     find_spans(response, [Quote(quote, -1.)])
-    assert time.perf_counter()-start<2
+    assert time.process_time()-start<2
 
 @pytest.mark.parametrize('text', ['replace '*3000, 'the the '*5000, 'A'*20000, 'A b '*5000, "'"*5000, '"a'*3000, 'instead of '*2000, 'name of '*3000, '-'*9000+'1-'*3000, 'it was , but '*1500,
                                   'Tom Saint '*2000, ' (from '*3000, 'lines 1 to '*3000, 'change information about from '*800])
 def test_linking_time_is_bounded(text):
     for feedback,response in [(text, 'Rain delayed the match. It ended. All went home.'), ('His first name and the location are wrong.', text), (text[:3000], text[:3000])]:
-        start = time.perf_counter()
+        start = time.process_time()
         link_phrases(feedback, response)
-        assert time.perf_counter()-start<3
+        assert time.process_time()-start<3
 
 def test_repeats():
     "Checklist row 40: all, first or the named one; an occurrence that is not there is unresolved"
@@ -210,9 +210,9 @@ nasty = {  # text -> does it hold one critique that can be read?
 
 @pytest.mark.parametrize('text', nasty, ids=lambda t: re.sub(r'\W+', '_', t[:30]))
 def test_nasty_critiques(text):
-    start = time.perf_counter()
+    start = time.process_time()
     d = parse_critique(text)
-    assert time.perf_counter()-start<1
+    assert time.process_time()-start<1
     assert (d is not None)==bool(nasty[text])
     if d: is_wire(d)
 
@@ -451,7 +451,7 @@ def test_what_no_byte_can_make_whole(data, want):
 def test_long_responses_are_fast(tok):
     ids = (tok(' '.join(corpus))['input_ids']*40)[:2048]
     decode_with_offsets(tok, ids)
-    best = min((lambda t: (decode_with_offsets(tok, ids), time.perf_counter()-t)[1])(time.perf_counter()) for _ in range(3))
+    best = min((lambda t: (decode_with_offsets(tok, ids), time.process_time()-t)[1])(time.process_time()) for _ in range(3))
     assert best<.1
 
 def test_an_unknown_family_is_decoded_in_windows():

@@ -73,9 +73,9 @@ def test_extract_code_range_is_exact(r):
     assert r[b.start:b.end]==b.code and 0<=b.start<=b.end<=len(r)
 
 def test_extract_code_is_fast_on_hostile_text():
-    t = time.perf_counter()
+    t = time.process_time()
     for r in ('```\n'*20_000, '`'*100_000, ('```python\n'+'x'*50+'\n')*2_000, ' '*100_000, '~~~ '*20_000, 'x ```python\n'*20_000, '```python\nx```\n'*10_000, '> '*50_000, '1. '*30_000, ('> '*20+'```\n')*3_000, '- ```\n'*20_000, '</think>'*9_000): extract_code(r, 'f')
-    assert time.perf_counter()-t<5
+    assert time.process_time()-t<5
 
 # ---- whole programs, which have no name to look for
 
@@ -112,9 +112,9 @@ def test_the_whole_program_that_a_response_means(name, entry):
     assert b.code==want and r[b.start:b.end]==want
 
 def test_the_whole_program_is_found_fast_in_hostile_text():
-    t = time.perf_counter()
+    t = time.process_time()
     for r in (fence('('*50_000), fence('x = '+'-'*90_000+'1\n'), fence(SQUARE)*3_000, fence('f('*300+'\n')*500, fence('\n'.join(f'a{i} = {i}' for i in range(5_000)))*40, fence('\0'), fence('"\\d"\n')): extract_code(r)
-    assert time.perf_counter()-t<8
+    assert time.process_time()-t<8
 
 # ---- programs without a fence, between words
 

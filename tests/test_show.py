@@ -268,12 +268,12 @@ def test_no_judgement_is_not_nothing_to_mark():
 # Size
 
 def test_cap_and_speed():
-    t0 = time.perf_counter()
+    t0 = time.process_time()
     h = show.token_html([' word']*20_000, [.1]*20_000)
-    assert time.perf_counter()-t0<4
+    assert time.process_time()-t0<4
     assert h.count('class="t2g-tok"')==4096 and '15,904 more tokens are not drawn' in h
     long = show.spans_html('x'*60_000, [Span(i*20, i*20+9, 1.) for i in range(500)])
-    assert '10,000 more characters are not drawn' in long and time.perf_counter()-t0<12
+    assert '10,000 more characters are not drawn' in long and time.process_time()-t0<12
 
 # The terminal
 
