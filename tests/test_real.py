@@ -27,9 +27,9 @@ def test_a_slope_is_taken_among_the_responses_to_a_prompt(real):
 
 def test_the_plan(real, monkeypatch):
     todo = real.plan('answer', 'pilot', [])
-    assert [r['arm'] for r in todo[:len(real.MAJOR)*3:3]]==[a for a in real.ARMS if a in real.MAJOR] and {r['lr'] for r in todo}=={2e-4, 6e-4, 1.8e-3}
+    assert [r['arm'] for r in todo[:len(real.MAJOR)*4:4]]==[a for a in real.ARMS if a in real.MAJOR] and {r['lr'] for r in todo}=={2e-4, 6e-4, 1.8e-3, 5.4e-3}
     assert real.plan('answer', 'arms', [])==[]
-    far = {2e-4:1., 6e-4:2., 1.8e-3:8.}
+    far = {2e-4:1., 6e-4:2., 1.8e-3:8., 5.4e-3:30.}
     rows = [r | dict(part='pilot', curve=[{}, dict(total=-abs(r['lr']-(1.8e-3 if r['arm']=='scalar' else 6e-4)), kl=far[r['lr']]*(2 if r['arm']=='scalar' else 1))])
             for r in todo]
     monkeypatch.setattr(real, 'PRICE', 0)

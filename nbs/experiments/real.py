@@ -18,7 +18,7 @@ from text2grad.files import read_jsonl
 from text2grad.span_ppo.baselines import ARMS,arm_trainer
 from text2grad.span_ppo.heldout import HeldOut,means
 
-GRID = (1e-4, 3e-4, 9e-4) # Times the task's pace
+GRID = (1e-4, 3e-4, 9e-4, 2.7e-3) # Times the task's pace
 PILOTS,SEEDS,FEW,BACK = (100,),range(5),range(3),16 # `BACK` training prompts are held back from pilots, to measure them on
 SAMPLES = dict(summarize=2, answer=4, code=8) # Responses to each prompt that is measured
 KL_ROWS,PRICE = 32,.05
