@@ -8,7 +8,7 @@ Docs: https://text2grad.github.io/text2grad/data/shards.html.md"""
 __all__ = ['STATES', 'Questions', 'Shard', 'as_shard', 'AnnotationError', 'short_hash', 'locked', 'merge_shards']
 
 # %% ../../nbs/data/06_shards.ipynb #e29754a0
-import hashlib,heapq,os,re,tempfile
+import hashlib,heapq,os,re,tempfile,weakref
 from array import array
 from collections import Counter
 from contextlib import contextmanager
@@ -29,6 +29,7 @@ class Questions:
     ):
         import numpy as np
         self.file,heads = tempfile.TemporaryFile(),array('Q')
+        weakref.finalize(self, self.file.close)
         for k in names:
             self.file.write(k)
             heads.append(_head(k))
