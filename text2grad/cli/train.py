@@ -324,7 +324,9 @@ def summary_text(
     end = f'{s["seconds"]:.0f} s, peak memory {s["peak_memory_mb"]/1000:.1f} GB'
     looks = [f'Look at this: {a}' for a in s.get('alarms', ())]
     if 'table' not in s: return '\n'.join([f'{what} Nothing was held out to measure with.', *looks, end])
-    lines = [f'{what} Measured on {s["heldout"]} held-out prompts, {s["samples"]} responses to each, before and after:', '',
+    n = s['heldout']
+    if n<5: looks.append(f'Look at this: {n} held-out prompt{"s"*(n>1)} can tell little. Keep more of them back (--heldout), or give more.')
+    lines = [f'{what} Measured on {n} held-out prompt{"s"*(n>1)}, {s["samples"]} sampled for each, before and after:', '',
              *change_table('share of responses that the critic complains of', s['complaints'], 'complaint', '%'), '',
              *change_table('scores', s['table'], 'metric'), '', *looks, end]
     for x in s['examples']: lines += _example(x, color)

@@ -181,11 +181,12 @@ def shown_examples(
     before:list, # Rows of `evaluate`
     after:list,  # Rows of the same prompts
 )->list:         # Dicts `which, before, after`, each side a record and its total
-    "The response that gained most, the median, and the one that lost most, before and after"
+    "The response that gained most, the median, and the one that lost most, before and after; each once"
     known = [i for i,(b,a) in enumerate(zip(before, after)) if None not in (b['total'], a['total'])]
     order = sorted(known, key=lambda i: before[i]['total']-after[i]['total'])
     if not order: return []
     at = {'gained most':order[0], 'the median':order[len(order)//2], 'lost most':order[-1]}
+    if len(order)<3: at = {k:at[k] for k in (('the median',) if len(order)==1 else ('gained most','lost most'))}
     show = lambda r: dict(record=to_record(r['example']), total=r['total'])
     return [dict(which=k, before=show(before[i]), after=show(after[i])) for k,i in at.items()]
 

@@ -76,11 +76,13 @@ def _use_words(base, whole):
         lines.append(f"model = PeftModel.from_pretrained({load}, 'THIS_FOLDER')")
     return '```python\n'+'\n'.join([*lines, "tokenizer = AutoTokenizer.from_pretrained('THIS_FOLDER')"])+'\n```'
 
+def _which(x): return f'that {x["which"]}' if 'most' in x.get('which', '') else f'with {x.get("which", "this")} change'
+
 def _sample_words(x):
     "One response before and after"
     b,a = (from_record(x[k]['record']) for k in ('before','after'))
     said = lambda e: '\n\nThe critic: \n\n'+_fenced(e.critique.text) if e.critique and e.critique.text else ''
-    return '\n\n'.join([f'Prompt (the response with {x.get("which", "this")} change):', _fenced(prompt_text(b.prompt)),
+    return '\n\n'.join([f'Prompt (the response {_which(x)}):', _fenced(prompt_text(b.prompt)),
                           'Before:', _fenced(b.response)+said(b), 'After:', _fenced(a.response)+said(a)])
 
 # %% ../../nbs/span_ppo/00_model_card.ipynb #6e2ede55
@@ -108,13 +110,14 @@ def model_card(
     what = 'All weights of a language model' if whole else 'A LoRA adapter'
     parts = [f'# {name}', f'{what}, trained with [text2grad](https://github.com/text2grad/text2grad): PPO whose reward is one number '
              'per token, laid where a critique of the response points (arXiv 2505.22338).', '## Base', _base_words(base, weights)]
-    rows = [dict(setting=words, value=f[k]) for k,words in _about.items() if f.get(k) is not None]
+    plain = lambda v: f'{v:.4g}' if isinstance(v, float) else v
+    rows = [dict(setting=words, value=plain(f[k])) for k,words in _about.items() if f.get(k) is not None]
     if rows: parts += ['## Training', _table(rows, ('setting','value'))]
     if f.get('table'):
         said = (f'On {f.get("heldout")} prompts that were not trained on, before and after. `low` and `high` are the ends of the '
                 '95% interval of the change; where it holds 0, this run cannot tell.')
         parts += ['## What changed', said, _table(f['table'], ('metric','n','before','after','diff','low','high'))]
-    shown = next((x for x in f.get('examples') or [] if x.get('which')=='the median'), None)
+    shown = next((x for x in f.get('examples') or [] if x.get('which')=='the median'), next(iter(f.get('examples') or []), None))
     if shown: parts += ['## A sample', _sample_words(shown)]
     return '\n\n'.join([head, *parts, '## Use', _use_words(base, whole)])+'\n'
 
