@@ -33,6 +33,7 @@ def test_the_plan(real, monkeypatch):
     rows = [r | dict(part='pilot', curve=[{}, dict(total=-abs(r['lr']-(1.8e-3 if r['arm']=='scalar' else 6e-4)), kl=far[r['lr']]*(2 if r['arm']=='scalar' else 1))])
             for r in todo]
     monkeypatch.setattr(real, 'PRICE', 0)
+    monkeypatch.setattr(real, 'FAR', 20) # 5.4e-3 goes further with each arm
     arms = real.plan('answer', 'arms', rows)
     assert {(r['arm'],r['lr']) for r in arms}=={(a, 1.8e-3 if a=='scalar' else 6e-4) for a in real.ARMS}
     assert sum(r['arm']=='grpo' for r in arms)==5 and sum(r['arm']=='dpo' for r in arms)==3

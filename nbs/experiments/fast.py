@@ -234,9 +234,10 @@ def run(base, part, arm, lr, seed, critic='clean', **changed):
     if part=='arms' and arm in ('span','scalar','random'): out |= dict(moved=moved(policy, curve.answers[0]))
     return out | dict(seconds=round(time.process_time()-begun, 1))
 
-def rates(rows, arms=(*ARMS, *HORIZONS), grid=RATES, pilots=PILOTS, price=SHARED['kl_coef']):
-    "The rate of each arm at which pilot runs ended highest in what every arm optimises, the total less the price of the KL"
-    worth = lambda r: r['curve'][-1]['total']-price*r['curve'][-1]['kl']
+def rates(rows, arms=(*ARMS, *HORIZONS), grid=RATES, pilots=PILOTS, price=SHARED['kl_coef'], far=np.inf):
+    """The rate of each arm at which pilot runs ended highest in what every arm optimises, the total less the price of the KL; a KL over `far`
+    is out of the question"""
+    def worth(r): return -np.inf if r['curve'][-1]['kl']>far else r['curve'][-1]['total']-price*r['curve'][-1]['kl']
     out = {}
     for arm in arms:
         of = {lr:[worth(r) for r in rows if (r['part'],r['arm'],r['lr'])==('pilot',arm,lr)] for lr in grid}

@@ -21,7 +21,7 @@ from text2grad.span_ppo.heldout import HeldOut,means
 GRID = (1e-4, 3e-4, 9e-4, 2.7e-3) # Times the task's pace
 PILOTS,SEEDS,FEW,BACK = (100,),range(5),range(3),16 # `BACK` training prompts are held back from pilots, to measure them on
 SAMPLES = dict(summarize=2, answer=4, code=8) # Responses to each prompt that is measured
-KL_ROWS,PRICE = 32,.05
+KL_ROWS,PRICE,FAR = 32,.05,10 # Over `FAR` nats a response the trainer warns, so no such rate is chosen
 KEPT = Path(__file__).with_name('real.jsonl')
 BEGUN = {} # What was measured before training, which is the same in all runs of a task and part
 
@@ -65,7 +65,7 @@ def plan(task, part, rows):
     "Runs of a part, the more important ones first"
     one = lambda a,lr,s: dict(task=task, arm=a, lr=lr, seed=s)
     if part=='pilot': return [one(a, lr, s) for a in sorted(ARMS, key=lambda a: a not in MAJOR) for lr in grid(task) for s in PILOTS]
-    lr = rates(rows, ARMS, grid(task), PILOTS, PRICE)
+    lr = rates(rows, ARMS, grid(task), PILOTS, PRICE, FAR)
     if part=='matched':
         lr = far_rates(rows, lr, [a for a in MAJOR if a in lr], 'span', grid(task))
         return [one(a, lr[a], s) for s in SEEDS for a in lr]
