@@ -32,6 +32,15 @@ class Async(Fake):
 
 # what goes in
 
+def test_a_system_that_cannot_read_at_a_place_gives_the_same_file(tmp_path, monkeypatch):
+    "Windows has neither of the two calls"
+    def both(name):
+        go(rows(40)+rows(5), Fake(), tmp_path/name)
+        return (tmp_path/name).read_bytes()
+    want = both('a.jsonl')
+    for call in ('pread','pwrite'): monkeypatch.delattr(os, call)
+    assert both('b.jsonl')==want and len(want.splitlines())==45
+
 def test_all_problems_are_listed_by_row_before_anything_is_asked(tmp_path):
     f,out,c = tmp_path/'in.jsonl',tmp_path/'sub'/'out.jsonl',Fake()
     good = json.dumps(dict(prompt='p', response='r'))

@@ -427,7 +427,7 @@ def test_the_folder_is_held_until_the_summary_is_written(tiny, tmp_path, monkeyp
         monkeypatch.setattr(cls, name, spied)
     for cls,name in ((RunFolder,'begin'), (RunFolder,'write_config'), (RunFolder,'save'), (HeldOut,'measure'), (RunFolder,'finish')): spy(cls, name)
     assert quickstart(tiny, tmp_path/'r')==0 and set(seen)=={'begin','write_config','save','measure','finish'}
-    lock_folder(tmp_path/'r').close()
+    lock_folder(tmp_path/'r').release()
 
 KEPT = dict(prompts='p.jsonl', prompt_field='prompt', critic='tests', model=None, heldout='0.1', samples=1, metric=['m:f'], log=None, sampler=None)
 @pytest.mark.parametrize('typed,file,says', [([], 'lr: 0.5\n', 'lr is 0.0003 there and 0.5 here'), ([], 'samples: 2\n', 'samples is 1'), ([], 'critic: rules:summarize\n', 'critic is'), ([], 'metric: m:g\n', 'metric is'), ([], 'heldout: 0.2\n', 'heldout is'),

@@ -10,9 +10,10 @@ __all__ = ['CheckpointError', 'numbered', 'clear_leftovers', 'write_checkpoint',
            'compare_identity', 'check_base', 'append_log', 'trim_log', 'RunFolderError', 'lock_folder', 'StopOnSignal']
 
 # %% ../nbs/05_checkpoints.ipynb #db3ba251
-import fcntl,hashlib,logging,os,random,re,shutil,signal,threading,time
+import hashlib,logging,os,random,re,shutil,signal,threading,time
 import numpy as np, torch
 from contextlib import contextmanager
+from filelock import FileLock,Timeout
 from itertools import count
 from pathlib import Path
 from safetensors import SafetensorError
@@ -293,15 +294,15 @@ class RunFolderError(UserError): "A run folder that is taken, by another run or 
 
 def lock_folder(
     path:Path, # A run's folder; made if it is not there
-):             # An open file: close it to let go; `RunFolderError` if another process holds it
+):             # A `FileLock`: release it to let go; `RunFolderError` if another process holds it
     "Keep other processes out of a run's folder"
     path.mkdir(parents=True, exist_ok=True)
-    lock = open(path/'.lock', 'a')
-    try: fcntl.flock(lock, fcntl.LOCK_EX|fcntl.LOCK_NB)
-    except OSError as e:
-        lock.close()
-        if isinstance(e, BlockingIOError): why = 'another process is training into this folder; wait for it, or choose another --out'
-        else: why = f'cannot be locked ({e.strerror}); choose an --out on a file system that can'
+    lock = FileLock(path/'.lock', timeout=0, thread_local=False)
+    try: lock.acquire()
+    except PermissionError: raise
+    except (Timeout,NotImplementedError,OSError) as e:
+        if isinstance(e, Timeout): why = 'another process is training into this folder; wait for it, or choose another --out'
+        else: why = f'cannot be locked ({getattr(e, "strerror", None) or e}); choose an --out on a file system that can'
         raise RunFolderError(f'{path}: {why}') from None
     return lock
 

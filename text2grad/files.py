@@ -7,10 +7,11 @@ Docs: https://text2grad.github.io/text2grad/files.html.md"""
 # %% auto #0
 __all__ = ['STRICT_JSON', 'MAX_ROW', 'MAX_FILE', 'UserError', 'SetupError', 'RecordError', 'loads', 'open_bytes', 'read_text',
            'json_rows', 'iter_jsonl', 'read_jsonl', 'file_kind', 'file_rows', 'plain', 'held_rows', 'held_row', 'rows',
-           'name_of', 'is_number', 'not_json', 'dumps', 'check_out', 'whole_file', 'write_file', 'write_jsonl']
+           'name_of', 'is_number', 'not_json', 'dumps', 'check_out', 'whole_file', 'write_file', 'write_jsonl',
+           'read_at', 'write_at']
 
 # %% ../nbs/00_files.ipynb #6be5db3c
-import csv,errno,gzip,io,json,math,os,stat,tempfile,zlib
+import csv,errno,gzip,io,json,math,os,stat,tempfile,threading,zlib
 from contextlib import contextmanager,nullcontext
 from itertools import chain,count
 from pathlib import Path
@@ -457,3 +458,28 @@ def write_jsonl(
 ):
     "Write `rows` as JSON Lines, whole or not at all, one row at a time"
     with whole_file(path, zipped=Path(path).suffix=='.gz') as f: f.writelines((dumps(r)+'\n').encode() for r in rows)
+
+# %% ../nbs/00_files.ipynb #7d1e0a02
+_seek = threading.Lock()
+
+def read_at(
+    fd:int, # Of a file that is open in binary
+    n:int,  # Bytes
+    at:int, # Where the first of them is
+)->bytes:   # Fewer where the file ends
+    "Read from a place in an open file"
+    if hasattr(os, 'pread'): return os.pread(fd, n, at)
+    with _seek:
+        os.lseek(fd, at, os.SEEK_SET)
+        return os.read(fd, n)
+
+def write_at(
+    fd:int,     # Of a file that is open in binary
+    data:bytes,
+    at:int,     # Where the first of them goes
+)->int:         # How many were written
+    "Write at a place in an open file"
+    if hasattr(os, 'pwrite'): return os.pwrite(fd, data, at)
+    with _seek:
+        os.lseek(fd, at, os.SEEK_SET)
+        return os.write(fd, data)

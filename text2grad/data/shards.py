@@ -8,7 +8,7 @@ Docs: https://text2grad.github.io/text2grad/data/shards.html.md"""
 __all__ = ['STATES', 'Questions', 'Shard', 'as_shard', 'AnnotationError', 'short_hash', 'locked', 'merge_shards']
 
 # %% ../../nbs/data/06_shards.ipynb #e29754a0
-import hashlib,heapq,os,re,tempfile,weakref
+import hashlib,heapq,re,tempfile,weakref
 from array import array
 from collections import Counter
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from filelock import FileLock,Timeout
 from itertools import zip_longest
 from pathlib import Path
-from ..files import UserError,check_out,dumps,json_rows,open_bytes,whole_file
+from ..files import UserError,check_out,dumps,json_rows,open_bytes,read_at,whole_file
 
 # %% ../../nbs/data/06_shards.ipynb #e1d1d325
 STATES = '','judged','failed','nothing to judge' # What can have become of a question; '': nothing yet
@@ -44,7 +44,7 @@ class Questions:
         self.first[self.order] = self.order[np.maximum.accumulate(at, out=at)]
         self.state,self.length,self.place = np.zeros(n, np.int8),np.zeros(n, np.int32),np.zeros(n, np.int64)
         self.strays = {}
-    def name(self, row)->bytes: return os.pread(self.file.fileno(), 32, 32*int(row))
+    def name(self, row)->bytes: return read_at(self.file.fileno(), 32, 32*int(row))
     def find(self,
         key:str, # 64 hexadecimal digits
     )->int:      # The first row that asks it; -1 if none does

@@ -16,7 +16,7 @@ from importlib.util import find_spec,resolve_name
 from pathlib import Path
 from types import CellType,FunctionType,MethodType,ModuleType
 from ..core import Example,Judgement,to_record
-from ..files import dumps,loads
+from ..files import dumps,loads,read_at,write_at
 
 # %% ../../nbs/data/06_store.ipynb #cc996c87
 HIDDEN = frozenset('schema id split source spans feedback omissions correction scores reference annotation error'.split())
@@ -276,7 +276,7 @@ class Journal:
         at=None,       # Where it is noted which answer stands where; a dict, or `Questions` for many
     ):
         self.path,self.at,self.synced,self.end = Path(path),{} if at is None else at,time.monotonic(),0
-        self.fd = os.open(self.path, os.O_RDWR|os.O_CREAT, 0o644)
+        self.fd = os.open(self.path, os.O_RDWR|os.O_CREAT|getattr(os, 'O_BINARY', 0), 0o644)
         with open(self.path, 'rb') as f:
             for line in f:
                 if not line.endswith(b'\n'): break
@@ -299,7 +299,7 @@ def add(self:Journal,
     "Write an answer down; `OSError` if there is no room, and then nothing of it is there"
     line,n = (dumps(dict(key=key, answer=answer))+'\n').encode(),0
     try:
-        while n<len(line): n += os.pwrite(self.fd, line[n:], self.end+n)
+        while n<len(line): n += write_at(self.fd, line[n:], self.end+n)
     except OSError as e:
         os.ftruncate(self.fd, self.end)
         raise OSError(e.errno, f'{e.strerror}; make room and run the same again', str(self.path)) from None
@@ -316,7 +316,7 @@ def get(self:Journal,
 )->dict:
     "The answer to a question"
     place,n,_ = self.at[key]
-    return json.loads(os.pread(self.fd, n, place))['answer']
+    return json.loads(read_at(self.fd, n, place))['answer']
 
 @patch
 def close(self:Journal):

@@ -402,7 +402,7 @@ def train_reward_model(
         so_far = Trained(out, t.step, {}, seconds=time.perf_counter()-started, counts=counts, stopped=stopped)
         return procs.once(lambda: _report(so_far, []))
     finally:
-        for o in locks: o.close()
+        for o in locks: o.release()
 
 def _versions(): return dict(python=platform.python_version(), **versions('text2grad', 'torch', 'transformers', 'peft'))
 

@@ -70,7 +70,7 @@ class RunFolder(Callback):
         try:
             if getattr(t, 'finished', False): self.finish(t)
         finally:
-            if getattr(self, 'lock', None): self.lock.close()
+            if getattr(self, 'lock', None): self.lock.release()
     def save(self, t):
         files = t.state_files()
         t.procs.once(lambda: write_checkpoint(self.path/'checkpoints', t.step, files, t.config.keep) and None)
@@ -153,6 +153,9 @@ def keep_best(self:RunFolder, t):
 # %% ../../nbs/span_ppo/04_callbacks.ipynb #63b545ad
 def peak_mb()->float: # MB
     "Largest memory this process has held"
+    if sys.platform=='win32':
+        import psutil
+        return psutil.Process().memory_info().peak_wset/2**20
     import resource
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak/1024 if sys.platform!='darwin' else peak/2**20
