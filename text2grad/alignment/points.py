@@ -25,6 +25,7 @@ class _Point:
     whole:str=''   # The sentence around it, where it names the things that the clause calls "its"
     score:float=0. # -1., +1., or 0. where nobody can tell
 
+# %% ../../nbs/alignment/03_points.ipynb #5f0a0101
 _info = (r'(?:(?:(?:the|any|all|this|that) )*(?:information|info|words?|phrase|part|text|claim|statement|mention|reference)? ?'
          r'(?:about|that|on|of|regarding|to)? )?')
 _about,_instead = '(?P<about>.+?)',r'(?:(?:the )?(?:information|info|words?|phrase) (?:about |that )?)?(?P<instead>.+)'

@@ -44,19 +44,24 @@ class Questions:
         self.first[self.order] = self.order[np.maximum.accumulate(at, out=at)]
         self.state,self.length,self.place = np.zeros(n, np.int8),np.zeros(n, np.int32),np.zeros(n, np.int64)
         self.strays = {}
-    def name(self, row)->bytes: return read_at(self.file.fileno(), 32, 32*int(row))
-    def find(self,
-        key:str, # 64 hexadecimal digits
-    )->int:      # The first row that asks it; -1 if none does
-        "The question of this name"
-        try: k = bytes.fromhex(key)
-        except ValueError: return -1
-        i = int(self.heads.searchsorted(_head(k))) if len(k)==32 else len(self.heads)
-        while i<len(self.heads) and self.heads[i]==_head(k):
-            row = int(self.order[i])
-            if self.first[row]==row and self.name(row)==k: return row
-            i += 1
-        return -1
+
+# %% ../../nbs/data/06_shards.ipynb #5f0a0201
+@patch
+def name(self:Questions, row)->bytes: return read_at(self.file.fileno(), 32, 32*int(row))
+
+@patch
+def find(self:Questions,
+    key:str, # 64 hexadecimal digits
+)->int:      # The first row that asks it; -1 if none does
+    "The question of this name"
+    try: k = bytes.fromhex(key)
+    except ValueError: return -1
+    i = int(self.heads.searchsorted(_head(k))) if len(k)==32 else len(self.heads)
+    while i<len(self.heads) and self.heads[i]==_head(k):
+        row = int(self.order[i])
+        if self.first[row]==row and self.name(row)==k: return row
+        i += 1
+    return -1
 
 def _head(name):
     import numpy as np

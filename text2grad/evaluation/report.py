@@ -38,6 +38,7 @@ def seed_groups(
     differ = [i for i in range(len(_same)) if len({head[i] for head,_ in found})>1]
     return [(name or ''.join(f', {_same[i]} {head[i]}' for i in differ), rs) for (head,name),rs in found.items()]
 
+# %% ../../nbs/evaluation/07_report.ipynb #5f0a0301
 def _of_all(name, head, metric, rows):
     "One row over all seeds"
     mean = lambda k: sum(r[k] for r in rows)/len(rows)
@@ -53,6 +54,7 @@ def _checked(rows, path):
         if odd: raise RunError(f'{path}: row {i} of its table: {odd[0]} is {r.get(odd[0], "missing")!r:.60}; leave this run out')
     return rows
 
+# %% ../../nbs/evaluation/07_report.ipynb #5f0a0401
 def compare(
     run_dirs:list, # Folders of finished runs
 )->list:           # One row per run and metric, then one per group of seeds; `FileNotFoundError` for a run without results

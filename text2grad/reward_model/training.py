@@ -18,14 +18,11 @@ from safetensors.torch import load_file,save
 # %% ../../nbs/reward_model/07_training.ipynb #4ec44986
 from ..checkpoints import CheckpointError,RunFolderError,StopOnSignal,append_log,clear_leftovers,compare_identity,latest_checkpoint
 from ..checkpoints import load_optimizer,lock_folder,numbered,optimizer_tensors,putting_back,read_state,trim_log,write_checkpoint
-from ..core import prompt_text,to_record,versions,write_examples
-from ..files import UserError,dumps,is_number,loads,read_jsonl,write_file
+from ..core import to_record,versions,write_examples
+from ..files import UserError,dumps,is_number,loads,write_file
 from ..loaded import base_id,settings_of_model,tokenizer_id
 from ..processes import processes,seed_all
-from ..viz.html import columns_html,fold_html,note_html,page_html,section_html,spans_html,table_html
-from ..viz.plots import curve_svg
-from ..evaluation.run_html import clipped
-from ..evaluation.report import settings_rows
+from .report import write_training_report
 from ..span_ppo.callbacks import ProgressBar,tell
 from ..span_ppo.config import derived_seed
 
@@ -400,7 +397,7 @@ def train_reward_model(
         stopped = _run(t)
         if stopped is None: return _finish(t, counts, started)
         so_far = Trained(out, t.step, {}, seconds=time.perf_counter()-started, counts=counts, stopped=stopped)
-        return procs.once(lambda: _report(so_far, []))
+        return procs.once(lambda: write_training_report(so_far, []))
     finally:
         for o in locks: o.release()
 
@@ -472,44 +469,5 @@ def _finish(t, counts, started):
         m.save_pretrained(out/'model', dict(dev=dev, counts=counts))
         pick = [t.dev[i*len(t.dev)//t.config.shown] for i in range(min(t.config.shown, len(t.dev)))]
         write_file(out/'summary.json', dumps({k:str(v) if k=='path' else v for k,v in asdict(r).items()}).encode())
-        return _report(r, [(e,c) for e,c in zip(pick, m(pick))] if pick else [])
+        return write_training_report(r, [(e,c) for e,c in zip(pick, m(pick))] if pick else [])
     return procs.once(write)
-
-# %% ../../nbs/reward_model/07_training.ipynb #0d48483a
-def _pair(e, c):
-    "One held-out example: gold marks, and those of the model"
-    def side(name, c):
-        if not c: return f'<h3>{name}</h3>{note_html("No judgement.")}'
-        return f'<h3>{name}</h3>'+spans_html(e.response, c.spans, legend=False)+fold_html('critique', c._repr_html_())
-    title,prompt = f'prompt of {e.meta.get("id") or "this example"}',clipped(prompt_text(e.prompt), 4000)
-    return fold_html(title, note_html(prompt))+columns_html(side('gold', e.critique), side('predicted', c))
-
-def _curves(log):
-    "Curves of the evaluations, and of the steps"
-    draw = lambda rows,ks: f'<div style="display:flex;flex-wrap:wrap;gap:1em">{"".join(curve_svg(rows, k) for k in ks)}</div>'
-    steps,evals = [r for r in log if 'dev' not in r],[r for r in log if isinstance(r.get('dev'), dict)]
-    losses = [k for k in dict.fromkeys(k for r in steps for k in r) if 'loss' in k]
-    metrics = [f'dev.{k}' for k in dict.fromkeys(k for r in evals for k in r['dev'])]
-    return draw(evals, metrics),draw(steps, [*losses,'grad_norm','lr','seconds'])
-
-# %% ../../nbs/reward_model/07_training.ipynb #6d05c9e8
-def _results(r):
-    "What was reached, or that the run has not finished"
-    if not r.dev: return [note_html('The run has not finished: these are the steps so far.')]
-    note = 'On the held-out examples, which also chose the weights and thresholds: a test set of its own would give less.'
-    return [table_html([dict(metric=k, value=v) for k,v in r.dev.items()]), note_html(note)]
-
-def _report(r, shown):
-    "Write `report.html`; the same result"
-    log,config = read_jsonl(r.path/'metrics.jsonl'),loads((r.path/'config.json').read_text())
-    tokens = max((o.get('tokens', 0) for o in log), default=0)
-    facts = [f'{r.steps} steps', f'{tokens:,} tokens', f'{r.seconds:.0f} s', *([f'weights of step {r.best_step}'] if r.dev else [])]
-    counts = [dict(what=k.replace('_', ' '), count=v) for k,v in r.counts.items()]
-    evals,steps = _curves(log)
-    parts = [section_html('Results', note_html(', '.join(facts)), *_results(r)), section_html('Data', table_html(counts)),
-             section_html('Held-out metrics', evals), section_html('Training', steps)]
-    if shown: parts.append(section_html('Held-out examples, gold beside predicted', *(_pair(e, c) for e,c in shown)))
-    settings = list(settings_rows({k:v for k,v in config.items() if k!='counts'}))
-    page = page_html(r.path.resolve().name, *parts, section_html('Settings', table_html(settings)))
-    write_file(r.path/'report.html', page.encode())
-    return r

@@ -206,6 +206,7 @@ def kind_problem(
     ok,what = _field_kinds[kinds[0]]
     return '' if ok(value) else f'{name}={value!r:.60}: must be {what}'+' or null'*(len(kinds)>1)
 
+# %% ../../nbs/span_ppo/04_config.ipynb #5f0a0501
 def _choices(cfg, **allowed):
     for k,vs in allowed.items():
         if getattr(cfg, k) not in vs: raise ValueError(f'{k}={getattr(cfg, k)!r}: must be one of {", ".join(vs)}')

@@ -51,6 +51,17 @@ def _split(dataset, heldout, seed):
     kept = set(rows[:n])
     return [e for i,e in enumerate(examples) if i not in kept],HeldOut([examples[i] for i in sorted(kept)])
 
+# %% ../../nbs/span_ppo/05_trainer.ipynb #5f0a0701
+def _optimizer(policy, cfg):
+    "`(parameters, optimizer)`: those of the policy alone, and Adam over them and the value head, each at its rate"
+    named = policy.trainable()
+    value = [p for n,p in named.items() if n.startswith('value_head')]
+    own = [p for n,p in named.items() if not n.startswith('value_head')]
+    groups = [dict(params=ps, lr=lr, initial_lr=lr) for ps,lr in ((own, cfg.lr), (value, cfg.value_lr)) if ps]
+    if not groups: raise ValueError('nothing of the policy asks for a gradient; unfreeze weights, or make it with a LoRA')
+    if not own: _log.warning('only the value head asks for a gradient: the policy will stay as it is')
+    return own,torch.optim.Adam(groups, eps=1e-5)
+
 # %% ../../nbs/span_ppo/05_trainer.ipynb #152346a9
 class SpanPPO(Resumable):
     "Span-level PPO (arXiv 2505.22338): sample, critique, align, update"
@@ -77,13 +88,7 @@ class SpanPPO(Resumable):
         if cfg.kl_kind!='k1' and cfg.kl_coef>0 and cfg.kl_in=='reward': _log.warning(_NO_PENALTY, cfg.kl_kind)
         self.fits = MicroBatches(cfg.samples_per_prompt)
         self.begin()
-        named = policy.trainable()
-        value = [p for n,p in named.items() if n.startswith('value_head')]
-        self.policy_params = [p for n,p in named.items() if not n.startswith('value_head')]
-        groups = [dict(params=ps, lr=lr, initial_lr=lr) for ps,lr in ((self.policy_params, cfg.lr), (value, cfg.value_lr)) if ps]
-        if not groups: raise ValueError('nothing of the policy asks for a gradient; unfreeze weights, or make it with a LoRA')
-        if not self.policy_params: _log.warning('only the value head asks for a gradient: the policy will stay as it is')
-        self.opt = torch.optim.Adam(groups, eps=1e-5)
+        self.policy_params,self.opt = _optimizer(policy, cfg)
         self.kl_ctl = FixedKL(cfg.kl_coef) if cfg.kl_target is None else AdaptiveKL(cfg.kl_coef, cfg.kl_target, cfg.kl_horizon)
         self.step,self.stop,self.seconds,self.stats,self.total = 0,False,{},{},cfg.steps
         self.warned = self.parted = self.finished = False

@@ -315,7 +315,6 @@ function chosen() {
 
 # %% ../../nbs/viz/06_heatmap.ipynb #e36258f7
 _js_pick = r"""
-let down = false, seen = '', timer = 0;
 function beside(el, r) {
   const pop = near(el, ':has(>.t2g-beside)')?.querySelector(':scope>.t2g-beside');
   if (!pop) return;
@@ -326,6 +325,11 @@ function beside(el, r) {
   tip.hidden = true;
 }
 function away() { document.querySelectorAll('.t2g-beside').forEach(x => { x.style.visibility = 'hidden'; }); }
+"""
+
+# %% ../../nbs/viz/06_heatmap.ipynb #5f0a0601
+_js_pick += r"""
+let down = false, seen = '', timer = 0;
 function pick(el) {
   const d = el.dataset;
   beside(el, el.getBoundingClientRect());
