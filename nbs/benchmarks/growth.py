@@ -2,10 +2,11 @@
 
     python nbs/benchmarks/growth.py memory   # peak memory of whole steps of the trainer, and what was estimated
     python nbs/benchmarks/growth.py grow     # seconds of a core and peak memory by phase, over one size at a time
+    python nbs/benchmarks/growth.py rows     # `annotate` with a critic that costs nothing, and the readers, over the number of rows
 
 Each measurement is a process of its own with one thread, and adds a line to growth.jsonl beside this file; what has a line is not measured again.
 Models are shapes with random weights: what a step costs does not depend on their values. A script and no module of the library."""
-import json,multiprocessing,os,random,sys,tempfile,time
+import json,multiprocessing,os,random,subprocess,sys,tempfile,time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent if '__file__' in globals() else Path('.')
@@ -83,6 +84,47 @@ def estimated(o):
     e = estimate_memory(config_of_run(o), shape_of(o['shape']), o['prompt'], lora=LORA if o['lora'] else None, heldout=o['heldout'])
     return dict(peak=e.peak, phase=e.phase, phases=e.phases, parts=e.parts)
 
+def made(n, file):
+    "Write a file of n rows of some 150 bytes, a Parquet file in one row group"
+    rows = (dict(id=f'r{i}', prompt=f'Summarise text {i} in a sentence.', response=f'Text {i} says that a fox jumps over a dog and goes home.') for i in range(n))
+    if file.suffix=='.parquet':
+        import pyarrow as pa, pyarrow.parquet as pq
+        return pq.write_table(pa.Table.from_pylist(list(rows)), file, row_group_size=n)
+    with file.open('w', newline='') as f:
+        if file.suffix=='.csv':
+            import csv
+            w = csv.DictWriter(f, ['id','prompt','response'])
+            w.writeheader()
+            return w.writerows(rows)
+        if file.suffix=='.json': return json.dump(list(rows), f)
+        f.writelines(json.dumps(r)+'\n' for r in rows)
+
+def watched(o, work):
+    "`work(file)` for a new file of rows: seconds of the core, and the process's memory"
+    with tempfile.TemporaryDirectory() as d:
+        file = Path(d)/f'in.{o["file"]}'
+        subprocess.run([sys.executable,__file__,'make',str(o['rows']),file], check=True) # what writing takes is not this process's
+        before = memory_now()
+        Path('/proc/self/clear_refs').write_text('5')
+        start = time.process_time()
+        work(file)
+        return dict(before=before, peak=memory_now()[1], seconds=time.process_time()-start, bytes=file.stat().st_size)
+
+def annotating(o):
+    from text2grad.core import Critique
+    from text2grad.data.annotation import annotate
+    critic = lambda es: [Critique('Read.') for _ in es]
+    def work(file):
+        did = annotate(file, critic, file.with_name('out.jsonl'), cache=None, progress=False)
+        assert did.judged==o['rows']
+    return watched(o, work)
+
+def reading(o):
+    import pyarrow.parquet
+    from text2grad.files import rows
+    def work(file): assert sum(1 for _ in rows(file))==o['rows']
+    return watched(o, work)
+
 def key(o): return json.dumps(o, sort_keys=True)
 
 def known(): return {r['key']:r for r in map(json.loads, DONE.read_text().splitlines())} if DONE.exists() else {}
@@ -102,11 +144,20 @@ MEMORY = [dict(shape='tiny'), dict(shape='tiny', batch=32, minibatch=32, micro=3
           dict(micro=8, prompt=256, response=128), dict(micro=8, prompt=256, response=128, checkpointing=True), dict(samples=4, value=False, prompt=256),
           dict(shape='words'), dict(shape='words', micro=1), dict(shape='words', lora=False), dict(shape='broad'), dict(shape='broad', micro=8, heldout=8),
           dict(shape='broad', lora=False), dict(shape='broad', micro=2, prompt=256, checkpointing=True, value=False, samples=2),
-          dict(shape='smol', response=32), dict(shape='smol', response=32, micro=2, checkpointing=True), dict(shape='smol', response=16, micro=2, lora=False)]
+          dict(shape='smol', response=32), dict(shape='smol', response=32, micro=2, checkpointing=True), dict(shape='smol', response=16, micro=2, lora=False),
+          dict(shape='smol', response=32, micro=8), dict(shape='smol', response=32, lora=False, checkpointing=True)]
 
 GROW = dict(batch=[4,8,16,32], response=[32,64,128,256], prompt=[32,64,128,256,512], samples=[1,2,4,8], vocab=[8192,49152,128256], spans=[0,2,8,32])
 
-if __name__=='__main__':
+ROWS = [('reading', f) for f in ('jsonl','csv','parquet')]+[('annotating', 'jsonl')]
+
+if __name__=='__main__' and sys.argv[1]=='make': made(int(sys.argv[2]), Path(sys.argv[3]))
+elif __name__=='__main__' and sys.argv[1]=='rows':
+    import text2grad.data
+    for n in (10_000, 100_000, 1_000_000):
+        for kind,file in ROWS: measure(kind, dict(rows=n, file=file))
+    measure('reading', dict(rows=100_000, file='json')) # which is one value, and read as a whole
+elif __name__=='__main__':
     import peft,torch,transformers,text2grad.all # once: a measurement is a fork of this process
     from transformers import LlamaForCausalLM
     torch.set_num_threads(1)

@@ -9,8 +9,7 @@ __all__ = ['Reread', 'Annotated', 'Stopped', 'annotate']
 
 # %% ../../nbs/data/07_annotation.ipynb #596f1cab
 import asyncio,hashlib,json,logging,os,sys,tempfile,threading,time
-from array import array
-from contextlib import nullcontext
+from contextlib import closing,nullcontext
 from dataclasses import dataclass
 from fastcore.basics import patch
 from itertools import islice
@@ -19,7 +18,7 @@ from pathlib import Path
 # %% ../../nbs/data/07_annotation.ipynb #b1bc7b7d
 from ..alignment.asking import as_judgement,judgements_of
 from .store import AnswerCache,CRITIQUE,Journal,annotated_row,cache_file,critic_name,pack,question_key,secrets_here,shown
-from .shards import AnnotationError,Questions,STATES,as_shard,locked,short_hash
+from .shards import AnnotationError,Questions,as_shard,locked,on_disk,short_hash
 from ..core import Example,Judgement,SCHEMA,problems,record,to_record
 from ..files import RecordError,SetupError,check_out,dumps,held_row,held_rows,json_rows,not_json,rows,whole_file
 
@@ -83,51 +82,53 @@ def _stamp(source):
 class _Input:
     "Checked rows with the names of their questions; of one part of them, if a shard is named"
     def __init__(self, again, fingerprint, shard=None):
-        import numpy as np
         self.each,self.source,self.where,self.stamp = again.each,again.source,again.where,_stamp(again.source)
-        ids,data,wrong = array('q'),hashlib.sha256(),[]
-        def names():
-            for i,r,p in self.each():
-                ps,key,text = ([p],'','') if p else _wrong(r, fingerprint)
-                wrong.extend(f'row {i}: {o}' for o in ps)
-                data.update(text.encode('utf-8', 'surrogatepass')+b'\n')
-                if not ps and isinstance(r.get('id'), str): ids.append(hash(r['id']))
-                yield bytes.fromhex(key) or bytes(32)
-        self.questions = Questions(names())
-        self.n = len(self.questions.first)
+        data,wrong = hashlib.sha256(),[]
+        with closing(on_disk('create table ids(h int)')) as ids:
+            def names():
+                for i,r,p in self.each():
+                    ps,key,text = ([p],'','') if p else _wrong(r, fingerprint)
+                    wrong.extend(f'row {i}: {o}' for o in ps)
+                    data.update(text.encode('utf-8', 'surrogatepass')+b'\n')
+                    if not ps and isinstance(r.get('id'), str): ids.execute('insert into ids values (?)', (hash(r['id']),))
+                    yield bytes.fromhex(key) or bytes(32)
+            self.questions = Questions(names())
+            twice, = ids.execute('select cast(total(n-1) as int) from (select count(*) n from ids group by h)').fetchone()
+        self.n = self.questions.n
         if not self.n: wrong = ['no rows: there is nothing to judge']
         if wrong: raise RecordError(self.where, wrong)
-        known = np.asarray(ids)
-        known.sort() # in place: a million of them take 8 MB
-        if twice := int((known[1:]==known[:-1]).sum()):
+        if twice:
             _log.warning('%s: %d rows have the id of an earlier row; each is judged and written, '
                          'but read_records will refuse the result', self.where, twice)
-        self.mine = self.questions.mine(shard)              # (n,) the first rows of the questions to ask
-        self.rows = np.flatnonzero(self.mine[self.questions.first]).astype(np.int32) # the rows that ask them
-        about = dict(rows=self.n, here=len(self.rows), data=data.hexdigest()[:16], critic=short_hash(fingerprint))
+        most = self.questions.left('')
+        if shard: self.questions.take(shard)
+        self.total,self.here = self.questions.left(''),sum(self.questions.rows().values()) # questions to ask, rows that ask them
+        about = dict(rows=self.n, here=self.here, data=data.hexdigest()[:16], critic=short_hash(fingerprint))
         self.facts = dict(part=str(shard)) | about if shard else {}
-        if not len(self.rows):
-            raise AnnotationError(f'{self.where} has too few questions for shard {shard}; {self.questions.mine().sum()} shards at most')
+        if not self.here: raise AnnotationError(f'{self.where} has too few questions for shard {shard}; {most} shards at most')
     def check(self, ok=True):
         if ok and _stamp(self.source)==self.stamp: return
         raise AnnotationError(f'{self.where} changed while it was being annotated; run the same again')
 
 # %% ../../nbs/data/07_annotation.ipynb #9dc21905
 @patch
-def __iter__(self:_Input):
-    "`(row number, key, record)` of each row of this part; `AnnotationError` if they are not those that were checked"
-    n,qs = 0,self.questions
+def walk(self:_Input):
+    "`(row number, record, *what Questions.each says of it)` of each row; `AnnotationError` if they are not those that were checked"
+    n,asked = 0,self.questions.each()
     for n,(i,r,p) in enumerate(self.each(), 1):
         if n%8==1 or p or n>self.n: self.check(not p and n<=self.n)
-        if self.mine[qs.first[n-1]]: yield n,qs.name(n-1).hex(),r
+        yield n,r,*next(asked)
     self.check(n==self.n)
 
 @patch
-def count(self:_Input):
-    "How many rows are judged, have nothing to judge, have failed, and are left"
-    import numpy as np
-    n = dict(zip(STATES, np.bincount(self.questions.state[self.questions.first[self.rows]], minlength=len(STATES)).tolist()))
-    return n['judged'],n['nothing to judge'],n['failed'],n['']
+def __iter__(self:_Input):
+    "`(row number, key, record, place and length of its answer)` of each row of this part"
+    return ((n,key,r,at) for n,r,key,_,mine,_,*at in self.walk() if mine)
+
+@patch
+def due(self:_Input, state):
+    "`(key, record)` of each question of this part that is in this state"
+    return ((key,r) for _,r,key,first,mine,s,*_ in self.walk() if first and mine and s==state)
 
 # %% ../../nbs/data/07_annotation.ipynb #9b7021de
 _hopeless = SetupError,ImportError # would come again for every other response
@@ -219,12 +220,9 @@ class _Work:
 
 # %% ../../nbs/data/07_annotation.ipynb #017e6c2b
 @patch
-def missing(self:_Work, rows, todo):
+def missing(self:_Work, due):
     "`(key, record)` of each question that has to be put to the critic; those in the cache are answered on the way"
-    for n,key,r in rows:
-        q = rows.questions.first[n-1]
-        if not todo[q]: continue
-        todo[q] = False
+    for key,r in due:
         a = self.cache.get(key) if self.cache else None
         known = a is not None and isinstance(a.get('info'), dict) and not a.get('error')
         if not known or problems(annotated_row(r, a, '', key)): yield key,r
@@ -293,24 +291,23 @@ def _take_up(out, journal):
         journal.add(a['key'], answer | (dict(error=v['error']) if v.get('error') else {}))
 
 # %% ../../nbs/data/07_annotation.ipynb #871f894f
-def _plan(rows, retry_failed, out):
-    "(rows,) bool: the questions that have no answer yet, or those that failed"
-    state = rows.questions.state
-    stray = len(rows.questions.strays)+int((state[~rows.mine]>0).sum())
-    if stray:
+def _plan(questions, retry_failed, out):
+    "The state of the questions to ask: '', those that have no answer yet, or 'failed'"
+    if stray := questions.strays():
         raise AnnotationError(f'{out} holds {stray} answer{"s"[:stray>1]} that this run would not write: of other examples, '
                               'of another critic, or beyond limit. '
                               'Choose another name, delete it, or pass resume=False to begin afresh')
-    if not retry_failed: return rows.mine&(state==0)
-    if not len(rows.questions): raise AnnotationError(f'{out}: there is nothing here to retry; run without retry_failed first')
-    return state==STATES.index('failed')
+    if retry_failed and not len(questions):
+        raise AnnotationError(f'{out}: there is nothing here to retry; run without retry_failed first')
+    return 'failed' if retry_failed else ''
 
 def _taken_up(rows, journal, resume, retry_failed, out):
-    "The questions to ask, with the answers of an earlier run in the journal; nothing is in it if they cannot be used"
+    "`(state, number)` of the questions to ask, with an earlier run's answers in the journal; none is in it if they cannot be used"
     before = journal.end
     try:
         if resume: _take_up(out, journal)
-        return _plan(rows, retry_failed, out)
+        state = _plan(rows.questions, retry_failed, out)
+        return state,rows.questions.left(state)
     except BaseException:
         journal.end = before
         raise
@@ -319,8 +316,8 @@ def _taken_up(rows, journal, resume, retry_failed, out):
 def _finish(out, rows, journal, name):
     "Write the rows in order, whole or not at all; those of a part say so"
     with whole_file(out, zipped=out.suffix=='.gz', alone=True) as f:
-        for n,key,r in rows:
-            row = annotated_row(r, journal.get(key), name, key)
+        for n,key,r,at in rows:
+            row = annotated_row(r, journal.read(*at), name, key)
             if rows.facts: row['annotation']['shard'] = rows.facts | dict(row=n)
             f.write((dumps(row)+'\n').encode())
 
@@ -342,13 +339,10 @@ def _progress(show, total, left, did):
     return bar,update
 
 # %% ../../nbs/data/07_annotation.ipynb #cd8aa677
-def _preview(rows, todo, critic, cache, did):
+def _preview(due, critic, cache, did):
     "Print the first question and count the rest"
     first = None
-    for n,key,r in rows:
-        q = rows.questions.first[n-1]
-        if not todo[q]: continue
-        todo[q] = False
+    for key,r in due:
         if cache and cache.path.exists() and cache.get(key): did.cached += 1
         else: first,did.left = first or r,did.left+1
     if first is None: print('Nothing would be asked.')
@@ -363,31 +357,32 @@ def _peek(rows, critic, store, out, resume, retry_failed):
         part,copy = out.with_name(out.name+'.part'),Path(d)/'part'
         if resume and part.exists(): copy.write_bytes(part.read_bytes())
         journal = Journal(copy, rows.questions)
-        todo = _taken_up(rows, journal, resume, retry_failed, out)
-        did = Annotated(out, len(rows.rows), resumed=len(journal.at)-int(todo.sum())*retry_failed)
+        state,todo = _taken_up(rows, journal, resume, retry_failed, out)
+        did = Annotated(out, rows.here, resumed=len(journal.at)-todo*retry_failed)
         journal.close()
-        _preview(rows, todo, critic, store, did)
+        _preview(rows.due(state), critic, store, did)
     if store: store.close()
     return did
 
 # %% ../../nbs/data/07_annotation.ipynb #1164a519
 def _annotate(rows, critic, store, out, concurrency, batch_size, resume, retry_failed, give_up, progress):
     "The run itself, with the output locked"
-    started,part,did = time.monotonic(),out.with_name(out.name+'.part'),Annotated(out, len(rows.rows))
+    started,part,did = time.monotonic(),out.with_name(out.name+'.part'),Annotated(out, rows.here)
     if not resume: part.unlink(missing_ok=True)
     journal = Journal(part, rows.questions)
     try:
-        todo = _taken_up(rows, journal, resume, retry_failed, out)
-        did.resumed = len(journal.at)-int(todo.sum())*retry_failed
-        bar,update = _progress(progress, int(rows.mine.sum()), int(todo.sum()), did)
+        state,todo = _taken_up(rows, journal, resume, retry_failed, out)
+        did.resumed = len(journal.at)-todo*retry_failed
+        bar,update = _progress(progress, rows.total, todo, did)
         work = _Work(critic, journal, store, give_up, update, did)
         size = 1 if hasattr(critic, 'ajudge') else batch_size or getattr(critic, 'batch_size', None) or 32
         at_once = concurrency if callable(concurrency) else lambda: concurrency
-        try: work.run(_batches(work.missing(rows, todo), size), at_once)
+        try: work.run(_batches(work.missing(rows.due(state)), size), at_once)
         except KeyboardInterrupt: raise Stopped(did) from None
         finally:
             bar.close()
-            did.judged,did.nothing,did.failed,did.left = rows.count()
+            ns = rows.questions.rows()
+            did.judged,did.nothing,did.failed,did.left = (ns[k] for k in ('judged','nothing to judge','failed',''))
             did.seconds = time.monotonic()-started
         if not did.left:
             _finish(out, rows, journal, critic_name(critic))

@@ -315,7 +315,14 @@ def get(self:Journal,
     key:str, # One of `at`
 )->dict:
     "The answer to a question"
-    place,n,_ = self.at[key]
+    return self.read(*self.at[key][:2])
+
+@patch
+def read(self:Journal,
+    place:int, # Of its first byte
+    n:int,     # Bytes
+)->dict:
+    "The answer that stands there"
     return json.loads(read_at(self.fd, n, place))['answer']
 
 @patch
