@@ -414,7 +414,7 @@ def test_two_starts_on_one_new_folder_leave_one_run_that_can_be_resumed(tiny, tm
 
 def test_the_folder_is_held_until_the_summary_is_written(tiny, tmp_path, monkeypatch, capsys):
     from text2grad.checkpoints import RunFolderError,lock_folder
-    from text2grad.span_ppo import HeldOut,RunFolder
+    from text2grad.span_ppo import HeldOut,RunFolder,SpanPPO
     seen = []
     def spy(cls, name):
         f = getattr(cls, name)
@@ -425,8 +425,8 @@ def test_the_folder_is_held_until_the_summary_is_written(tiny, tmp_path, monkeyp
             with pytest.raises(RunFolderError, match='another process'): lock_folder(tmp_path/'r')
             return r
         monkeypatch.setattr(cls, name, spied)
-    for cls,name in ((RunFolder,'begin'), (RunFolder,'write_config'), (RunFolder,'save'), (HeldOut,'measure'), (RunFolder,'finish')): spy(cls, name)
-    assert quickstart(tiny, tmp_path/'r')==0 and set(seen)=={'begin','write_config','save','measure','finish'}
+    for cls,name in ((RunFolder,'begin'), (RunFolder,'prepare'), (RunFolder,'on_save'), (HeldOut,'measure'), (SpanPPO,'finish')): spy(cls, name)
+    assert quickstart(tiny, tmp_path/'r')==0 and set(seen)=={'begin','prepare','on_save','measure','finish'}
     lock_folder(tmp_path/'r').release()
 
 KEPT = dict(prompts='p.jsonl', prompt_field='prompt', critic='tests', model=None, heldout='0.1', samples=1, metric=['m:f'], log=None, sampler=None)

@@ -19,7 +19,7 @@ from text2grad.span_ppo.config import *
 from text2grad.span_ppo.trainer import *
 from text2grad.files import UserError
 from text2grad.checkpoints import CheckpointError,StopOnSignal,check_checkpoint,latest_checkpoint
-from text2grad.span_ppo.callbacks import RunFolder
+from text2grad.span_ppo.callbacks import RunFolder,best_so_far
 from text2grad.checkpoints import clear_leftovers,trim_log,write_checkpoint
 
 prompts = [Example(f'Write {n} letters.', '') for n in 'one two three four five six seven'.split()]
@@ -581,7 +581,7 @@ def test_a_whole_checkpoint_with_odd_tensors_is_an_error_that_names_it(tmp_path,
 @pytest.mark.parametrize('odd', ['3', [1], True, dict(a=1)])
 def test_the_best_so_far_is_the_highest_number_in_the_log(tmp_path, odd):
     (tmp_path/'metrics.jsonl').write_text(''.join(json.dumps(dict(step=i, heldout_total=v))+'\n' for i,v in enumerate((-2., odd, None, -1.5), 1)))
-    assert RunFolder(tmp_path).best_so_far()==-1.5
+    assert best_so_far(tmp_path/'metrics.jsonl')==-1.5 and best_so_far(tmp_path/'metrics.jsonl', before=4)==-2.
 
 def test_generators_that_cannot_be_put_back_stay_as_they_are():
     from text2grad.checkpoints import load_rng,rng_tensors

@@ -8,22 +8,22 @@ Docs: https://text2grad.github.io/text2grad/reward_model/training.html.md"""
 __all__ = ['TrainConfig', 'usable', 'RewardTrainer', 'batches', 'TrainingError', 'Trained', 'train_reward_model', 'in_one_piece']
 
 # %% ../../nbs/reward_model/07_training.ipynb #bac029bb
-import hashlib,logging,math,platform,re,time
+import hashlib,logging,math,re,time
 import torch
-from dataclasses import asdict,dataclass,field
+from dataclasses import asdict,dataclass,field,replace
 from fastcore.basics import patch
 from pathlib import Path
 from safetensors.torch import load_file,save
 
 # %% ../../nbs/reward_model/07_training.ipynb #4ec44986
-from ..checkpoints import CheckpointError,RunFolderError,StopOnSignal,append_log,clear_leftovers,compare_identity,latest_checkpoint
-from ..checkpoints import load_optimizer,lock_folder,numbered,optimizer_tensors,putting_back,read_state,trim_log,write_checkpoint
-from ..core import to_record,versions,write_examples
+from ..checkpoints import CheckpointError,StopOnSignal,append_log,compare_identity,load_optimizer,optimizer_tensors,putting_back
+from ..checkpoints import read_state
+from ..core import to_record,write_examples
 from ..files import UserError,dumps,is_number,loads,write_file
 from ..loaded import base_id,settings_of_model,tokenizer_id
 from ..processes import processes,seed_all
 from .report import write_training_report
-from ..span_ppo.callbacks import ProgressBar,tell
+from ..span_ppo.callbacks import ProgressBar,RunFolder,tell
 from ..span_ppo.config import derived_seed
 
 # %% ../../nbs/reward_model/07_training.ipynb #d5ce71a8
@@ -99,52 +99,64 @@ def usable(
 # %% ../../nbs/reward_model/07_training.ipynb #1ad9ed8e
 class RewardTrainer:
     "A reward model in training, and how far it is"
-    title,heldout,alarms = 'training',None,()
+    title,heldout,alarms,logs = 'training',None,(),('metrics.jsonl',)
+    needs = 'trained.safetensors','optimizer.safetensors','state.json'
     def __init__(self,
-        model,      # A `RewardModel`
-        train:list, # `Example`s that fit it, to train on
-        dev:list,   # The same, to choose by
-        out:Path,   # Folder of the run
-        cfg,        # `TrainConfig`
-        procs,      # `Processes`
-        about:dict, # What checkpoints say of the run besides: `settings` and `identity`
-        callbacks=(), # Told of each step and of both ends of the run
+        model,         # A `RewardModel`
+        train:list,    # `Example`s that fit it, to train on
+        dev:list,      # The same, to choose by
+        cfg,           # `TrainConfig`
+        procs,         # `Processes`
+        settings:dict, # What decides the result
+        identity:dict, # What the run stands on besides
+        counts:dict,   # From `usable`
+        callbacks=(),  # Told of each step and of both ends of the run; one of them is its `RunFolder`
     ):
-        self.rm,self.rows,self.dev,self.run_dir,self.config,self.procs,self.about = model,train,dev,out,cfg,procs,about
+        self.rm,self.rows,self.dev,self.config,self.procs,self.callbacks = model,train,dev,cfg,procs,list(callbacks)
+        self.settings,self.identity,self.counts = settings,identity,counts
         self.lengths,self.per_epoch = model.lengths(train),math.ceil(len(train)/cfg.batch_size)
         self.total = cfg.max_steps or math.ceil(cfg.epochs*self.per_epoch)
-        self.opt,self.order,self.callbacks = _optimizer(model, cfg),None,list(callbacks)
+        self.opt,self.order = _optimizer(model, cfg),None
         self.step = self.tokens = self.stale = 0
-        self.best = self.best_sha256 = None
-        self.stop,self.finished,self.stats,self.seconds = False,False,{},{}
+        self.best = self.best_sha256 = self.result = None
+        self.stop,self.finished,self.stats,self.seconds,self.lines = False,False,{},{},[]
     def at_end(self): return self.step>=self.total or 0<self.config.patience<=self.stale
     def in_short(self): return f'loss {self.stats["loss"]:.3f}'+(f', best span F1 {self.best["span_f1"]:.3f}' if self.best else '')
-    def public_facts(self): return self.about['settings'] | dict(base=self.rm.public_base['label'])
+    def public_facts(self): return self.settings | dict(base=self.rm.public_base['label'])
+    def about(self): return self.settings,dict(counts=self.counts, device=str(self.rm.device))
+    def check_config(self, was, path): _same({k:was.get(k) for k in self.settings}, self.settings, path)
+    def write_step(self): self.procs.once(lambda: append_log(self.run_dir/'metrics.jsonl', self.lines))
 
 # %% ../../nbs/reward_model/07_training.ipynb #1db4c020
 @patch
-def fit(self:RewardTrainer)->bool: # Whether it has come to its end, and was not stopped before it
-    "Train to the last step, until the patience is spent, or until a signal"
-    cfg,procs,stopped = self.config,self.procs,False
-    params = list(self.rm.trained().values())
-    while not (stopped or self.at_end()):
-        began,rows = time.perf_counter(),self.next_rows()
-        parts = [r.tolist() for r in rows.split(procs.part_size(len(rows), cfg.micro_batch_size))]
-        for g in self.opt.param_groups: g['lr'] = g['initial_lr']*self.rate()
-        self.opt.zero_grad()
-        done = sum(procs.shared(lambda: self.backward(parts, len(rows))), []) # each process has its own of the parts
-        procs.add_gradients(params)
-        norm = float(torch.nn.utils.clip_grad_norm_(params, cfg.max_grad_norm or math.inf))
-        if not math.isfinite(norm): procs.once(lambda: self.not_finite(rows.tolist(), f'the gradient norm is {norm}'))
-        self.opt.step()
-        self.step,self.tokens = self.step+1,self.tokens+sum(self.lengths[i] for i in rows.tolist())
-        self.log(done, norm, time.perf_counter()-began)
-        due = self.step>=self.total or self.step%(cfg.eval_every or self.per_epoch)==0
-        if due: self.evaluate()
-        tell(self, 'after_step')
-        stopped = procs.anyone(self.stop)
-        if due or stopped or self.step%cfg.save_every==0: self.save_state()
-    return self.at_end()
+def fit(self:RewardTrainer)->'RewardTrainer':
+    "Train to the last step, until the patience is spent, or until a signal, and tell each callback how it goes"
+    cfg,procs,params,stopped = self.config,self.procs,list(self.rm.trained().values()),False
+    try:
+        procs.shared(lambda: tell(self, 'before_fit'))
+        while not (stopped or self.at_end()):
+            began,rows = time.perf_counter(),self.next_rows()
+            parts = [r.tolist() for r in rows.split(procs.part_size(len(rows), cfg.micro_batch_size))]
+            for g in self.opt.param_groups: g['lr'] = g['initial_lr']*self.rate()
+            self.opt.zero_grad()
+            done = sum(procs.shared(lambda: self.backward(parts, len(rows))), []) # each process has its own of the parts
+            procs.add_gradients(params)
+            norm = float(torch.nn.utils.clip_grad_norm_(params, cfg.max_grad_norm or math.inf))
+            if not math.isfinite(norm): procs.once(lambda: self.not_finite(rows.tolist(), f'the gradient norm is {norm}'))
+            self.opt.step()
+            self.step,self.tokens = self.step+1,self.tokens+sum(self.lengths[i] for i in rows.tolist())
+            self.log(done, norm, time.perf_counter()-began)
+            due = self.step>=self.total or self.step%(cfg.eval_every or self.per_epoch)==0
+            if due: self.evaluate()
+            tell(self, 'after_step')
+            stopped = procs.anyone(self.stop)
+            if due or stopped or self.step%cfg.save_every==0:
+                tell(self, 'on_save')
+                procs.once(self.drop_old_best)
+        self.finished = self.at_end()
+        if not self.finished: self.result = procs.once(lambda: write_training_report(self.came_to(), []))
+    finally: tell(self, 'after_fit')
+    return self
 
 # %% ../../nbs/reward_model/07_training.ipynb #867e2734
 def batches(
@@ -248,7 +260,7 @@ def log(self:RewardTrainer,
     self.stats = dict(epoch=round(self.step/self.per_epoch, 4), **_means(done), grad_norm=norm, lr=self.opt.param_groups[0]['lr'],
                       examples=sum(len(rows) for rows,_ in done), tokens=self.tokens)
     self.seconds = dict(step=seconds)
-    self.procs.once(lambda: append_log(self.run_dir/'metrics.jsonl', [dict(step=self.step, **self.stats, seconds=round(seconds, 3))]))
+    self.lines = [dict(step=self.step, **self.stats, seconds=round(seconds, 3))]
 
 # %% ../../nbs/reward_model/07_training.ipynb #91d3e75c
 @patch
@@ -264,8 +276,7 @@ def evaluate(self:RewardTrainer):
     else: self.stale += 1
     self.stats |= {f'heldout_{k}':v for k,v in m.items()}
     self.seconds['evaluation'] = time.perf_counter()-began
-    line = dict(step=self.step, epoch=self.stats['epoch'], dev=m, seconds=round(self.seconds['evaluation'], 3))
-    self.procs.once(lambda: append_log(self.run_dir/'metrics.jsonl', [line]))
+    self.lines.append(dict(step=self.step, epoch=self.stats['epoch'], dev=m, seconds=round(self.seconds['evaluation'], 3)))
 
 @patch(as_prop=True)
 def best_file(self:RewardTrainer)->Path: return self.run_dir/'checkpoints'/f'best-{self.best["step"]:06d}.safetensors'
@@ -285,19 +296,19 @@ def read_best(self:RewardTrainer)->dict: # Name -> tensor
     raise CheckpointError(f'{p}: the best weights so far {odd}; put the file back, or start again under another name')
 
 # %% ../../nbs/reward_model/07_training.ipynb #e2bcf43e
-_needs = ('trained.safetensors','optimizer.safetensors','state.json')
+@patch
+def state_files(self:RewardTrainer)->dict: # Name -> bytes
+    "The whole state of a run, in the first process; all of them call it"
+    if not self.procs.first: return {}
+    state = {k:getattr(self, k) for k in ('settings','identity','step','tokens','stale','best','best_sha256')}
+    return {'trained.safetensors':save(self.rm.state()), 'optimizer.safetensors':save(optimizer_tensors(self.opt)),
+            'state.json':dumps(state).encode()}
 
 @patch
-def save_state(self:RewardTrainer):
-    "Write a checkpoint; of older ones, and of weights that were the best, `keep` are left"
-    def write():
-        state = self.about | {k:getattr(self, k) for k in ('step','tokens','stale','best','best_sha256')}
-        files = {'trained.safetensors':save(self.rm.state()), 'optimizer.safetensors':save(optimizer_tensors(self.opt))}
-        root = self.run_dir/'checkpoints'
-        write_checkpoint(root, self.step, files | {'state.json':dumps(state).encode()}, self.config.keep)
-        kept = [(int(m[1]), p) for p in root.glob('best-*') if (m := re.fullmatch(r'best-([0-9]+)\.safetensors', p.name))]
-        for _,old in sorted(o for o in kept if self.best and o[0]<=self.best['step'])[:-self.config.keep]: old.unlink()
-    self.procs.once(write)
+def drop_old_best(self:RewardTrainer):
+    "Of weights that were the best, leave as many as there are checkpoints"
+    kept = [(int(m[1]), p) for p in (self.run_dir/'checkpoints').glob('best-*') if (m := re.fullmatch(r'best-([0-9]+)\.safetensors', p.name))]
+    for _,old in sorted(o for o in kept if self.best and o[0]<=self.best['step'])[:-self.config.keep]: old.unlink()
 
 # %% ../../nbs/reward_model/07_training.ipynb #0c4d7be6
 def _read_run(path):
@@ -314,9 +325,11 @@ def _read_run(path):
 def load_state(self:RewardTrainer,
     at:Path, # A folder `ckpt-000123`, read by the first process
 ):
-    "Go on from a checkpoint; `CheckpointError` if it cannot be put back"
+    "Go on from a checkpoint; `CheckpointError` if it is of another run, or cannot be put back"
     def read():
-        with putting_back(at): return _read_run(at),load_file(at/'trained.safetensors'),load_file(at/'optimizer.safetensors')
+        state = _read_run(at)
+        _same(state['settings'], self.settings, at, state.get('identity'), self.identity)
+        with putting_back(at): return state,load_file(at/'trained.safetensors'),load_file(at/'optimizer.safetensors')
     state,trained,moments = self.procs.once(read)
     with putting_back(at):
         self.rm.load_state(trained)
@@ -333,7 +346,7 @@ class Trained:
     steps:int                # Optimizer steps that were taken
     dev:dict                 # Metrics of the kept weights on the held-out examples; empty if the run was stopped
     best_step:int|None=None  # Step of the kept weights
-    seconds:float=0.         # Of this call
+    seconds:float=0.         # Since the run, or this part of it, began
     counts:dict=field(default_factory=dict) # Of rows, prompts and spans
     stopped:int|None=None    # The signal that stopped it, 0 for a callback; `None`: it is finished
     def __str__(self):
@@ -354,17 +367,15 @@ def _identity(model):
     return dict(base=base_id(model.model), config=settings_of_model(model.model),
                 tokenizer=dict(name=str(model.tokenizer.name_or_path)) | tokenizer_id(model.tokenizer))
 
-def _same(at, settings, identity):
-    "Raise `CheckpointError` if a checkpoint belongs to another run; a warning for what it does not say"
-    mine = _read_run(at)
-    there = mine['settings']
+def _same(there, settings, where, was=None, identity={}):
+    "Raise `CheckpointError` if a checkpoint or a `config.json` belongs to another run; a warning for what it does not say"
     odd = [k for k in {**there, **settings} if there.get(k)!=settings.get(k)]
     differ = '; '.join(f'{k} is {there.get(k)!r} there and {settings.get(k)!r} here' for k in odd)
-    if odd: raise CheckpointError(f'{at}: made by a run with other settings: {differ}. Resume with the same, or choose another folder')
-    differ,unknown = compare_identity(mine.get('identity'), identity)
+    if odd: raise CheckpointError(f'{where}: made by a run with other settings: {differ}. Resume with the same, or choose another folder')
+    differ,unknown = compare_identity(was, identity)
     if differ:
-        raise CheckpointError(f'{at}: made by another run: {"; ".join(differ.values())}. Resume with the same, or choose another folder')
-    if unknown: _log.warning('%s: resumed without comparing %s', at, '; '.join(unknown.values()))
+        raise CheckpointError(f'{where}: made by another run: {"; ".join(differ.values())}. Resume with the same, or choose another folder')
+    if unknown: _log.warning('%s: resumed without comparing %s', where, '; '.join(unknown.values()))
 
 # %% ../../nbs/reward_model/07_training.ipynb #0933706a
 def train_reward_model(
@@ -380,51 +391,17 @@ def train_reward_model(
     callbacks=(),        # As for `SpanPPO`, such as a `TrackioLogger`
 )->Trained:              # Of a finished run, or of one that Ctrl-C or SIGTERM stopped
     "Train, keep the best weights by span F1 on `dev`, calibrate them, save and report"
-    cfg,out,started,procs,locks = config or TrainConfig(),Path(out),time.perf_counter(),processes(accelerator),[]
+    cfg,out,procs = config or TrainConfig(),Path(out),processes(accelerator)
     in_one_piece(procs)
-    procs.once(lambda: locks.append(lock_folder(out)))
-    try:
-        at = procs.once(lambda: _start(out, resume))
-        about = dict(settings=_settings(model, train, dev, cfg), identity=_identity(model))
-        _alike(procs, model, about)
-        if at: procs.once(lambda: _same(at, **about))
-        train,dev,counts = usable(model, train, dev)
-        facts = dict(counts=counts, device=str(model.device), versions=_versions())
-        procs.once(lambda: _logs(out, at, (notes or {}) | about['settings'] | facts))
-        model.prepare([*train, *dev])
-        t = RewardTrainer(model, train, dev, out, cfg, procs, about, [*callbacks, *([ProgressBar()] if progress else [])])
-        if at: t.load_state(at)
-        stopped = _run(t)
-        if stopped is None: return _finish(t, counts, started)
-        so_far = Trained(out, t.step, {}, seconds=time.perf_counter()-started, counts=counts, stopped=stopped)
-        return procs.once(lambda: write_training_report(so_far, []))
-    finally:
-        for o in locks: o.release()
-
-def _versions(): return dict(python=platform.python_version(), **versions('text2grad', 'torch', 'transformers', 'peft'))
-
-# %% ../../nbs/reward_model/07_training.ipynb #a7b58a6d
-def _start(out, resume):
-    "The checkpoint to go on from; `None` if there is nothing yet"
-    ckpts = out/'checkpoints'
-    clear_leftovers(ckpts)
-    if not numbered(ckpts): return None
-    if not resume: raise RunFolderError(f'{out} already holds a run; resume it, or choose another folder')
-    at,skipped = latest_checkpoint(ckpts, _needs)
-    if skipped: _log.warning('%s: passed over damaged checkpoints: %s', out, '; '.join(skipped))
-    return at
-
-def _whole_config(out):
-    "Whether `config.json` is there and can be read; a warning if not, since it is written anew"
-    try: ok = isinstance(loads((out/'config.json').read_text()), dict)
-    except (OSError,ValueError): ok = False
-    if not ok: _log.warning('%s/config.json: missing or damaged, and written anew', out)
-    return ok
-
-def _logs(out, at, config):
-    "Settings and log of a run, the log cut back to the checkpoint that it goes on from"
-    if not at or not _whole_config(out): write_file(out/'config.json', dumps(config).encode())
-    trim_log(out/'metrics.jsonl', int(at.name.split('-')[1]) if at else 0)
+    settings,identity = _settings(model, train, dev, cfg),_identity(model)
+    _alike(procs, model, settings, identity)
+    train,dev,counts = usable(model, train, dev)
+    model.prepare([*train, *dev])
+    begun = any((out/n).exists() for n in ('config.json','checkpoints'))
+    signals,folder = StopOnSignal(),RunFolder(out, resume and begun, about=notes)
+    callbacks = [signals, folder, *callbacks, *([ProgressBar()] if progress else [])]
+    t = RewardTrainer(model, train, dev, cfg, procs, settings, identity, counts, callbacks).fit()
+    return t.result if t.finished else replace(t.result, stopped=max(s or 0 for s in procs.gather(signals.signal)))
 
 # %% ../../nbs/reward_model/07_training.ipynb #ac267cbc
 def in_one_piece(
@@ -435,39 +412,37 @@ def in_one_piece(
     raise UserError('FSDP: a reward model is not cut into shards, each process holds it whole. Start the processes with accelerate launch '
                     '--multi_gpu (distributed_type: MULTI_GPU); where memory is short, train an adapter or the heads alone')
 
-def _alike(procs, model, about):
+def _alike(procs, model, settings, identity):
     "Where there are several processes: what they have in common"
     if procs.count==1: return
     if str(model.device)!=procs.device: model.to(procs.device)
-    facts = dict(data=about['settings']['data'], base=about['identity'], config=about['settings'])
-    procs.begin(model.trained().values(), derived_seed(about['settings']['seed'], 'process', procs.rank), **facts)
+    facts = dict(data=settings['data'], base=identity, config=settings)
+    procs.begin(model.trained().values(), derived_seed(settings['seed'], 'process', procs.rank), **facts)
 
 # %% ../../nbs/reward_model/07_training.ipynb #44e1b068
-def _run(t):
-    "Train until the end or a signal, and tell the callbacks; which signal, if any"
-    signals = StopOnSignal()
-    t.callbacks = [signals, *t.callbacks]
-    try:
-        t.procs.shared(lambda: tell(t, 'before_fit'))
-        t.finished = t.fit()
-    finally: tell(t, 'after_fit')
-    return None if t.finished else max(s or 0 for s in t.procs.gather(signals.signal))
+@patch
+def came_to(self:RewardTrainer, dev={})->Trained:
+    "What came of the run so far"
+    best = dict(best_step=self.best['step'] if self.best else self.step) if dev else {}
+    return Trained(self.run_dir, self.step, dev, seconds=time.time()-self.started, counts=self.counts, **best)
 
-def _finish(t, counts, started):
+@patch
+def finish(self:RewardTrainer):
     "The best weights, calibrated, saved, measured and shown"
-    m,out,procs = t.rm,t.run_dir,t.procs
-    if t.best:
-        with putting_back(t.best_file): m.load_state(procs.once(t.read_best))
+    m,procs = self.rm,self.procs
+    if self.best:
+        with putting_back(self.best_file): m.load_state(procs.once(self.read_best))
     else: _log.warning('no evaluation gave a span F1, so the last weights are kept')
     m.eval()
     def measured():
-        m.calibrate(t.dev)
-        return m.evaluate(t.dev)
+        m.calibrate(self.dev)
+        return m.evaluate(self.dev)
     dev = procs.shared(measured)[0]
-    r = Trained(out, t.step, dev, t.best['step'] if t.best else t.step, time.perf_counter()-started, counts)
-    def write():
-        m.save_pretrained(out/'model', dict(dev=dev, counts=counts))
-        pick = [t.dev[i*len(t.dev)//t.config.shown] for i in range(min(t.config.shown, len(t.dev)))]
-        write_file(out/'summary.json', dumps({k:str(v) if k=='path' else v for k,v in asdict(r).items()}).encode())
-        return write_training_report(r, [(e,c) for e,c in zip(pick, m(pick))] if pick else [])
-    return procs.once(write)
+    self.result = procs.once(lambda: self.write_end(self.came_to(dev)))
+
+@patch
+def write_end(self:RewardTrainer, r):
+    self.rm.save_pretrained(r.path/'model', dict(dev=r.dev, counts=r.counts))
+    write_file(r.path/'summary.json', dumps(asdict(r) | dict(path=str(r.path))).encode())
+    pick = [self.dev[i*len(self.dev)//self.config.shown] for i in range(min(self.config.shown, len(self.dev)))]
+    return write_training_report(r, [(e,c) for e,c in zip(pick, self.rm(pick))] if pick else [])

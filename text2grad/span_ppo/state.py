@@ -25,6 +25,7 @@ _log = logging.getLogger('text2grad')
 
 class Resumable:
     "A trainer whose state can be written down and put back: see `SpanPPO` for what it has"
+    needs = 'policy.safetensors','optimizer.safetensors','rng.safetensors','state.json' # Files of a checkpoint
 
 def _hash(*what): return hashlib.sha256(dumps(what).encode()).hexdigest()[:16]
 
@@ -110,6 +111,7 @@ def load_state(self:Resumable,
     "Put the state of a run back; `CheckpointError` if it is of another config, model or data, or cannot be read"
     state,tensors,rngs = self.procs.once(lambda: self.read_checkpoint(path))
     self.check_identity(state.get('identity'), path)
+    if hasattr(self, 'run_dir'): self.measure('before') # what is not yet known of the policy as it was
     with putting_back(path):
         self.policy.load_state_dict(tensors['policy'])
         load_optimizer(self.opt, tensors['optimizer'])

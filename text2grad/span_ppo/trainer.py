@@ -25,7 +25,7 @@ from .config import REWARDS,SpanPPOConfig,config_of,derived_seed,permutation,pro
 from .config import span_reward
 from .losses import AdaptiveKL,FixedKL,SUMMED,explained_variance,kl_penalty,masked_mean
 from .losses import policy_loss,token_advantages,truncated_weights,value_loss
-from .callbacks import tell
+from .callbacks import Recorded,tell
 from .heldout import HeldOut,Interrupted,means
 from .memory import MicroBatches
 from .policy import Policy
@@ -63,7 +63,7 @@ def _optimizer(policy, cfg):
     return own,torch.optim.Adam(groups, eps=1e-5)
 
 # %% ../../nbs/span_ppo/05_trainer.ipynb #152346a9
-class SpanPPO(Resumable):
+class SpanPPO(Resumable,Recorded):
     "Span-level PPO (arXiv 2505.22338): sample, critique, align, update"
     title = 'span PPO'
     def __init__(self,
@@ -172,18 +172,21 @@ def phase(self:SpanPPO,
 def fit(self:SpanPPO,
     steps:int|None=None, # Step to train up to, counted from the run's start; `None`: `config.steps`
 )->'SpanPPO':
-    "Train, calling `before_fit`, `after_step` and `after_fit` of each callback"
-    self.total,self.finished,every = max(self.config.steps, steps or 0),False,self.config.eval_every
+    "Train, and tell each callback how it goes"
+    self.total,self.finished,cfg = max(self.config.steps, steps or 0),False,self.config
     try: self.call('before_fit')
     except Interrupted: return self
     try:
         if self.step==0 or hasattr(self, 'run_dir'): self.measure('before')
-        while self.step<(steps or self.config.steps) and not self.procs.anyone(self.stop):
+        stopped = self.procs.anyone(self.stop)
+        while self.step<(steps or cfg.steps) and not stopped:
             self.one_step()
             self.step += 1
-            if every and self.step%every==0: self.measure(f'step {self.step}')
+            if cfg.eval_every and self.step%cfg.eval_every==0: self.measure(f'step {self.step}')
             self.watch()
             self.call('after_step')
+            stopped = self.procs.anyone(self.stop)
+            if stopped or self.step>=self.total or self.step%cfg.save_every==0: self.call('on_save')
         if self.step>=self.total: self.measure('after')
         self.finished = self.step>=self.total and not self.procs.anyone(self.stop)
     except Interrupted: _log.warning('step %d: a measurement was stopped, and is made again when the run goes on', self.step)
