@@ -16,8 +16,8 @@ from pathlib import Path
 from safetensors.torch import load_file,save
 
 # %% ../../nbs/reward_model/07_training.ipynb #4ec44986
-from ..checkpoints import CheckpointError,StopOnSignal,append_log,compare_identity,load_optimizer,optimizer_tensors,putting_back
-from ..checkpoints import read_state
+from ..checkpoints import CheckpointError,StopOnSignal,append_log,compare_identity,load_optimizer,numbered,optimizer_tensors
+from ..checkpoints import putting_back,read_state
 from ..core import to_record,write_examples
 from ..files import UserError,dumps,is_number,loads,write_file
 from ..loaded import base_id,settings_of_model,tokenizer_id
@@ -397,8 +397,9 @@ def train_reward_model(
     _alike(procs, model, settings, identity)
     train,dev,counts = usable(model, train, dev)
     model.prepare([*train, *dev])
-    begun = any((out/n).exists() for n in ('config.json','checkpoints'))
-    signals,folder = StopOnSignal(),RunFolder(out, resume and begun, about=notes)
+    steps = [n for n,_ in numbered(out/'checkpoints')]
+    again = (resume or not any(steps)) and bool(steps or (out/'config.json').exists())
+    signals,folder = StopOnSignal(),RunFolder(out, again, about=notes)
     callbacks = [signals, folder, *callbacks, *([ProgressBar()] if progress else [])]
     t = RewardTrainer(model, train, dev, cfg, procs, settings, identity, counts, callbacks).fit()
     return t.result if t.finished else replace(t.result, stopped=max(s or 0 for s in procs.gather(signals.signal)))
