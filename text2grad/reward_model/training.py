@@ -307,7 +307,8 @@ def state_files(self:RewardTrainer)->dict: # Name -> bytes
 @patch
 def drop_old_best(self:RewardTrainer):
     "Of weights that were the best, leave as many as there are checkpoints"
-    kept = [(int(m[1]), p) for p in (self.run_dir/'checkpoints').glob('best-*') if (m := re.fullmatch(r'best-([0-9]+)\.safetensors', p.name))]
+    root = self.run_dir/'checkpoints'
+    kept = [(int(m[1]), p) for p in root.glob('best-*') if (m := re.fullmatch(r'best-([0-9]+)\.safetensors', p.name))]
     for _,old in sorted(o for o in kept if self.best and o[0]<=self.best['step'])[:-self.config.keep]: old.unlink()
 
 # %% ../../nbs/reward_model/07_training.ipynb #0c4d7be6
