@@ -4,8 +4,9 @@
     python nbs/experiments/real.py summarize arms     # five seeds for the major arms, three for the others, on the held-out prompts
     python nbs/experiments/real.py summarize matched  # the major arms again, at rates with which they end as far from the reference as spans
 
-Each run adds a line to real.jsonl beside this file; what has a line already is not run again, so a command can be stopped at any time and
-a second one can work on another task. A run takes some minutes of a core. Like fast.py, a script and no module of the library."""
+Among the arms is one that learns nothing: `reflect` answers, is told the critique, and answers again. Each run adds a line to real.jsonl
+beside this file; what has a line already is not run again, so a command can be stopped at any time and a second one can work on another
+task. A run takes some minutes of a core. Like fast.py, a script and no module of the library."""
 import resource,sys,time
 from pathlib import Path
 import numpy as np, torch
@@ -15,8 +16,9 @@ from text2grad.cli.train import tuned
 from text2grad.data.tasks import load_task
 from text2grad.evaluation.complaints import compare_complaints
 from text2grad.files import read_jsonl
-from text2grad.span_ppo.baselines import ARMS,arm_trainer
+from text2grad.span_ppo.baselines import ARMS,arm_trainer,revision_prompt
 from text2grad.span_ppo.heldout import HeldOut,means
+from text2grad.span_ppo.rollout import judge,make_rollout,sample
 
 GRID = (1e-4, 3e-4, 9e-4, 2.7e-3) # Times the task's pace
 PILOTS,SEEDS,FEW,BACK = (100,),range(5),range(3),16 # `BACK` training prompts are held back from pilots, to measure them on
@@ -43,16 +45,32 @@ class Sampled:
     tokens = 0
     def after_step(self, t): self.tokens += t.stats['length']*t.config.batch_size
 
+class Reflecting:
+    "`sample`, but what comes out is a second answer, in view of what the critic said of the first"
+    def __init__(self, critic, seed): self.critic,self.seed = critic,seed
+    def __call__(self, policy, examples, longest, temperature, seed, siblings=1, greedy=False, **how):
+        first = judge(sample(policy, examples, longest, temperature, seed+self.seed, siblings=siblings, greedy=greedy, **how), self.critic)
+        quiet = torch.arange(len(first))%siblings==siblings-1 if greedy else torch.zeros(len(first), dtype=torch.bool)
+        ids = torch.full((len(first), longest), policy.pad_id)
+        for rows,heat in ((~quiet, temperature), (quiet, 0.)):
+            if not rows.any(): continue
+            asked = [revision_prompt(first.examples[i]) for i in rows.nonzero().flatten().tolist()]
+            again = sample(policy, asked, longest, heat, seed+self.seed, batch_size=16, allow_off_policy=True)
+            ids[rows,:again.ids.shape[1]] = again.ids
+        return make_rollout(policy, examples, first.prompt_ids, first.prompt_mask, ids, temperature)
+
 def run(task, part, arm, lr, seed):
     "One run: means and complaints before and after it, sampled and greedy"
     began,own,bundled,pilot,sampled = time.process_time(),task_settings(task),load_task(task),part=='pilot',Sampled()
     given = dict(samples_per_prompt=own['siblings'], max_new_tokens=bundled.max_new_tokens, kl_coef=PRICE, lr=lr, seed=seed)
     train,on = (bundled.train[:-BACK],bundled.train[-BACK:]) if pilot else (bundled.train,bundled.heldout)
-    t = arm_trainer(arm, None, task_critic(task), train, tuned({k:own[k] for k in ('steps','batch_size','temperature')} | given, LR),
-                    callbacks=[sampled])
+    config = tuned({k:own[k] for k in ('steps','batch_size','temperature')} | given, LR)
+    t = arm_trainer('span' if arm=='reflect' else arm, None, task_critic(task), train, config, callbacks=[sampled])
     held = HeldOut(on, bundled, samples=SAMPLES[task], greedy=not pilot, kl_rows=KL_ROWS)
     if (task,pilot) not in BEGUN: BEGUN[task,pilot] = held.measure(t, 'before')
-    before,after = BEGUN[task,pilot],held.measure(t.fit(), 'after')
+    if arm=='reflect': t.sampler,held.kl_rows = Reflecting(t.critic, seed),0 # how far another prompt leads is no KL of the policy
+    else: t.fit()
+    before,after = BEGUN[task,pilot],held.measure(t, 'after')
     said = compare_complaints(before['heldout'], after['heldout'], least=0)
     out = dict(part=part, task=task, arm=arm, lr=lr, seed=seed,
                curve=[point(before['heldout']), point(after['heldout'], t.step*t.config.batch_size, sampled.tokens)],
@@ -69,7 +87,8 @@ def plan(task, part, rows):
     if part=='matched':
         lr = far_rates(rows, lr, [a for a in MAJOR if a in lr], 'span', grid(task))
         return [one(a, lr[a], s) for s in SEEDS for a in lr]
-    return [one(a, lr[a], s) for s in SEEDS for a in MAJOR if a in lr]+[one(a, lr[a], s) for s in FEW for a in ARMS if a in lr and a not in MAJOR]
+    lr = {a:lr[a] for a in ARMS if a in lr} | dict(reflect=0.)
+    return [one(a, lr[a], s) for s in SEEDS for a in MAJOR if a in lr]+[one(a, lr[a], s) for s in FEW for a in lr if a not in MAJOR]
 
 def main(task, part):
     rows = [r for r in read_jsonl(KEPT) if r['task']==task] if KEPT.exists() else []
