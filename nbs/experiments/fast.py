@@ -244,18 +244,17 @@ def rates(rows, arms=(*ARMS, *HORIZONS), grid=RATES, pilots=PILOTS, price=SHARED
         if all(len(v)==len(pilots) for v in of.values()): out[arm] = max(of, key=lambda lr: sum(of[lr]))
     return out
 
-def far_rates(rows, chosen, arms=MAJOR, like='scalar', grid=RATES):
-    "The rate of each arm with which it should end as far from the reference as one of them: on a line between its pilots, KL over log rate"
-    at = lambda *key: np.mean([r['curve'][-1]['kl'] for r in rows if (r['part'],r['arm'],r['lr'])==('pilot', *key)])
-    ends = lambda arm: [at(arm, lr) for lr in grid]
-    far = ends(like)[grid.index(chosen[like])]
-    return {a:float(f'{np.exp(np.interp(far, ends(a), np.log(grid))):.2g}') for a in arms if a!=like}
+def pilot_kl(rows, arm, lr): return np.mean([r['curve'][-1]['kl'] for r in rows if (r['part'],r['arm'],r['lr'])==('pilot', arm, lr)])
+
+def far_rates(rows, far, grid=RATES):
+    "The rate with which each arm should end `far[arm]` nats from the reference: on a line between its pilots, KL over log rate"
+    return {a:float(f'{np.exp(np.interp(kl, [pilot_kl(rows, a, lr) for lr in grid], np.log(grid))):.2g}') for a,kl in far.items()}
 
 def plan(part, rows):
     "Runs of a part, the more important ones first"
     if part=='pilot': return [dict(arm=a, lr=lr, seed=s) for a in (*ARMS, *HORIZONS) for lr in RATES for s in PILOTS]
     lr = rates(rows)
-    if part=='matched': lr = far_rates(rows, lr)
+    if part=='matched': lr = far_rates(rows, {a:pilot_kl(rows, 'scalar', lr['scalar']) for a in MAJOR if a!='scalar'})
     if part=='matched': return [dict(arm=a, lr=lr[a], seed=s) for s in SEEDS for a in lr]
     if part=='arms': return [dict(arm=a, lr=lr[a], seed=s) for s in SEEDS for a in ARMS if a in lr]
     if part=='horizon': return [dict(arm=a, lr=lr[a], seed=s) for s in FEW for a in HORIZONS if a in lr]

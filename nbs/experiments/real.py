@@ -2,7 +2,7 @@
 
     python nbs/experiments/real.py summarize pilot    # a learning rate for each arm, on training prompts that are held back
     python nbs/experiments/real.py summarize arms     # five seeds for the major arms, three for the others, on the held-out prompts
-    python nbs/experiments/real.py summarize matched  # the major arms again, at rates with which they end as far from the reference as spans
+    python nbs/experiments/real.py summarize matched  # major arms that ended further or less far than spans, at rates with which they should not
 
 Among the arms is one that learns nothing: `reflect` answers, is told the critique, and answers again. Each run adds a line to real.jsonl
 beside this file; what has a line already is not run again, so a command can be stopped at any time and a second one can work on another
@@ -10,7 +10,7 @@ task. A run takes some minutes of a core. Like fast.py, a script and no module o
 import resource,sys,time
 from pathlib import Path
 import numpy as np, torch
-from fast import MAJOR,far_rates,rates,run_all
+from fast import MAJOR,far_rates,pilot_kl,rates,run_all
 from text2grad.cli.quickstart import LR,task_critic,task_settings
 from text2grad.cli.train import tuned
 from text2grad.data.tasks import load_task
@@ -23,7 +23,7 @@ from text2grad.span_ppo.rollout import judge,make_rollout,sample
 GRID = (1e-4, 3e-4, 9e-4, 2.7e-3) # Times the task's pace
 PILOTS,SEEDS,FEW,BACK = (100,),range(5),range(3),16 # `BACK` training prompts are held back from pilots, to measure them on
 SAMPLES = dict(summarize=2, answer=4, code=8) # Responses to each prompt that is measured
-KL_ROWS,PRICE,FAR = 32,.05,10 # Over `FAR` nats a response the trainer warns, so no such rate is chosen
+KL_ROWS,PRICE,FAR,NEAR = 32,.05,10,1 # Over `FAR` nats a response the trainer warns, so no such rate is chosen; within `NEAR` is as far
 KEPT = Path(__file__).with_name('real.jsonl')
 BEGUN = {} # What was measured before training, which is the same in all runs of a task and part
 
@@ -85,7 +85,9 @@ def plan(task, part, rows):
     if part=='pilot': return [one(a, lr, s) for a in sorted(ARMS, key=lambda a: a not in MAJOR) for lr in grid(task) for s in PILOTS]
     lr = rates(rows, ARMS, grid(task), PILOTS, PRICE, FAR)
     if part=='matched':
-        lr = far_rates(rows, lr, [a for a in MAJOR if a in lr], 'span', grid(task))
+        ends = {a:[r['curve'][-1]['kl'] for r in rows if (r['part'],r['arm'])==('arms', a)] for a in MAJOR}
+        more = {a:np.mean(ends['span'])-np.mean(v) for a,v in ends.items() if len(v)==len(ends['span'])==len(SEEDS)}
+        lr = far_rates(rows, {a:pilot_kl(rows, a, lr[a])+d for a,d in more.items() if abs(d)>NEAR}, grid(task))
         return [one(a, lr[a], s) for s in SEEDS for a in lr]
     lr = {a:lr[a] for a in ARMS if a in lr} | dict(reflect=0.)
     return [one(a, lr[a], s) for s in SEEDS for a in MAJOR if a in lr]+[one(a, lr[a], s) for s in FEW for a in lr if a not in MAJOR]
