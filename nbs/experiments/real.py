@@ -8,6 +8,7 @@ Among the arms is one that learns nothing: `reflect` answers, is told the critiq
 beside this file; what has a line already is not run again, so a command can be stopped at any time and a second one can work on another
 task. A run takes some minutes of a core. Like fast.py, a script and no module of the library."""
 import resource,sys,time
+from dataclasses import replace
 from pathlib import Path
 import numpy as np, torch
 from fast import MAJOR,far_rates,pilot_kl,rates,run_all
@@ -17,13 +18,14 @@ from text2grad.data.tasks import load_task
 from text2grad.evaluation.complaints import compare_complaints
 from text2grad.files import read_jsonl
 from text2grad.span_ppo.baselines import ARMS,arm_trainer,revision_prompt
+from text2grad.span_ppo.edits import edit_table
 from text2grad.span_ppo.heldout import HeldOut,means
 from text2grad.span_ppo.rollout import judge,make_rollout,sample
 
 GRID = (1e-4, 3e-4, 9e-4, 2.7e-3) # Times the task's pace
 PILOTS,SEEDS,FEW,BACK = (100,),range(5),range(3),16 # `BACK` training prompts are held back from pilots, to measure them on
 SAMPLES = dict(summarize=2, answer=4, code=8) # Responses to each prompt that is measured
-KL_ROWS,PRICE,FAR,NEAR = 32,.05,10,1 # Over `FAR` nats a response the trainer warns, so no such rate is chosen; within `NEAR` is as far
+KL_ROWS,EDITS,PRICE,FAR,NEAR = 32,16,.05,10,1 # Over `FAR` nats a response the trainer warns, so no such rate is chosen; within `NEAR` is as far
 KEPT = Path(__file__).with_name('real.jsonl')
 BEGUN = {} # What was measured before training, which is the same in all runs of a task and part
 
@@ -44,6 +46,14 @@ class Sampled:
     "Counts tokens"
     tokens = 0
     def after_step(self, t): self.tokens += t.stats['length']*t.config.batch_size
+
+def moved(t, task, before):
+    "How far the log-probs of responses from before the training have moved, by what the critic said of them; and those of another task"
+    other = load_task('answer' if task!='answer' else 'summarize').heldout[:EDITS]
+    firsts = [r['example'] for r in before[::SAMPLES[task]][:EDITS]]
+    probe = [replace(e, response=e.reference if isinstance(e.reference, str) else e.reference[0]) for e in other]
+    table = edit_table(t.policy, firsts, probe, temperature=t.config.temperature)
+    return {r['tokens']:round(r['value'], 4) for r in table}
 
 class Reflecting:
     "`sample`, but what comes out is a second answer, in view of what the critic said of the first"
@@ -75,6 +85,7 @@ def run(task, part, arm, lr, seed):
     out = dict(part=part, task=task, arm=arm, lr=lr, seed=seed,
                curve=[point(before['heldout']), point(after['heldout'], t.step*t.config.batch_size, sampled.tokens)],
                complaints={r['complaint']:[round(r['before'], 4), round(r['after'], 4)] for r in said})
+    if not pilot and arm in ('span','scalar','random'): out |= dict(moved=moved(t, task, before['heldout']))
     if not pilot: out |= dict(greedy=[point(before['greedy']), point(after['greedy'])], slopes=slopes(after['heldout'], SAMPLES[task]))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss//1024 # of all runs so far
     return out | dict(seconds=round(time.process_time()-began, 1), memory_mb=memory)
