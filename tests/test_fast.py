@@ -89,5 +89,5 @@ def test_what_was_run_is_not_run_again_and_pilots_choose_the_rate(fast, tmp_path
     fast.main('horizon')
     assert {(r['arm'],r['seed']) for r in ran[n:]}=={(a,s) for a in fast.HORIZONS for s in fast.FEW}
     rows = fast.read_jsonl(fast.KEPT)
-    far = fast.far_rates(rows, fast.rates(rows)) # the scalar's pilots went to 1; those of spans to .6 and to 2
+    far = {r['arm']:r['lr'] for r in fast.plan('matched', rows)} # the scalar's pilots went to 1; those of spans to .6 and to 2
     assert far['sentence']==1e-3 and far['span']==pytest.approx(3e-4*(10/3)**(.4/1.4), rel=.02) and 'scalar' not in far

@@ -2,7 +2,7 @@
 import importlib,json
 from pathlib import Path
 import pytest
-from text2grad.span_ppo.baselines import arm_trainer
+from text2grad.span_ppo.baselines import arm_trainer,revision_prompt
 
 @pytest.fixture
 def real(monkeypatch):
@@ -25,17 +25,55 @@ def test_a_slope_is_taken_among_the_responses_to_a_prompt(real):
     assert real.slopes(rows, 2)=={'total':2.} # over all responses together it would be below 0
     assert real.slopes(rows[4:], 2)=={'total':0.} # both as long: nothing is known
 
-def test_the_plan(real, monkeypatch):
-    todo = real.plan('answer', 'pilot', [])
-    assert [r['arm'] for r in todo[:len(real.MAJOR)*4:4]]==[a for a in real.ARMS if a in real.MAJOR] and {r['lr'] for r in todo}=={2e-4, 6e-4, 1.8e-3, 5.4e-3}
-    assert real.plan('answer', 'arms', [])==[]
-    far = {2e-4:1., 6e-4:2., 1.8e-3:8., 5.4e-3:30.}
-    rows = [r | dict(part='pilot', curve=[{}, dict(total=-abs(r['lr']-(1.8e-3 if r['arm']=='scalar' else 6e-4)), kl=far[r['lr']]*(2 if r['arm']=='scalar' else 1))])
-            for r in todo]
+def test_an_answer_in_view_of_the_critique(real, tiny, monkeypatch):
+    monkeypatch.setattr(real, 'arm_trainer', lambda arm, _, *a, **kw: arm_trainer(arm, str(tiny), *a, **kw))
+    monkeypatch.setattr(real, 'SAMPLES', dict(summarize=2))
+    asked = []
+    monkeypatch.setattr(real, 'revision_prompt', lambda e: asked.append(e) or revision_prompt(e))
+    got = [real.run('summarize', 'arms', 'reflect', 0., seed) for seed in (0, 1)]
+    first,last = got[0]['curve']
+    assert len(asked)==2*3*40 and all(e.critique is not None for e in asked) # two samples and a greedy one to each prompt
+    assert first['kl']==0 and last['kl'] is None and last['rollouts']==0 # nothing was learnt
+    assert last['total']!=first['total'] and got[1]['curve'][0]==first and got[1]['curve'][1]!=last
+    assert got[0]['greedy'][1]['total']!=got[0]['greedy'][0]['total']
+
+@pytest.fixture
+def free(real, monkeypatch):
+    "With a KL that costs nothing; the fourth rate goes too far with each arm"
     monkeypatch.setattr(real, 'PRICE', 0)
-    monkeypatch.setattr(real, 'FAR', 20) # 5.4e-3 goes further with each arm
-    arms = real.plan('answer', 'arms', rows)
-    assert {(r['arm'],r['lr']) for r in arms}=={(a, 1.8e-3 if a=='scalar' else 6e-4) for a in real.ARMS}
+    monkeypatch.setattr(real, 'FAR', 20)
+    return real
+
+def pilots(real, task):
+    "Pilots whose best rate is the third for the scalar and the second for the rest; the scalar goes twice as far"
+    out = []
+    for r in real.plan(task, 'pilot', []):
+        i = real.grid(task).index(r['lr'])
+        total,kl = -abs(i-(2 if r['arm']=='scalar' else 1)),(1., 2., 8., 30.)[i]*(2 if r['arm']=='scalar' else 1)
+        out.append(r | dict(part='pilot', curve=[{}, dict(total=total, kl=kl)]))
+    return out
+
+def test_the_plan(free):
+    todo = free.plan('summarize', 'pilot', [])
+    assert [r['arm'] for r in todo[::4]]==[*free.MAJOR, *(a for a in free.ARMS if a not in free.MAJOR)] and {r['lr'] for r in todo}==set(free.GRID)
+    assert {r['arm'] for r in free.plan('summarize', 'arms', [])}=={'reflect'} # which needs no rate
+    arms = free.plan('summarize', 'arms', pilots(free, 'summarize'))
+    assert {(r['arm'],r['lr']) for r in arms}=={(a, 9e-4 if a=='scalar' else 3e-4) for a in free.ARMS} | {('reflect',0.)}
     assert sum(r['arm']=='grpo' for r in arms)==5 and sum(r['arm']=='dpo' for r in arms)==3
-    same = {r['arm']:r['lr'] for r in real.plan('answer', 'matched', rows)}
-    assert same['scalar']==2e-4 and same['random']==6e-4 and 'span' not in same
+
+def test_other_tasks_have_pilots_of_major_arms_alone(free):
+    rows = pilots(free, 'answer')
+    assert {r['arm'] for r in rows}==set(free.MAJOR) and {r['lr'] for r in rows}=={2e-4, 6e-4, 1.8e-3, 5.4e-3}
+    assert 'dpo' not in free.chosen(rows, 'answer')
+    both = free.chosen(rows+pilots(free, 'summarize'), 'answer')
+    assert both['dpo']==6e-4 and both['scalar']==1.8e-3 and both.keys()==free.ARMS.keys()
+
+def test_arms_that_ended_elsewhere_are_run_again_at_equal_kl(free):
+    rows = pilots(free, 'summarize')
+    ends = dict(span=4., scalar=9., sentence=4.9, random=2.5)
+    ran = [dict(task='summarize', part='arms', arm=a, lr=0, seed=s, curve=[{}, dict(kl=kl)]) for a,kl in ends.items() for s in free.SEEDS]
+    same = {r['arm']:r['lr'] for r in free.plan('summarize', 'matched', rows+ran)}
+    assert same.keys()=={'scalar','random'} # sentences are near, and of GRPO there are no runs
+    assert same['scalar']==pytest.approx(3e-4*3**(7/12), rel=.03) # its pilot at 9e-4 went to 16, so 11 are aimed at, between 4 and 16
+    assert same['random']==pytest.approx(3e-4*3**.25, rel=.03) # 2 and 1.5 more, between 2 and 8
+    assert free.plan('summarize', 'matched', rows+ran[1:])==[] # a seed of spans is missing

@@ -2,7 +2,7 @@
 
     python nbs/experiments/real.py summarize pilot    # a learning rate for each arm, on training prompts that are held back
     python nbs/experiments/real.py summarize arms     # five seeds for the major arms, three for the others, on the held-out prompts
-    python nbs/experiments/real.py summarize matched  # major arms that ended further or less far than spans, at rates with which they should not
+    python nbs/experiments/real.py summarize matched  # major arms that ended elsewhere than spans, at rates with which they should not
 
 Among the arms is one that learns nothing: `reflect` answers, is told the critique, and answers again. Each run adds a line to real.jsonl
 beside this file; what has a line already is not run again, so a command can be stopped at any time and a second one can work on another
@@ -25,7 +25,8 @@ from text2grad.span_ppo.rollout import judge,make_rollout,sample
 GRID = (1e-4, 3e-4, 9e-4, 2.7e-3) # Times the task's pace
 PILOTS,SEEDS,FEW,BACK = (100,),range(5),range(3),16 # `BACK` training prompts are held back from pilots, to measure them on
 SAMPLES = dict(summarize=2, answer=4, code=8) # Responses to each prompt that is measured
-KL_ROWS,EDITS,PRICE,FAR,NEAR = 32,16,.05,10,1 # Over `FAR` nats a response the trainer warns, so no such rate is chosen; within `NEAR` is as far
+KL_ROWS,EDITS,PRICE = 32,16,.05
+FAR,NEAR = 10,1 # Nats a response: over `FAR` the trainer warns, so no such rate is chosen; within `NEAR` counts as equal
 KEPT = Path(__file__).with_name('real.jsonl')
 BEGUN = {} # What was measured before training, which is the same in all runs of a task and part
 
@@ -90,22 +91,27 @@ def run(task, part, arm, lr, seed):
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss//1024 # of all runs so far
     return out | dict(seconds=round(time.process_time()-began, 1), memory_mb=memory)
 
+def chosen(rows, task):
+    "Each arm's rate by its pilots; on other tasks than summaries the minor arms have none and take that of summaries, times the pace"
+    own = rates([r for r in rows if r.get('task')==task], ARMS, grid(task), PILOTS, PRICE, FAR)
+    if task=='summarize': return own
+    return own | {a:float(f'{lr*grid(task)[0]/GRID[0]:g}') for a,lr in chosen(rows, 'summarize').items() if a not in MAJOR}
+
 def plan(task, part, rows):
     "Runs of a part, the more important ones first"
     one = lambda a,lr,s: dict(task=task, arm=a, lr=lr, seed=s)
-    if part=='pilot': return [one(a, lr, s) for a in sorted(ARMS, key=lambda a: a not in MAJOR) for lr in grid(task) for s in PILOTS]
-    lr = rates(rows, ARMS, grid(task), PILOTS, PRICE, FAR)
+    piloted = [*MAJOR, *([a for a in ARMS if a not in MAJOR] if task=='summarize' else [])]
+    if part=='pilot': return [one(a, lr, s) for a in piloted for lr in grid(task) for s in PILOTS]
+    lr,rows = chosen(rows, task),[r for r in rows if r.get('task')==task]
     if part=='matched':
         ends = {a:[r['curve'][-1]['kl'] for r in rows if (r['part'],r['arm'])==('arms', a)] for a in MAJOR}
         more = {a:np.mean(ends['span'])-np.mean(v) for a,v in ends.items() if len(v)==len(ends['span'])==len(SEEDS)}
         lr = far_rates(rows, {a:pilot_kl(rows, a, lr[a])+d for a,d in more.items() if abs(d)>NEAR}, grid(task))
         return [one(a, lr[a], s) for s in SEEDS for a in lr]
-    lr = {a:lr[a] for a in ARMS if a in lr} | dict(reflect=0.)
-    return [one(a, lr[a], s) for s in SEEDS for a in MAJOR if a in lr]+[one(a, lr[a], s) for s in FEW for a in lr if a not in MAJOR]
+    minor = {a:lr[a] for a in ARMS if a in lr and a not in MAJOR} | dict(reflect=0.)
+    return [one(a, lr[a], s) for s in SEEDS for a in MAJOR if a in lr]+[one(a, minor[a], s) for s in FEW for a in minor]
 
-def main(task, part):
-    rows = [r for r in read_jsonl(KEPT) if r['task']==task] if KEPT.exists() else []
-    run_all(part, plan(task, part, rows), run, KEPT)
+def main(task, part): run_all(part, plan(task, part, read_jsonl(KEPT) if KEPT.exists() else []), run, KEPT)
 
 if __name__=='__main__':
     torch.set_num_threads(1)
