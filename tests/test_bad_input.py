@@ -391,10 +391,9 @@ def test_a_row_without_end(here, capsys, monkeypatch, name, data):
     assert main(['align', 'x', '--critique', str(p)])==1 and 'longer than 1 MB' in capsys.readouterr().err
 
 @pytest.mark.skipif(not Path('/dev/urandom').exists(), reason='no such device here')
-def test_an_endless_device_of_noise(here, capsys):
-    assert main(['annotate', '/dev/urandom', '--critic', 'rules', '--out', 'o.jsonl'])==1
-    said = capsys.readouterr().err # one noise in a hundred begins like UTF-16 or UTF-32
-    assert 'none of the first 10000 rows can be read' in said or 'not UTF-8: save the file as UTF-8' in said
+def test_an_endless_device_of_noise(here, capsys, monkeypatch):
+    monkeypatch.setattr(files, '_encoding', lambda head: '') # one noise in a hundred begins like UTF-16
+    assert main(['annotate', '/dev/urandom', '--critic', 'rules', '--out', 'o.jsonl'])==1 and 'none of the first 10000 rows can be read' in capsys.readouterr().err
     rows = [good]+[b'x']*10_001
     with pytest.raises(RecordError) as e: read_records(write(here, rows))
     assert len(e.value.problems)==10_001
